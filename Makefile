@@ -1,0 +1,76 @@
+# Everything runs in a local .venv that the first target builds for itself: Python >= 3.11 and make suffice.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PORT ?= 8000
+PYTEST_ARGS ?=
+export RADIN_CACHE ?= $(CURDIR)/_build/cache
+
+# Without a word from you: the first Python on the path that is new enough, else python3 and its clear error.
+PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+
+# `make book BUDGET=8` passes on what is set, as --budget 8.
+PARAMETERS := BUDGET PRIOR NUM_CANDIDATES SEED ZOO DEVICE QUICK
+BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRIOR)') \
+	$(if $(NUM_CANDIDATES),--num-candidates '$(NUM_CANDIDATES)') $(if $(SEED),--seed '$(SEED)') \
+	$(if $(ZOO),--zoo '$(ZOO)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(QUICK),--quick '$(QUICK)')
+
+# A misspelt variable must not pass in silence.
+VARIABLES := $(PARAMETERS) PORT PYTHON PYTEST_ARGS UPGRADE RADIN_CACHE RADIN_DATA
+GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+ifneq ($(filter-out $(VARIABLES),$(GIVEN)),)
+$(error unknown variable $(filter-out $(VARIABLES),$(GIVEN)); this Makefile knows $(VARIABLES))
+endif
+
+.PHONY: help book test serve lint pins clean
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@echo 'make TARGET [VARIABLE=value ...]'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
+	@echo 'The notebooks take $(PARAMETERS), as in: make book BUDGET=8 SEED=3'
+
+book: $(STAMP) ## run the notebooks and build the book; ends with the path of its index.html
+	@$(BIN)/python book/make.py $(BOOK_OPTIONS)
+
+test: $(STAMP) ## run every test (PYTEST_ARGS="-k soup" for some)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+serve: book ## build the book, then serve it on http://localhost:8000 (another PORT=...)
+	@echo 'http://localhost:$(PORT) (Ctrl-C ends it)'
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+lint: $(STAMP) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# The pins stay as they are where pyproject.toml still admits them; UPGRADE=1 moves them all to the newest.
+pins: $(STAMP) ## pin again after a change of dependencies: requirements.txt and environment.yml
+	@$(BIN)/uv pip compile pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --quiet $(if $(UPGRADE),--upgrade) -o requirements.txt
+	@$(BIN)/python book/pins.py
+
+clean: ## remove _build (book, stage, trained zoos) and every tool's cache; .venv stays
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The marker tells an installation that was killed half-way, which is begun afresh, from one that pip ended
+# itself. The packages come with the hashes of requirements.txt; the project itself is built by the setuptools
+# pinned there, hence no build isolation.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: $(PYTHON) is not a Python 3.11 or newer; name one, as in: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: the package python3-venv)'; exit 1; }
+	@rm -f $(STAMP)
+	@if [ -e $(VENV)/.installing ] || ! [ -x $(BIN)/python ]; then \
+		echo 'creating $(VENV) with $(PYTHON)'; $(PYTHON) -m venv --clear $(VENV); fi
+	@touch $(VENV)/.installing
+	@echo 'installing the pinned packages into $(VENV) (the first time this takes minutes)'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.txt && \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . || \
+		{ rm -f $(VENV)/.installing; echo 'error: pip could not install the packages; its own words are above'; exit 1; }
+	@rm -f $(VENV)/.installing
+	@touch $(STAMP)

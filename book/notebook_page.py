@@ -1,0 +1,119 @@
+"""Make an executed notebook a page: what it says about its own run, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+Parameters = dict[str, Any]
+PROGRESS_BAR = re.compile(r"\d+%\||\dit/s|\ds/it|\?it/s")
+
+
+def finish_notebook(path: Path, name: str, declared: Parameters, given: Parameters, root: Path) -> None:
+    """Make the executed notebook a page: no timings and paths of this machine, provenance at the foot."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.papermill = {"parameters": given}
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
+    if given:
+        add_rerun_note(notebook, given)
+    foot = provenance(name, declared | given, root)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(foot, id="provenance"))
+    nbformat.write(notebook, path)
+
+
+def is_progress_bar(output: Any) -> bool:
+    if output.output_type != "stream" or output.name != "stderr":
+        return False
+    return not output.text.strip() or bool(PROGRESS_BAR.search(output.text))
+
+
+def add_rerun_note(notebook: Any, given: Parameters) -> None:
+    """Say below the `parameters` cell, which shows the defaults, what this page was run with instead."""
+    for index, cell in enumerate(notebook.cells):
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            note = f"*This page was rerun with {assignments(given)} in place of the values above.*"
+            notebook.cells.insert(index + 1, nbformat.v4.new_markdown_cell(note, id="rerun-note"))
+            return
+
+
+def assignments(parameters: Parameters) -> str:
+    return ", ".join(f"`{name} = {value!r}`" for name, value in parameters.items())
+
+
+def provenance(name: str, parameters: Parameters, root: Path) -> str:
+    """A folded box: what ran, on what, and the command that runs it again."""
+    flags = "".join(f" -p {key} {shlex.quote(str(value))}" for key, value in parameters.items())
+    versions = ", ".join(f"{package} {installed_version(package)}" for package in ("torch", "radin"))
+    return f"""\
+::::{{admonition}} Provenance
+:class: dropdown provenance
+
+Parameters
+: {assignments(parameters) or "none"}
+
+Commit
+: {commit(root)}
+
+Device
+: {device_in_use(str(parameters.get("device", "auto")))}
+
+Versions
+: Python {platform.python_version()}, {versions}
+
+To run this page again, at the same commit:
+
+```bash
+papermill {name} out.ipynb{flags}
+```
+::::"""
+
+
+def commit(root: Path) -> str:
+    revision = git(root, "rev-parse", "--short", "HEAD")
+    if not revision:
+        return "unknown"
+    return f"`{revision}`" + (" with uncommitted changes" if git(root, "status", "--porcelain") else "")
+
+
+def installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def device_in_use(choice: str) -> str:
+    """What the parameter `device` came to on this machine, in words."""
+    import torch
+
+    from radin.predict import pick_device
+
+    device = pick_device(choice)
+    if device.type == "cpu":
+        return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device} ({name})"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git prints, or nothing when it fails, is not installed, or root is not its top folder."""
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,142 @@
+"""The logit bank: what every ingredient said about every image of one split, with the labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from radin.errors import BankError
+from radin.files import atomic_path
+
+_FORMAT = "radin-bank-1"
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Percent of images whose largest logit is the label's; the lowest class wins a tie, as in argmax.
+
+    Args:
+        logits: (..., n, C).
+        labels: (n,).
+
+    Returns: (...) in double precision.
+    """
+    return (logits.argmax(-1) == labels).double().mean(-1) * 100
+
+
+class LogitBank:
+    """The ingredients' logits on one split.
+
+    Args:
+        logits: (N, n, C) in half or single precision (double is rounded to single); finite.
+        labels: (n,) whole numbers from 0 to C - 1.
+        names: N names for tables; "0", "1", ... when not given.
+
+    Raises BankError when the shapes do not fit, the split is empty, a label lies outside the classes,
+    or a logit is NaN or infinite (the message names the model and the image).
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
+        logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
+        if logits.ndim != 3 or not logits.is_floating_point():
+            raise BankError(
+                f"Logits must be floating point of shape (N, n, C): ingredients, images, classes; "
+                f"these are {logits.dtype} of shape {tuple(logits.shape)}."
+            )
+        if 0 in logits.shape:
+            raise BankError(
+                f"A logit bank needs an ingredient, an image and a class; its shape is {tuple(logits.shape)}."
+            )
+        if labels.shape != logits.shape[1:2] or labels.is_floating_point():
+            raise BankError(
+                f"Labels must be {logits.shape[1]} whole numbers, one for each image; "
+                f"these are {labels.dtype} of shape {tuple(labels.shape)}."
+            )
+        if names is not None and len(names) != len(logits):
+            raise BankError(f"{len(names)} names were given for {len(logits)} ingredients.")
+        self.logits = logits.float() if logits.dtype == torch.float64 else logits
+        self.labels = labels.long()
+        self.names = [str(name) for name in names] if names is not None else [str(k) for k in range(len(logits))]
+        self._check_values()
+
+    def _check_values(self) -> None:
+        outside = ((self.labels < 0) | (self.labels >= self.num_classes)).nonzero().flatten()
+        if len(outside):
+            image = int(outside[0])
+            raise BankError(
+                f"Image {image} has label {int(self.labels[image])}, but the logits have classes 0 to "
+                f"{self.num_classes - 1} ({len(outside)} such images); check that data and model belong together."
+            )
+        for k, name in enumerate(self.names):  # model by model: no (N, n, C) mask in memory
+            bad = (~torch.isfinite(self.logits[k])).any(-1).nonzero().flatten()
+            if len(bad):
+                raise BankError(
+                    f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first is image "
+                    f"{int(bad[0])}; leave this ingredient out."
+                )
+
+    @property
+    def num_models(self) -> int:
+        return self.logits.shape[0]
+
+    @property
+    def num_images(self) -> int:
+        return self.logits.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[2]
+
+    def __len__(self) -> int:
+        return self.num_models
+
+    def __repr__(self) -> str:
+        return f"LogitBank({self.num_models} ingredients, {self.num_images} images, {self.num_classes} classes)"
+
+    def accuracies(self) -> Tensor:
+        """Accuracy of each ingredient alone, in percent: (N,) double."""
+        return accuracy(self.logits, self.labels)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank as one safetensors file, atomically."""
+        path = Path(path)
+        tensors = {"logits": self.logits.contiguous().cpu(), "labels": self.labels.contiguous().cpu()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "names": json.dumps(self.names)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> LogitBank:
+        """Open a saved bank; its logits are mapped from disk, not read at once.
+
+        Raises BankError when the file is missing, damaged, or not a bank.
+        """
+        tensors, metadata = load_tensors(path, _FORMAT)
+        try:
+            return cls(tensors["logits"], tensors["labels"], json.loads(metadata["names"]))
+        except (KeyError, json.JSONDecodeError) as error:
+            raise BankError(f"{path}: not a whole logit bank ({error} is missing); make it again.") from error
+
+
+def load_tensors(path: str | Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the header of a safetensors file that radin wrote in the given format.
+
+    Raises BankError when the file is missing, damaged, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BankError(f"{path}: no such file.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except (SafetensorError, OSError) as error:
+        raise BankError(f"{path}: damaged or not a safetensors file ({error}); make it again.") from error
+    if metadata.get("format") != expected_format:
+        raise BankError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}; make it again.")
+    return tensors, metadata

@@ -1,0 +1,80 @@
+"""What the book's notebooks share: parameters checked in one place, and numbers handed to the prose."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from radin.craft import check_budget
+from radin.errors import ParameterError
+from radin.finetune import digits_zoo
+from radin.predict import pick_device
+from radin.rank import check_prior
+from radin.zoo import Zoo
+
+ZOOS = ("digits",)
+
+
+def check_parameters(**given: Any) -> None:
+    """Check a notebook's parameters before any work starts; one sentence says what is wrong and what is allowed.
+
+    Known are budget, prior, num_candidates, seed, zoo, device and quick; a notebook passes those it has.
+
+    Raises ParameterError.
+    """
+    try:
+        for name, value in given.items():
+            _check_parameter(name, value)
+    except ParameterError as error:
+        # In a notebook a user's typing error needs one sentence, not forty lines of ours.
+        message = f"ParameterError: {error}"
+        error._render_traceback_ = lambda: [message]  # type: ignore[attr-defined]  # IPython asks for this
+        raise
+
+
+def _check_parameter(name: str, value: Any) -> None:
+    match name:
+        case "budget":
+            check_budget(value)
+        case "prior":
+            check_prior(value)
+        case "num_candidates":
+            _check_whole(name, value, least=1)
+        case "seed":
+            _check_whole(name, value, least=0)
+        case "zoo":
+            if value not in ZOOS:
+                raise ParameterError(f"zoo must be one of {', '.join(map(repr, ZOOS))}, not {value!r}.")
+        case "device":
+            pick_device(value)
+        case "quick":
+            if not isinstance(value, bool):
+                raise ParameterError(f"quick must be true or false, not {value!r}.")
+        case _:
+            raise ParameterError(f"Unknown parameter {name!r}.")
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ParameterError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:
+    """The zoo that a notebook's `zoo` parameter names; `quick` makes a small, poor one for tests."""
+    check_parameters(zoo=name, quick=quick)
+    return digits_zoo(num_models=5 if quick else 10, quick=quick, device=device)
+
+
+def glue(name: str, value: Any, show: bool = False) -> None:
+    """Give a number, text or figure a name under which any page of the book can show it.
+
+    Numbers become plain Python numbers first: a numpy or torch scalar would render as nothing once a
+    page asks for it with a format. Without the book's tools installed this does nothing.
+    """
+    try:
+        from myst_nb import glue as myst_glue
+    except ImportError:
+        return
+    if hasattr(value, "item"):
+        value = value.item()
+    myst_glue(name, value, display=show)

@@ -1,0 +1,250 @@
+"""The paper's figures in our own drawing, each from results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
+from torch import Tensor
+
+from radin.errors import ParameterError
+
+# One colour and one line style for each recipe, the same on every page. The colours are Okabe and Ito's,
+# which colour-blind readers can tell apart; the styles serve print.
+RECIPE_STYLES: dict[str, dict[str, Any]] = {
+    "radin": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
+    "greedy": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
+    "random": {"color": "#767676", "linestyle": "-", "marker": "^"},
+    "uniform": {"color": "#009E73", "linestyle": "--"},
+    "best_single": {"color": "#CC79A7", "linestyle": "-."},
+    "ensemble": {"color": "#56B4E9", "linestyle": ":"},
+    "oracle": {"color": "#222222", "linestyle": (0, (1, 3))},
+}
+
+
+def set_style() -> None:
+    """Set the look of every figure of the book; called once at the head of a notebook."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        rc={"figure.dpi": 110, "savefig.bbox": "tight", "figure.facecolor": "white"},
+    )
+
+
+def soup_and_ensemble(num_models: int = 3) -> Figure:
+    """The difference between an ensemble (average the logits) and a soup (average the weights).
+
+    After RADIN, figure 1.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    heights = np.linspace(0.82, 0.18, num_models)
+    for axes in (left, right):
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.axis("off")
+    left.set_title(f"ensemble: {num_models} forward passes an image")
+    _box(left, 0.1, 0.5, "image")
+    _box(left, 0.86, 0.5, "mean of\nlogits", "#56B4E9")
+    for k, height in enumerate(heights):
+        _box(left, 0.47, height, rf"model $\theta_{k + 1}$")
+        _arrow(left, (0.18, 0.5), (0.35, height))
+        _arrow(left, (0.59, height), (0.75, 0.5))
+    right.set_title("soup: one forward pass an image")
+    for k, height in enumerate(heights):
+        _box(right, 0.1, height, rf"$\theta_{k + 1}$")
+        _arrow(right, (0.17, height), (0.3, 0.62))
+    _box(right, 0.43, 0.62, "mean of\nweights", "#D55E00")
+    _box(right, 0.43, 0.18, "image")
+    _arrow(right, (0.54, 0.62), (0.62, 0.45))
+    _arrow(right, (0.5, 0.2), (0.62, 0.37))
+    _box(right, 0.72, 0.41, r"model $\bar\theta$")
+    _arrow(right, (0.82, 0.41), (0.88, 0.41))
+    _box(right, 0.94, 0.41, "logits")
+    figure.tight_layout()
+    return figure
+
+
+def _box(axes: Axes, x: float, y: float, text: str, color: str = "#555555") -> None:
+    style = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": color, "linewidth": 1.6}
+    axes.text(x, y, text, ha="center", va="center", fontsize=11, bbox=style)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1))
+
+
+def ingredients(names: Sequence[str], val: Tensor, test: Tensor) -> Figure:
+    """Accuracy of each ingredient on both parts, best on validation first. val, test: (N,) in percent."""
+    order = val.argsort(descending=True, stable=True)
+    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    axes.plot(range(len(names)), val[order], "o", color="#0072B2", label="validation (decides)")
+    axes.plot(range(len(names)), test[order], "D", color="#E69F00", fillstyle="none", label="test (reported)")
+    axes.set_xticks(range(len(names)), [names[i].removeprefix("ingredient_") for i in order])
+    axes.set(xlabel="ingredient", ylabel="accuracy (%)")
+    axes.legend()
+    figure.tight_layout()
+    return figure
+
+
+def estimate_against_truth(
+    estimates: Tensor,
+    truth: Tensor,
+    sizes: Tensor,
+    num_models: int,
+    truth_label: str = "accuracy of the soup on test (%)",
+) -> Figure:
+    """Fast estimate against the soup's true accuracy; colour and clock hand show the number of ingredients.
+
+    After RADIN, figure 2. The hand points up for one ingredient and goes once round the clock to N.
+
+    Args:
+        estimates, truth: (M,) in percent.
+        sizes: (M,) numbers of ingredients, 1 to N.
+    """
+    figure, axes = plt.subplots(figsize=(6.6, 4.6))
+    palette = plt.get_cmap("viridis")
+    hand = Path([(0.0, 0.0), (0.0, 1.0)])
+    for size in sorted({int(s) for s in sizes}):
+        chosen = sizes == size
+        share = (size - 1) / max(num_models - 1, 1)
+        turn = Affine2D().rotate_deg(-360 * (size - 1) / num_models)
+        color = palette(0.92 * share)
+        axes.scatter(estimates[chosen], truth[chosen], s=14, color=color, edgecolor="none", alpha=0.9)
+        axes.scatter(
+            estimates[chosen],
+            truth[chosen],
+            s=150,
+            marker=MarkerStyle(hand, transform=turn),
+            color=color,
+            linewidth=1.3,
+        )
+    low, high = min(estimates.min(), truth.min()).item(), max(estimates.max(), truth.max()).item()
+    axes.plot([low, high], [low, high], color="#999999", linewidth=1, linestyle="--", zorder=0)
+    axes.annotate("equal", (high, high), color="#666666", ha="right", va="top", fontsize=9)
+    axes.set(xlabel="fast estimate: accuracy of the ensemble on validation (%)", ylabel=truth_label)
+    bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(1, num_models), palette), ax=axes)
+    bar.set_label("ingredients in the soup")
+    bar.ax.yaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    figure.tight_layout()
+    return figure
+
+
+def ranks(
+    order: Tensor, truth: Tensor, budget: int, chosen: int, truth_label: str = "true accuracy of the soup (%)"
+) -> Figure:
+    """True accuracy of every candidate against its rank by stage 1; the first B are evaluated. After RADIN, figure 3.
+
+    Args:
+        order: (M,) candidates, best first, as `rank` gives them.
+        truth: (M,) true accuracy of each candidate in percent, in the candidates' own order.
+        chosen: index of the candidate that stage 2 returned.
+    """
+    if budget < 1:
+        raise ParameterError(f"budget must be at least 1, not {budget}.")
+    figure, axes = plt.subplots(figsize=(7.5, 4.2))
+    position = np.arange(1, len(order) + 1)
+    ranked = truth[order]
+    axes.scatter(position, ranked, s=10, color="#999999", alpha=0.6, label="candidates, by rank", edgecolor="none")
+    axes.scatter(
+        position[:budget],
+        ranked[:budget],
+        s=45,
+        color="#0072B2",
+        label=f"evaluated in stage 2 (B = {budget})",
+        zorder=3,
+    )
+    winner = int((order == chosen).nonzero())
+    axes.scatter(position[winner], ranked[winner], s=190, marker="*", color="#D55E00", label="returned", zorder=4)
+    axes.axhline(truth.max().item(), color="#222222", linewidth=1, linestyle=":", label="best of all candidates")
+    axes.set(xlabel="rank by fast estimate (1 = most promising)", ylabel=truth_label, xscale="log")
+    axes.legend(loc="lower left")
+    figure.tight_layout()
+    return figure
+
+
+def accuracy_against_budget(
+    budgets: Sequence[int],
+    curves: Mapping[str, Sequence[float]],
+    levels: Mapping[str, float],
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    marked: int | None = None,
+    label: str = "test accuracy (%)",
+) -> Figure:
+    """Accuracy reached at each budget, one line for each recipe. After RADIN, figure 4.
+
+    Args:
+        budgets: numbers of evaluations.
+        curves: recipe (a suffix after a space is allowed: "radin λ=1") to accuracy at each budget.
+        levels: recipe to an accuracy that no budget changes, drawn as a horizontal line.
+        bands: recipe to (low, high) at each budget, drawn as a shade.
+        marked: a budget to mark with a vertical line.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.6))
+    for name, values in curves.items():
+        style = dict(RECIPE_STYLES[name.split()[0]])
+        if name.split()[0] in [other.split()[0] for other in curves if other != name] and name != next(iter(curves)):
+            style |= {"linestyle": "--", "markerfacecolor": "white"}
+        axes.plot(budgets, values, label=name.replace("_", " "), markersize=5, linewidth=1.8, **style)
+    for name, (low, high) in (bands or {}).items():
+        axes.fill_between(budgets, low, high, color=RECIPE_STYLES[name.split()[0]]["color"], alpha=0.15, linewidth=0)
+    for name, value in levels.items():
+        axes.axhline(
+            value,
+            label=name.replace("_", " "),
+            linewidth=1.6,
+            **{k: v for k, v in RECIPE_STYLES[name].items() if k != "marker"},
+        )
+    if marked is not None:
+        axes.axvline(marked, color="#bbbbbb", linewidth=6, alpha=0.4, zorder=0)
+        axes.annotate(
+            f"B = {marked}", (marked, axes.get_ylim()[0]), ha="center", va="bottom", fontsize=10, color="#555555"
+        )
+    axes.set(xlabel="budget B (evaluations)", ylabel=label)
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def slopes(scales: Sequence[float], errors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """Errors against a scale on log-log axes, with the slope fitted to each line written beside it."""
+    figure, axes = plt.subplots(figsize=(6.8, 4.6))
+    markers = iter("osD^v")
+    for (name, values), color in zip(errors.items(), sns.color_palette("colorblind"), strict=False):
+        axes.loglog(
+            scales, values, marker=next(markers), color=color, label=f"{name}: slope {fitted_slope(scales, values):.2f}"
+        )
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend()
+    figure.tight_layout()
+    return figure
+
+
+def fitted_slope(scales: Sequence[float], values: Sequence[float]) -> float:
+    """Slope of the least-squares line through (log scale, log value)."""
+    return float(np.polyfit(np.log(np.asarray(scales)), np.log(np.asarray(values)), 1)[0])
+
+
+def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
+    """One row of dots for each comparison, with its mean: differences in percentage points over many zoos."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.8 * len(differences)))
+    rng = np.random.default_rng(0)  # sideways scatter only, so that equal dots stay visible
+    for row, values in enumerate(differences.values()):
+        axes.scatter(
+            values, row + rng.uniform(-0.25, 0.25, len(values)), s=9, alpha=0.5, color="#0072B2", edgecolor="none"
+        )
+        axes.plot([torch.as_tensor(values).mean()] * 2, [row - 0.36, row + 0.36], color="#D55E00", linewidth=3)
+    axes.axvline(0, color="#222222", linewidth=1)
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.set(xlabel=label, ylim=(len(differences) - 0.4, -0.6))
+    figure.tight_layout()
+    return figure

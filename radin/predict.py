@@ -1,0 +1,175 @@
+"""Forward passes: the entry fee (many models, one pass over the data) and evaluations of soups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from radin.bank import LogitBank, accuracy, load_tensors
+from radin.data import batches, fingerprint
+from radin.errors import BankError, ParameterError
+from radin.files import atomic_path, cache_root, hash_text
+from radin.soup import average
+from radin.zoo import Zoo
+
+_FORMAT = "radin-predictions-1"
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device to compute on; "auto" is the GPU when there is one, else the CPU.
+
+    Raises ParameterError for a device that torch does not know or this machine does not have.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ParameterError(f"device={device!r} is not available here; use 'auto', 'cpu' or 'cuda'.") from error
+    return chosen
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Let torch use one CPU thread.
+
+    On tiny networks a second thread costs more than it brings, and two programs at once that both ask
+    for every core slow each other down tenfold.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def predict(
+    zoo: Zoo,
+    split: Dataset[Any],
+    device: str = "auto",
+    batch_size: int = 256,
+    dtype: torch.dtype = torch.float32,
+    cache: bool | Path = True,
+    progress: bool = True,
+) -> LogitBank:
+    """Predict every ingredient on a split in one pass over the data: the entry fee of every recipe.
+
+    Each ingredient's logits are kept in a store on disk under the content of its checkpoint, its
+    architecture, the images, their preprocessing and `dtype`. What is found there is not predicted
+    again, so a larger zoo costs only its new ingredients.
+
+    Args:
+        zoo: opened with `build`; the ingredients still to be predicted are held on the device together.
+        split: gives (image, label) pairs, such as `load_split` returns.
+        dtype: precision the logits are kept in (torch.float32 or torch.float16); models run in their own.
+        cache: the store's folder; True for the default one, False for none.
+
+    Raises:
+        ParameterError: the zoo has no `build`, or an impossible device or dtype.
+        DataError: an empty split or an unreadable image.
+        BankError: NaN logits, or labels outside the classes.
+    """
+    if dtype not in (torch.float32, torch.float16):
+        raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
+    chosen = pick_device(device)
+    folder = cache_root() / "banks" if cache is True else Path(cache) if cache else None
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    paths: list[Path] = []
+    if folder is not None:
+        # repr(model) names every layer and its settings: one checkpoint fits several architectures
+        shared = (_FORMAT, repr(zoo.model(0)), fingerprint(split), str(dtype))
+        paths = [folder / f"{hash_text(print_, *shared)}.safetensors" for print_ in zoo.fingerprints]
+        found = {k: stored for k, path in enumerate(paths) if (stored := _stored(path)) is not None}
+    missing = [k for k in range(len(zoo)) if k not in found]
+    if missing:
+        found |= _run(zoo, missing, split, chosen, batch_size, dtype, progress)
+    bank = LogitBank(torch.stack([found[k][0] for k in range(len(zoo))]), found[0][1], zoo.names)
+    if folder is not None:
+        for k in missing:  # only after the bank has been checked
+            with atomic_path(paths[k]) as temporary:
+                save_file({"logits": bank.logits[k].clone(), "labels": bank.labels}, temporary, {"format": _FORMAT})
+    return bank
+
+
+def _stored(path: Path) -> tuple[Tensor, Tensor] | None:
+    try:
+        tensors, _ = load_tensors(path, _FORMAT)
+        return tensors["logits"], tensors["labels"]
+    except (BankError, KeyError):  # absent or damaged: predict again
+        return None
+
+
+def _run(
+    zoo: Zoo,
+    members: list[int],
+    split: Dataset[Any],
+    device: torch.device,
+    batch_size: int,
+    dtype: torch.dtype,
+    progress: bool,
+) -> dict[int, tuple[Tensor, Tensor]]:
+    models = {k: zoo.model(k).to(device) for k in members}
+    logits: dict[int, list[Tensor]] = {k: [] for k in members}
+    labels: list[Tensor] = []
+    steps = math.ceil(len(split) / batch_size)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        for images, truth in tqdm(
+            batches(split, batch_size),
+            total=steps,
+            desc=f"predicting {len(members)} ingredients",
+            disable=not progress,
+            leave=False,
+        ):
+            on_device = images.to(device)
+            labels.append(truth)
+            for k, model in models.items():
+                logits[k].append(model(on_device).to("cpu", dtype))
+    return {k: (torch.cat(logits[k]), torch.cat(labels)) for k in members}
+
+
+def soup_logits(
+    zoo: Zoo, weights: Tensor | Sequence[float], split: Dataset[Any], device: str = "auto", batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Average the ingredients and run the soup over a split.
+
+    Returns: logits (n, C) in single precision and labels (n,), on the CPU.
+    """
+    chosen = pick_device(device)
+    return _forward(zoo.model(average(zoo, weights)).to(chosen), split, chosen, batch_size)
+
+
+def evaluator(
+    zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256
+) -> Callable[[Tensor | Sequence[float]], float]:
+    """A function from mixing weights (N,) to the soup's accuracy in percent, by a real forward pass.
+
+    Each call is one evaluation of the budget: it averages the checkpoints and predicts the whole split.
+    """
+    chosen = pick_device(device)
+    model = zoo.model(0).to(chosen)
+
+    def evaluate(weights: Tensor | Sequence[float]) -> float:
+        model.load_state_dict(average(zoo, weights))
+        return accuracy(*_forward(model, split, chosen, batch_size)).item()
+
+    return evaluate
+
+
+def _forward(model: nn.Module, split: Dataset[Any], device: torch.device, batch_size: int) -> tuple[Tensor, Tensor]:
+    logits, labels = [], []
+    with torch.inference_mode():
+        for images, truth in batches(split, batch_size):
+            logits.append(model(images.to(device)).float().cpu())
+            labels.append(truth)
+    return torch.cat(logits), torch.cat(labels)

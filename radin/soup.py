@@ -1,0 +1,121 @@
+"""Soups: weighted averages of the ingredients' parameters, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from radin.errors import ParameterError
+from radin.files import atomic_path
+from radin.zoo import Zoo
+
+# Room for 1/N rounded to single precision, N times; a forgotten ingredient is far outside it.
+SUM_TOLERANCE = 1e-4
+
+
+def check_weights(weights: Tensor | Sequence[float], num_models: int, rows: bool = False) -> Tensor:
+    """Mixing weights as a float64 tensor on the CPU, after checking that they lie in the simplex.
+
+    Args:
+        weights: (N,), or (M, N) when `rows`.
+        num_models: N.
+
+    Raises ParameterError when the shape is wrong, or a weight is negative or not finite, or a sum is not 1.
+    """
+    p = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+    shape = f"(M, {num_models})" if rows else f"({num_models},)"
+    if p.ndim != (2 if rows else 1) or p.shape[-1] != num_models or p.shape[0] == 0:
+        raise ParameterError(
+            f"Mixing weights must have shape {shape}, one weight for each ingredient; these have {tuple(p.shape)}."
+        )
+    if not torch.isfinite(p).all():
+        raise ParameterError("Mixing weights must be finite numbers; these hold NaN or infinity.")
+    if (p < 0).any():
+        raise ParameterError(f"Mixing weights must not be negative; the smallest here is {p.min().item():.4g}.")
+    sums = p.sum(-1)
+    if ((sums - 1).abs() > SUM_TOLERANCE).any():
+        worst = sums.flatten()[(sums - 1).abs().argmax()].item()
+        raise ParameterError(f"Mixing weights must sum to 1; these sum to {worst:.6g}. Divide them by their sum.")
+    return p
+
+
+def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
+    """The soup: a state dict of sum_k p_k theta_k.
+
+    Sums run in double precision and are rounded once, to the ingredients' own dtype, so the order of
+    the ingredients does not matter. Integer and boolean buffers (counters, position ids) are copied
+    from the heaviest ingredient: an average of them has no meaning. Beside the result, one tensor is
+    held in memory.
+
+    Args:
+        weights: (N,) mixing weights, not negative, sum 1.
+
+    Source: Wortsman et al. 2022, section 2; RADIN, figure 1 (b).
+    """
+    p = check_weights(weights, len(zoo))
+    return _mix([zoo[k] for k in range(len(zoo))], p, zoo.keys())
+
+
+def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> dict[str, Tensor]:
+    """A state dict on the line from the initialisation (amount 0) to the soup (amount 1).
+
+    Raises ParameterError when `amount` is outside [0, 1] or the zoo was opened without `init`.
+    """
+    if zoo.init is None:
+        raise ParameterError(
+            "This zoo was opened without init=...; pass the checkpoint that the ingredients started from."
+        )
+    if not 0 <= amount <= 1:
+        raise ParameterError(f"amount must lie between 0 (initialisation) and 1 (soup); it is {amount}.")
+    p = check_weights(weights, len(zoo)) * amount
+    sources = [zoo[k] for k in range(len(zoo))] + [zoo.init]
+    return _mix(sources, torch.cat([p, torch.tensor([1.0 - amount], dtype=p.dtype)]), zoo.keys())
+
+
+def _mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> dict[str, Tensor]:
+    p = p / p.sum()
+    used = [(sources[k], p[k].item()) for k in range(len(sources)) if p[k] > 0]
+    heaviest = max(used, key=lambda pair: pair[1])[0]
+    return {key: _mix_tensor(key, used, heaviest[key]) for key in keys}
+
+
+def _mix_tensor(key: str, used: list[tuple[Mapping[str, Tensor], float]], pattern: Tensor) -> Tensor:
+    if not pattern.is_floating_point():
+        return pattern.clone()
+    total = torch.zeros(pattern.shape, dtype=torch.float64)
+    for source, weight in used:
+        total.add_(source[key], alpha=weight)
+    return total.to(pattern.dtype)
+
+
+def save_soup(
+    zoo: Zoo,
+    weights: Tensor | Sequence[float],
+    path: str | Path,
+    provenance: Mapping[str, object] | None = None,
+) -> Path:
+    """Average the ingredients into a safetensors file that remembers where it came from.
+
+    The header's `radin` entry is JSON: the ingredients' names and content hashes, their weights, and
+    whatever `provenance` adds (recipe, budget, accuracy, ...). The file is written atomically.
+
+    Raises ParameterError for a path that does not end in .safetensors, RadinError when the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ParameterError(f"{path}: a soup is saved as .safetensors; change the ending.")
+    p = check_weights(weights, len(zoo))
+    ingredients = [
+        {"name": name, "sha256": fingerprint, "weight": weight}
+        for name, fingerprint, weight in zip(zoo.names, zoo.fingerprints, p.tolist(), strict=True)
+    ]
+    header = {"radin": json.dumps({"ingredients": ingredients, **(provenance or {})}, sort_keys=True)}
+    soup = average(zoo, p)
+    with atomic_path(path) as temporary:
+        save_file(soup, temporary, metadata=header)
+    return path

@@ -1,0 +1,40 @@
+"""What several test files share: where the repository is, one cache for all, the book built once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def radin_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where trained zoos are kept: RADIN_CACHE, as `make` sets it, else a folder for these tests."""
+    cache = Path(os.environ.setdefault("RADIN_CACHE", str(tmp_path_factory.mktemp("cache"))))
+    return cache.absolute()
+
+
+def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the build of `root` into `out`, with its words captured."""
+    command = [sys.executable, root / "book" / "make.py", "--out", out, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real book, built once with quick parameters: the folder that holds `index.html`."""
+    out = tmp_path_factory.mktemp("book")
+    done = run_make_book(out, "--quick", "1", "--budget", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out / "html"

@@ -1,0 +1,72 @@
+"""radin/compare.py: the interval covers the truth as often as it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radin.compare import paired_interval
+from radin.errors import ParameterError
+
+ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+def columns(pairs: list[tuple[bool, bool]]) -> tuple[torch.Tensor, torch.Tensor]:
+    table = torch.tensor(pairs, dtype=torch.bool)
+    return table[:, 0], table[:, 1]
+
+
+@given(pairs=ANSWERS)
+def test_difference_and_bounds(pairs):
+    a, b = columns(pairs)
+    difference, low, high = paired_interval(a, b)
+    assert difference == pytest.approx(100 * (sum(x for x, _ in pairs) - sum(y for _, y in pairs)) / len(pairs))
+    assert -100 <= low < high <= 100
+    assert paired_interval(b, a) == pytest.approx((-difference, -high, -low))
+
+
+def test_a_worked_example():
+    """100 images: 9 only a has right, 4 only b. By hand: p = 10/102, q = 5/102, centre 5/102, half width 7.381."""
+    a = torch.tensor([True] * 9 + [False] * 4 + [True] * 60 + [False] * 27)
+    b = torch.tensor([False] * 9 + [True] * 4 + [True] * 60 + [False] * 27)
+    assert paired_interval(a, b) == pytest.approx((5.0, -2.479, 12.283), abs=1e-3)
+
+
+def test_agreement_narrows_and_never_collapses():
+    widths = []
+    for n in (10, 100, 1000):
+        right = torch.ones(n, dtype=torch.bool)
+        difference, low, high = paired_interval(right, right)
+        assert difference == 0
+        assert low == pytest.approx(-high)
+        widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2] > 0
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0.10, 0.05), (0.02, 0.02), (0.30, 0.10)])
+def test_coverage_is_near_95_percent(only_a, only_b):
+    rng = np.random.default_rng(0)
+    truth, covered, runs = 100 * (only_a - only_b), 0, 2000
+    for _ in range(runs):
+        draw = rng.random(200)
+        a, b = torch.from_numpy(draw < only_a), torch.from_numpy((draw >= only_a) & (draw < only_a + only_b))
+        _, low, high = paired_interval(a, b)
+        covered += low <= truth <= high
+    assert 0.93 <= covered / runs <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.ones(3), torch.ones(3)),
+        (torch.ones(3, dtype=torch.bool), torch.ones(4, dtype=torch.bool)),
+        (torch.ones(3, dtype=torch.int64), torch.ones(3, dtype=torch.bool)),
+        (torch.ones(0, dtype=torch.bool), torch.ones(0, dtype=torch.bool)),
+    ],
+)
+def test_what_cannot_be_compared(a, b):
+    with pytest.raises(ParameterError, match="paired_interval needs"):
+        paired_interval(a, b)

@@ -1,0 +1,271 @@
+"""radin/craft.py: recipes spend what they may, and choose what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from helpers import build, exact_accuracy, mixing_weights, random_bank, save_states, state, tied_banks, tiny_split
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from radin import RECIPES, LogitBank, Soup, Zoo, craft, evaluator, exhaustive, monte_carlo, predict, rank
+from radin.craft import Ledger
+from radin.errors import BudgetError, ParameterError
+
+SPENDERS = ("radin", "random", "greedy")
+
+
+class Counting:
+    """An evaluator that remembers what it was asked, and answers by `answer(number of the call, weights)`."""
+
+    def __init__(self, answer: Callable[[int, Tensor], float]) -> None:
+        self.answer = answer
+        self.asked: list[Tensor] = []
+
+    def __call__(self, weights: Tensor) -> float:
+        self.asked.append(weights.clone())
+        answer = self.answer(len(self.asked), weights)
+        weights.fill_(-7)  # a careless evaluator
+        return answer
+
+
+ANSWERS: dict[str, Callable[[int, Tensor], float]] = {
+    "always the same": lambda call, weights: 50.0,
+    "ever better": lambda call, weights: min(100.0, float(call)),
+    "ever worse": lambda call, weights: max(0.0, 100.0 - call),
+    "none is right": lambda call, weights: 0.0,
+    "all are right": lambda call, weights: 100.0,
+    "by the weights": lambda call, weights: 100 * weights.max().item(),
+}
+
+
+@given(
+    bank=tied_banks(),
+    recipe=st.sampled_from(sorted(RECIPES)),
+    budget=st.integers(1, 40),
+    answer=st.sampled_from(sorted(ANSWERS)),
+    prior=st.sampled_from([0, 1, 50]),
+    seed=st.integers(0, 5),
+    data=st.data(),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_ledger_is_kept(bank, recipe, budget, answer, prior, seed, data):
+    evaluate = Counting(ANSWERS[answer])
+    rows = st.lists(mixing_weights(bank.num_models), min_size=1, max_size=8).map(torch.stack)
+    candidates = data.draw(st.one_of(st.none(), rows))
+    soup = craft(bank, evaluate, budget, recipe, candidates, prior, seed)
+
+    assert len(evaluate.asked) <= budget
+    assert soup.evaluations == len(evaluate.asked) == sum(trial.evaluated for trial in soup.trials)
+    paid = [trial for trial in soup.trials if trial.evaluated]
+    for call, (trial, asked) in enumerate(zip(paid, evaluate.asked, strict=True), start=1):
+        assert torch.equal(trial.weights, asked)
+        assert trial.accuracy == ANSWERS[answer](call, asked)
+    for trial in soup.trials:
+        assert trial.weights.sum().item() == pytest.approx(1, abs=1e-5)
+        assert trial.weights.min() >= 0
+        assert trial.estimate == pytest.approx(float(exact_accuracy(bank, trial.weights)), abs=1e-9)
+        if not trial.evaluated:
+            assert trial.accuracy == trial.estimate
+    assert any(torch.equal(soup.weights, t.weights) and soup.accuracy == t.accuracy for t in soup.trials)
+    assert soup.members == [k for k, weight in enumerate(soup.weights.tolist()) if weight > 0]
+    if recipe in ("radin", "random"):
+        exist = len(candidates) if candidates is not None else 2**bank.num_models - 1
+        assert soup.evaluations == min(budget, exist)
+        assert soup.accuracy == max(trial.accuracy for trial in soup.trials)
+
+
+@given(bank=tied_banks(), recipe=st.sampled_from(sorted(RECIPES)), seed=st.integers(0, 5), budget=st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_the_same_seed_gives_the_same_soup(bank, recipe, seed, budget):
+    one, other = (craft(bank, Counting(ANSWERS["by the weights"]), budget, recipe, seed=seed) for _ in range(2))
+    assert torch.equal(one.weights, other.weights)
+    assert one.accuracy == other.accuracy
+    assert [trial.weights.tolist() for trial in one.trials] == [trial.weights.tolist() for trial in other.trials]
+
+
+def test_another_seed_gives_another_draw():
+    drawn = [craft(random_bank(5), lambda weights: 1.0, 4, "random", seed=seed).trials for seed in range(5)]
+    assert len({str([trial.weights.tolist() for trial in trials]) for trials in drawn}) == 5
+
+
+@given(
+    order=st.permutations(range(3)),
+    recipe=st.sampled_from(["radin", "greedy", "uniform", "best_single", "ensemble"]),
+    seed=st.integers(0, 40),
+    budget=st.integers(1, 4),
+)
+@settings(max_examples=30, deadline=None)
+def test_permuting_the_ingredients_permutes_the_weights(order, recipe, seed, budget):
+    bank = random_bank(3, 400, seed=seed)
+    estimates = rank(bank, exhaustive(3)).estimates
+    assume(len(set(estimates.tolist())) == 7)  # ties are broken by bitmask, which is no invariant
+    worth = torch.tensor([0.2, 0.5, 0.7])
+    permuted = LogitBank(bank.logits[list(order)], bank.labels)
+    there = craft(bank, lambda weights: 90 * float(weights @ worth), budget, recipe)
+    back = craft(permuted, lambda weights: 90 * float(weights @ worth[list(order)]), budget, recipe)
+    assert torch.equal(there.weights[list(order)], back.weights)
+    assert there.accuracy == pytest.approx(back.accuracy)
+
+
+@given(bank=tied_banks(), prior=st.sampled_from([0, 1, 50]), budget=st.integers(1, 10))
+@settings(max_examples=50, deadline=None)
+def test_radin_evaluates_the_head_of_the_ranking(bank, prior, budget):
+    candidates = exhaustive(bank.num_models)
+    soup = craft(bank, lambda weights: 100 * float(weights[0]), budget, prior=prior)
+    head = candidates[rank(bank, candidates, prior).order[:budget]]
+    assert torch.equal(torch.stack([trial.weights for trial in soup.trials]), head)
+    assert torch.equal(soup.weights, head[head[:, 0].argmax()])  # the better ranked of equals
+
+
+def bank_with_accuracies(*right: int) -> LogitBank:
+    """Ten images of class 0; ingredient k has the first right[k] of them right."""
+    logits = torch.zeros(len(right), 10, 2)
+    for k, count in enumerate(right):
+        logits[k, :count, 0] = logits[k, count:, 1] = 1
+    return LogitBank(logits, torch.zeros(10, dtype=torch.int64))
+
+
+def members(soup: Soup) -> list[list[int]]:
+    return [(trial.weights > 0).nonzero().flatten().tolist() for trial in soup.trials]
+
+
+def test_greedy_by_hand():
+    """Order by accuracy is 2, 0, 3, 1: 0 helps, 3 harms and goes, 1 does no harm and stays."""
+    worth = {(0, 2): 75.0, (0, 2, 3): 74.0, (0, 1, 2): 75.0}
+    bank = bank_with_accuracies(6, 4, 7, 5)
+    soup = craft(bank, lambda w: worth[tuple((w > 0).nonzero().flatten().tolist())], 10, "greedy")
+    assert members(soup) == [[2], [0, 2], [0, 2, 3], [0, 1, 2]]
+    assert [trial.evaluated for trial in soup.trials] == [False, True, True, True]
+    assert soup.members == [0, 1, 2]
+    assert (soup.accuracy, soup.evaluations) == (75.0, 3)
+    cut = craft(bank, lambda w: worth[tuple((w > 0).nonzero().flatten().tolist())], 2, "greedy")
+    assert members(cut) == [[2], [0, 2], [0, 2, 3]]
+    assert cut.members == [0, 2]
+
+
+def test_greedy_keeps_its_best_single_when_all_additions_harm():
+    soup = craft(bank_with_accuracies(6, 4, 7, 5), lambda weights: 69.9, 10, "greedy")
+    assert (soup.members, soup.accuracy, soup.evaluations) == ([2], 70.0, 3)
+
+
+@pytest.mark.parametrize("num_images", [3, 6, 7, 11, 20, 29, 50, 100, 300, 500, 747])
+def test_greedy_keeps_an_addition_that_changes_nothing(tmp_path, num_images):
+    """Ingredients that agree on every image: all soups are equally accurate, so none does harm."""
+    last = {"3.weight": 1.0, "3.bias": 1.0}
+    states = [{key: (1 + k / 8) * t if key in last else t for key, t in state(0).items()} for k in range(3)]
+    zoo, split = Zoo.open(save_states(tmp_path, *states), build, progress=False), tiny_split(num_images)
+    bank = predict(zoo, split, device="cpu", cache=False, progress=False)
+    assert bank.logits.argmax(-1).unique(dim=0).shape[0] == 1
+    soup = craft(bank, evaluator(zoo, split, device="cpu"), 2, "greedy")
+    assert soup.members == [0, 1, 2]
+
+
+def test_uniform_best_single_and_ensemble():
+    bank = bank_with_accuracies(6, 4, 7, 5)
+    uniform = craft(bank, lambda weights: 42.0, 1, "uniform")
+    assert uniform.weights.tolist() == [0.25] * 4
+    assert (uniform.accuracy, uniform.evaluations) == (42.0, 1)
+    single = craft(bank, lambda weights: 42.0, 1, "best_single")
+    assert single.weights.tolist() == [0, 0, 1, 0]
+    assert (single.accuracy, single.evaluations) == (70.0, 0)
+    ensemble = craft(bank, lambda weights: 42.0, 1, "ensemble")
+    assert ensemble.weights.tolist() == [0.25] * 4
+    assert ensemble.evaluations == 0
+    assert ensemble.accuracy == float(exact_accuracy(bank, ensemble.weights))
+    assert "not a soup" in ensemble.note
+
+
+def test_all_recipes_agree_on_a_zoo_of_one():
+    bank = bank_with_accuracies(6)
+    for recipe in RECIPES:
+        soup = craft(bank, lambda weights: 60.0, 3, recipe)
+        assert (soup.weights.tolist(), soup.accuracy) == ([1.0], 60.0), recipe
+
+
+def test_a_large_zoo_gets_monte_carlo_candidates():
+    bank = random_bank(16, 10)
+    soup = craft(bank, lambda weights: 50.0, 3)
+    drawn = monte_carlo(16, 2**13 - 1, seed=0)
+    assert torch.equal(torch.stack([t.weights for t in soup.trials]), drawn[rank(bank, drawn).order[:3]])
+
+
+@pytest.mark.parametrize("recipe", [*SPENDERS, "uniform", "best_single"])
+def test_a_budget_beyond_use_is_said(recipe):
+    soup = craft(random_bank(3), lambda weights: 50.0, 50, recipe)
+    assert soup.budget == 50
+    assert f"{50 - soup.evaluations} of the budget" in soup.note
+    assert soup.note in str(soup)
+
+
+@pytest.mark.parametrize("recipe", SPENDERS)
+def test_a_budget_in_use_needs_no_note(recipe):
+    soup = craft(random_bank(3), lambda weights: 50.0, 2, recipe)
+    assert soup.note == ""
+    assert "2 of 2 evaluations" in str(soup)
+
+
+def never(weights: Tensor) -> float:
+    raise AssertionError("nothing may be evaluated")
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5, 2.0, True, "4", None, float("nan")])
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_impossible_budgets(budget, recipe):
+    with pytest.raises(ParameterError, match="budget must be a whole number of evaluations, at least 1, not"):
+        craft(random_bank(), never, budget, recipe)
+
+
+@pytest.mark.parametrize("recipe", ["Radin", "", None, 3])
+def test_unknown_recipes(recipe):
+    with pytest.raises(ParameterError, match="Unknown recipe .* choose one of radin, greedy, uniform"):
+        craft(random_bank(), never, 1, recipe)
+
+
+@pytest.mark.parametrize("prior", [float("nan"), "x", -1, None])
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_impossible_priors(prior, recipe):
+    with pytest.raises(ParameterError, match="prior"):
+        craft(random_bank(), never, 1, recipe, prior=prior)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_candidates_of_another_zoo(recipe):
+    with pytest.raises(ParameterError, match=r"shape \(M, 3\).*\(15, 4\)"):
+        craft(random_bank(3), never, 1, recipe, candidates=exhaustive(4))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x"])
+def test_seeds_that_are_none(seed):
+    with pytest.raises(ParameterError, match="seed"):
+        craft(random_bank(3), never, 1, "random", seed=seed)
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), -0.1, 100.1, None, "x"])
+@pytest.mark.parametrize("recipe", [*SPENDERS, "uniform"])
+def test_an_evaluation_that_is_no_accuracy(answer, recipe):
+    with pytest.raises(ParameterError, match="must return an accuracy in percent"):
+        craft(random_bank(), lambda weights: answer, 2, recipe)
+
+
+def test_the_ledger_cannot_be_overspent():
+    evaluate = Counting(ANSWERS["ever better"])
+    ledger = Ledger(random_bank(2), evaluate, budget=2)
+    weights = torch.tensor([0.5, 0.5])
+    ledger.look(weights)
+    ledger.spend(weights)
+    ledger.spend(weights)
+    with pytest.raises(BudgetError, match="budget of 2 evaluations is spent"):
+        ledger.spend(weights)
+    assert len(evaluate.asked) == 2
+    assert (ledger.spent, ledger.left) == (2, 0)
+
+
+def test_numpy_budgets_are_budgets():
+    soup = craft(random_bank(), lambda weights: np.float32(50), np.int64(2))
+    assert (soup.budget, soup.accuracy) == (2, 50.0)
+    assert craft(random_bank(), lambda weights: torch.tensor(50), 1).accuracy == 50.0

@@ -1,0 +1,260 @@
+"""radin/finetune.py: a zoo is the same every time, whatever interrupts its making."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import files_below, finish, run_python
+from safetensors import safe_open
+from torch import nn
+
+from radin import Zoo, digits_zoo, finetune, load_split
+from radin.errors import CheckpointError, DataError, ParameterError
+from radin.models import DigitsNet
+
+QUICK = {"quick": True, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A cache in which a quick zoo of three has been trained without any disturbance."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RADIN_CACHE", str(folder))
+        digits_zoo(3, **QUICK)
+    return folder
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    return {name: (cache / name).read_bytes() for name in files_below(cache)}
+
+
+@pytest.fixture
+def zoo(home, monkeypatch) -> Zoo:
+    monkeypatch.setenv("RADIN_CACHE", str(home))
+    return digits_zoo(3, **QUICK)
+
+
+def test_the_zoo_is_ready_for_use(zoo):
+    assert zoo.names == ["ingredient_00", "ingredient_01", "ingredient_02"]
+    assert zoo.init is not None
+    assert zoo.model(0)(load_split("digits", "val").images[:2]).shape == (2, 10)
+    for path, run in zip(zoo.paths, finetune.sweep(3), strict=True):
+        with safe_open(path, framework="pt") as file:
+            found = json.loads(file.metadata()["hyperparameters"])
+        assert {**found, "epochs": 0} == {**run, "epochs": 0}
+        assert 1 <= found["epochs"] <= run["epochs"]
+
+
+def test_two_runs_in_two_caches_are_the_same(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    torch.manual_seed(12345)  # the caller's own randomness is not ours
+    digits_zoo(3, **QUICK)
+    assert contents(tmp_path) == contents(home)
+
+
+def test_a_longer_sweep_begins_with_the_shorter(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    short = digits_zoo(2, **QUICK)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in short.paths}
+    longer = digits_zoo(3, **QUICK)
+    assert longer.paths[:2] == short.paths
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in short.paths} == before
+    assert contents(tmp_path) == contents(home)
+    assert finetune.sweep(9)[:4] == finetune.sweep(4)
+
+
+def test_what_is_there_is_not_trained_again(zoo, monkeypatch):
+    monkeypatch.setattr(finetune, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert digits_zoo(3, **QUICK).fingerprints == zoo.fingerprints
+
+
+def test_another_seed_is_another_zoo(zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    other = digits_zoo(2, seed=1, **QUICK)
+    assert {path.parent.name for path in other.paths} != {path.parent.name for path in zoo.paths}
+    assert not set(other.fingerprints) & set(zoo.fingerprints)
+    assert finetune.sweep(2, seed=1) != finetune.sweep(2)
+
+
+@pytest.fixture
+def copy_of_home(home, tmp_path, monkeypatch) -> Path:
+    """The undisturbed cache once more, for tests that change it."""
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "copy"))
+    return tmp_path / "copy"
+
+
+def test_another_pretraining_is_another_zoo(zoo, copy_of_home, monkeypatch):
+    monkeypatch.setattr(finetune, "PRETRAINING", finetune.PRETRAINING | {"lr": 1e-3})
+    other = digits_zoo(1, **QUICK)
+    assert not torch.equal(other.init["head.bias"], zoo.init["head.bias"])
+
+
+def test_another_sweep_is_another_zoo(zoo, copy_of_home, monkeypatch):
+    changed = [{**run, "lr": run["lr"] / 2} for run in finetune.sweep(3)]
+    monkeypatch.setattr(finetune, "sweep", lambda *_: changed)
+    other = digits_zoo(3, **QUICK)
+    assert not set(other.fingerprints) & set(zoo.fingerprints)
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from radin import digits_zoo, finetune
+save_file, saved = finetune.save_file, 0
+def save_or_die(tensors, path, **more):
+    global saved
+    saved += 1
+    save_file(tensors, path, **more)
+    if saved == 3:
+        Path(path).write_bytes(Path(path).read_bytes()[:1000])
+        os.kill(os.getpid(), signal.SIGKILL)
+finetune.save_file = save_or_die
+digits_zoo(3, quick=True, device="cpu", progress=False)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL there")
+def test_a_killed_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch):
+    finish(run_python(KILLED, RADIN_CACHE=tmp_path), code=-signal.SIGKILL)
+    whole = contents(home)
+    done = {name: content for name, content in contents(tmp_path).items() if not name.endswith(".part")}
+    assert 0 < len(done) < len(whole)
+    assert done.items() <= whole.items()
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    digits_zoo(3, **QUICK)
+    assert {name: content for name, content in contents(tmp_path).items() if not name.endswith(".part")} == whole
+
+
+TOGETHER = """
+import pathlib, time
+from radin import digits_zoo
+place, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+(place / f"ready{me}").touch()
+while not (place / f"ready{other}").exists():
+    time.sleep(0.001)
+print(digits_zoo(3, quick=True, device="cpu", progress=False).fingerprints)
+"""
+
+
+def test_two_processes_train_into_one_cache(home, zoo, tmp_path):
+    both = [run_python(TOGETHER, tmp_path, *order, RADIN_CACHE=tmp_path / "cache") for order in ("ab", "ba")]
+    assert {finish(process).strip() for process in both} == {str(zoo.fingerprints)}
+    assert contents(tmp_path / "cache") == contents(home)
+
+
+def test_ctrl_c_leaves_whole_files_only(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    train, trained = finetune.train, []
+
+    def interrupted(*args: object, **kwargs: object) -> nn.Module:
+        trained.append(1)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(finetune, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        digits_zoo(3, **QUICK)
+    assert len(contents(tmp_path)) == 2
+    assert contents(tmp_path).items() <= contents(home).items()
+
+
+def test_a_damaged_ingredient_is_named_or_trained_again(zoo, copy_of_home):
+    (broken,) = copy_of_home.rglob("ingredient_01.safetensors")
+    broken.write_bytes(broken.read_bytes()[:500])
+    try:
+        again = digits_zoo(3, **QUICK)
+    except CheckpointError as error:
+        assert str(broken) in str(error)
+    else:
+        assert again.fingerprints == zoo.fingerprints
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "4", None])
+def test_impossible_numbers_of_models(count):
+    with pytest.raises(ParameterError, match="num_models must be a whole number of at least 1"):
+        digits_zoo(count, **QUICK)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", None])
+def test_impossible_seeds(tmp_path, monkeypatch, seed):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    with pytest.raises(ParameterError, match="seed"):
+        digits_zoo(1, seed=seed, **QUICK)
+
+
+def test_unknown_device():
+    with pytest.raises(ParameterError, match="device='tpu'"):
+        digits_zoo(1, quick=True, device="tpu")
+
+
+def test_the_sweep_stays_within_reason():
+    runs = finetune.sweep(200, seed=3)
+    assert all(set(run) == set(finetune.PRETRAINING) for run in runs)
+    assert all(0 < run["lr"] < 1 and run["weight_decay"] >= 0 and run["epochs"] >= 1 for run in runs)
+    assert all(0 <= run["label_smoothing"] < 1 for run in runs)
+    assert len({run["lr"] for run in runs}) == 200
+
+
+PLAIN = finetune.PRETRAINING | {"epochs": 3, "augment": 0.0}
+
+
+def test_training_learns():
+    split = load_split("digits", "pretrain")
+    torch.manual_seed(0)
+    model = finetune.train(DigitsNet(8), split, PLAIN | {"epochs": 8, "lr": 1e-2}, seed=0)
+    assert not model.training
+    assert (model(split.images).argmax(1) == split.labels).float().mean() > 0.7
+
+
+def test_a_diverged_run_is_refused():
+    with pytest.raises(DataError, match="diverged.*lower the learning rate"):
+        finetune.train(DigitsNet(4), load_split("digits", "pretrain"), PLAIN | {"lr": 1e30}, seed=0)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_augmentation():
+    images = torch.rand(50, 1, 8, 8)
+    assert torch.equal(finetune.augment(images, 0.0, 0.0, generator()), images)
+    noisy = finetune.augment(images, 0.0, 0.5, generator())
+    assert (noisy - images).std().item() == pytest.approx(0.5, rel=0.05)
+    turned = finetune.augment(images, 1.0, 0.0, generator())
+    assert turned.shape == images.shape
+    assert not torch.equal(turned, images)
+    assert turned.min() >= images.min() - 1e-6
+    assert turned.max() <= images.max() + 1e-6
+    assert torch.equal(turned, finetune.augment(images, 1.0, 0.0, generator()))
+
+
+def test_mixup_blends_images_and_targets_alike():
+    targets = torch.eye(10)
+    images = targets.view(10, 1, 1, 10).clone()
+    mixed, blended = finetune.mixup(images, targets, 0.4, generator())
+    assert torch.equal(mixed.view(10, 10), blended)
+    assert torch.allclose(blended.sum(1), torch.ones(10))
+    assert not torch.equal(blended, targets)
+    same, kept = finetune.mixup(images, targets, 0.0, generator())
+    assert torch.equal(same, images)
+    assert torch.equal(kept, targets)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_zoo_made_on_the_gpu(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    there = digits_zoo(2, quick=True, device="cuda", progress=False)
+    monkeypatch.setenv("RADIN_CACHE", str(home))
+    back = digits_zoo(2, **QUICK)
+    images = load_split("digits", "val").images[:200]
+    for k in range(2):
+        same = there.model(k)(images).argmax(1) == back.model(k)(images).argmax(1)
+        assert same.float().mean() > 0.9  # the same run, rounded otherwise at every step

@@ -1,0 +1,214 @@
+"""book/make.py, on a book of one page and one notebook."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import run_make_book
+from nbformat import v4
+
+import make
+from notebook_page import finish_notebook, is_progress_bar
+
+PARAMETERS = 'budget = 4  # evaluations\nprior: float = 1.0\nzoo = "digits"\nquick = False\nrows = None\n'
+DEFAULTS = {"budget": 4, "prior": 1.0, "zoo": "digits", "quick": False, "rows": None}
+WORK = 'if budget < 1:\n    raise ValueError(f"budget must be at least 1, not {budget}")\nprint("spent", budget)'
+CONFIG = 'title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
+CONFIG += "parse: {myst_enable_extensions: [colon_fence, deflist]}\n"
+
+
+@pytest.fixture
+def small_book(root: Path, tmp_path: Path) -> Path:
+    """A whole book in little, in a folder whose name has a space."""
+    small = tmp_path / "small book"
+    (small / "notebooks").mkdir(parents=True)
+    (small / "book").mkdir()
+    for script in (root / "book").glob("*.py"):
+        shutil.copy(script, small / "book")
+    (small / "_config.yml").write_text(CONFIG)
+    (small / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_a\n")
+    (small / "book" / "index.md").write_text(f"# Small\n\n[source](https://github.com/{make.REPOSITORY})\n")
+    cells = [
+        v4.new_markdown_cell("# A notebook"),
+        v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(WORK),
+    ]
+    nbformat.write(v4.new_notebook(cells=cells), small / "notebooks" / "01_a.ipynb")
+    return small
+
+
+def test_declared_parameters(small_book):
+    assert make.declared_parameters(small_book / "notebooks" / "01_a.ipynb") == DEFAULTS
+
+
+def test_parameters_that_are_no_plain_values_are_refused(small_book):
+    path = small_book / "notebooks" / "01_a.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = "budget = 2 * n"
+    nbformat.write(notebook, path)
+    with pytest.raises(make.BuildError, match=r"01_a.ipynb is no notebook with a cell of plain parameters"):
+        make.declared_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("budget", "8", 8),
+        ("prior", "2", 2.0),
+        ("prior", "1e-1", 0.1),
+        ("prior", "-1", -1.0),
+        ("zoo", "7", "7"),
+        ("quick", "1", True),
+        ("quick", "False", False),
+        ("rows", "12", 12),
+        ("rows", "many", "many"),
+    ],
+)
+def test_values_take_the_type_of_the_default(name, text, value):
+    parsed = make.parse_value(name, text, DEFAULTS[name])
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("budget", "eight"),
+        ("budget", "2.5"),
+        ("budget", ""),
+        ("prior", "strong"),
+        ("prior", "[1]"),
+        ("quick", "2"),
+    ],
+)
+def test_values_of_another_type_are_refused(name, text):
+    with pytest.raises(make.BuildError, match=f"^{name} must be .* as in the notebooks' {name} = "):
+        make.parse_value(name, text, DEFAULTS[name])
+
+
+def test_options_come_from_the_notebooks(tmp_path):
+    out, parameters = make.parse_options(["--out", str(tmp_path), "--budget", "8", "--quick=1"], DEFAULTS)
+    assert out == tmp_path
+    assert parameters == {"budget": 8, "quick": True}
+
+
+@pytest.mark.parametrize("words", [["--bugdet", "8"], ["--bud", "8"], ["8"]])
+def test_an_option_that_no_notebook_declares_is_refused(words):
+    with pytest.raises(make.BuildError, match=r"no notebook declares .*; they declare budget, prior, zoo"):
+        make.parse_options(words, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("remote", "name"),
+    [
+        ("https://github.com/someone/their-fork.git", "someone/their-fork"),
+        ("https://github.com/someone/their-fork", "someone/their-fork"),
+        ("https://user:secret@github.com/someone/fork.git", "someone/fork"),
+        ("git@github.com:someone/dotted.name.git", "someone/dotted.name"),
+        ("ssh://git@github.com/someone/fork.git", "someone/fork"),
+        ("https://gitlab.com/someone/fork.git", make.REPOSITORY),
+        ("https://notgithub.com/someone/fork.git", make.REPOSITORY),
+        ("", make.REPOSITORY),
+    ],
+)
+def test_links_lead_to_the_clones_own_repository(monkeypatch, remote, name):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    monkeypatch.setattr(make, "git", lambda *_: remote)
+    assert make.repository_name() == name
+
+
+def test_a_page_in_the_contents_must_exist(small_book):
+    (small_book / "book" / "index.md").unlink()
+    with pytest.raises(make.BuildError, match=r"_toc.yml names book/index, but there is no book/index.md"):
+        make.pages_in_toc(small_book)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_bar"),
+    [
+        (" 50%|█████     | 2/4 [00:00<00:00]", True),
+        ("3it [00:01,  2.5it/s]", True),
+        ("\n", True),
+        ("UserWarning: 50%", False),
+    ],
+)
+def test_progress_bars_are_told_from_warnings(text, is_bar):
+    assert is_progress_bar(v4.new_output("stream", name="stderr", text=text)) is is_bar
+    assert not is_progress_bar(v4.new_output("stream", name="stdout", text=text))
+
+
+def test_a_page_keeps_no_timing_and_no_path(tmp_path):
+    cell = v4.new_code_cell("budget = 8", metadata={"tags": ["injected-parameters"]})
+    cell.metadata.papermill = {"duration": 1.5, "start_time": "now"}
+    cell.metadata.execution = {"iopub.execute_input": "now"}
+    notebook = v4.new_notebook(cells=[cell])
+    notebook.metadata.papermill = {"input_path": str(tmp_path), "duration": 2.0, "parameters": {"budget": 8}}
+    path = tmp_path / "a.ipynb"
+    nbformat.write(notebook, path)
+
+    finish_notebook(path, "notebooks/a.ipynb", DEFAULTS, {"budget": 8}, tmp_path)
+
+    done = nbformat.read(path, as_version=4)
+    assert done.metadata.papermill == {"parameters": {"budget": 8}}
+    assert done.cells[0].metadata == {"tags": ["injected-parameters", "remove-cell"]}
+    assert "rerun with `budget = 8`" in done.cells[1].source
+    foot = done.cells[-1].source
+    assert "papermill notebooks/a.ipynb out.ipynb -p budget 8 -p prior 1.0 -p zoo digits" in foot
+    assert "Commit\n: unknown" in foot
+    assert str(tmp_path) not in path.read_text("utf-8")
+
+
+def test_provenance_tells_a_commit_from_uncommitted_work(small_book):
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", small_book, *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "A small book")
+    path = small_book / "notebooks" / "01_a.ipynb"
+    revision = git("rev-parse", "--short", "HEAD")
+    (small_book / "copy.ipynb").write_text(path.read_text())
+    for uncommitted in (True, False):
+        copy = small_book / "copy.ipynb" if uncommitted else small_book.parent / "copy.ipynb"
+        shutil.copy(path, copy)
+        finish_notebook(copy, "notebooks/01_a.ipynb", DEFAULTS, {}, small_book)
+        assert f"`{revision}`" in copy.read_text()
+        assert ("with uncommitted changes" in copy.read_text()) is uncommitted
+        copy.unlink()
+
+
+def test_build_rerun_and_failures_leave_a_good_book(small_book):
+    """One road through it all, for each build takes seconds: build, fail in a cell, fail in the pages."""
+    out = small_book / "_build"
+    page = out / "html" / "notebooks" / "01_a.html"
+    source = (small_book / "notebooks" / "01_a.ipynb").read_bytes()
+
+    done = run_make_book(out, "--budget", "8", root=small_book)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str(out / "html" / "index.html")
+    assert len(done.stdout.splitlines()) <= 3
+    assert "spent 8" in page.read_text()
+    assert "# Parameters" not in page.read_text()
+    assert (small_book / "notebooks" / "01_a.ipynb").read_bytes() == source
+    good = page.read_bytes()
+
+    done = run_make_book(out, "--budget", "0", root=small_book)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert "notebooks/01_a.ipynb, cell [3]: ValueError: budget must be at least 1, not 0" in sentence
+    assert (out / "stage" / "notebooks" / "01_a.ipynb").exists()
+    assert page.read_bytes() == good
+
+    (small_book / "book" / "index.md").write_text("# Small\n\n[](nowhere.md)\n")
+    done = run_make_book(out, root=small_book)
+    assert done.returncode == 1
+    assert "nowhere.md" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(out / "sphinx.log") in done.stderr.splitlines()[-1]
+    assert page.read_bytes() == good

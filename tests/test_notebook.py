@@ -1,0 +1,110 @@
+"""radin/notebook.py: a typing error in a notebook costs one sentence."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from helpers import files_below
+
+from radin.errors import ParameterError
+from radin.notebook import ZOOS, check_parameters, glue, open_zoo
+
+GOOD = {
+    "budget": 4,
+    "prior": 1.0,
+    "num_candidates": 200,
+    "seed": 0,
+    "zoo": "digits",
+    "device": "auto",
+    "quick": False,
+}
+
+
+def test_good_parameters_pass():
+    assert check_parameters(**GOOD) is None
+    for name, value in GOOD.items():
+        check_parameters(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("budget", value) for value in (0, -1, 1.5, True, "4", None)),
+        *(("prior", value) for value in (float("nan"), "x", -1, None, True)),
+        *(("num_candidates", value) for value in (0, 2.5, "many", None, True)),
+        *(("seed", value) for value in (-1, 0.5, "x", None, False)),
+        *(("zoo", value) for value in ("cifar", "", None, 3, ["digits"])),
+        *(("device", value) for value in ("banana", "cuda:99", None)),
+        *(("quick", value) for value in (1, "true", None)),
+        ("bugdet", 4),
+    ],
+)
+def test_impossible_parameters_stop_with_one_sentence(name, value):
+    with pytest.raises(ParameterError) as caught:
+        check_parameters(**{**GOOD, name: value})
+    message = str(caught.value)
+    assert name in message
+    assert repr(value) in message or name == "bugdet"
+    assert "\n" not in message
+    assert caught.value._render_traceback_() == [f"ParameterError: {message}"]
+
+
+def test_a_sentence_and_no_traceback_in_ipython(capsys):
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    result = shell.run_cell("from radin.notebook import check_parameters; check_parameters(budget=0)")
+    said = capsys.readouterr()
+    assert isinstance(result.error_in_exec, ParameterError)
+    assert (said.out + said.err).count("\n") <= 2
+    assert "budget must be a whole number of evaluations, at least 1, not 0." in said.out + said.err
+
+
+@pytest.mark.parametrize("name", ["cifar", "", "Digits"])
+def test_unknown_zoo(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    with pytest.raises(ParameterError, match=r"zoo must be one of 'digits'"):
+        open_zoo(name)
+    assert files_below(tmp_path) == []
+
+
+def test_every_zoo_opens(radin_cache):
+    for name in ZOOS:
+        zoo = open_zoo(name, quick=True, device="cpu")
+        assert len(zoo) > 1
+        assert zoo.init is not None
+        zoo.model(0)
+
+
+@pytest.fixture
+def glued(monkeypatch) -> dict[str, tuple[object, bool]]:
+    """What reaches the book's own glue."""
+    found: dict[str, tuple[object, bool]] = {}
+    module = types.ModuleType("myst_nb")
+    module.glue = lambda name, value, display=True: found.update({name: (value, display)})
+    monkeypatch.setitem(sys.modules, "myst_nb", module)
+    return found
+
+
+def test_numbers_become_plain(glued):
+    glue("a", np.float64(1.5))
+    glue("b", torch.tensor(3))
+    glue("c", "text", show=True)
+    assert glued == {"a": (1.5, False), "b": (3, False), "c": ("text", True)}
+    assert type(glued["a"][0]) is float
+    assert type(glued["b"][0]) is int
+
+
+def test_without_the_books_tools_nothing_is_glued(monkeypatch):
+    real = builtins.__import__
+
+    def without(name: str, *rest: object, **more: object) -> object:
+        if name == "myst_nb":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert glue("a", 1) is None

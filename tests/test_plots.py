@@ -1,0 +1,134 @@
+"""radin/plots.py: a figure shows the numbers it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from radin import RECIPES
+from radin.errors import ParameterError
+
+mpl.use("agg")
+from radin import plots
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    plots.plt.close("all")
+
+
+def points(axes: Axes) -> list[list[tuple[float, float]]]:
+    return [[tuple(xy) for xy in np.asarray(dots.get_offsets()).round(6)] for dots in axes.collections]
+
+
+def legend(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def is_drawn(figure: Figure) -> bool:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba()).std() > 1
+
+
+def test_every_recipe_has_a_style_of_its_own():
+    assert {*RECIPES, "oracle"} <= set(plots.RECIPE_STYLES)
+    assert len({style["color"] for style in plots.RECIPE_STYLES.values()}) == len(plots.RECIPE_STYLES)
+
+
+def test_soup_and_ensemble():
+    for count in (2, 3, 5):
+        figure = plots.soup_and_ensemble(count)
+        left, right = figure.axes
+        models = [text.get_text() for text in left.texts if text.get_text().startswith("model")]
+        assert len(models) == count
+        assert f"{count} forward passes" in left.get_title()
+        assert "one forward pass" in right.get_title()
+        assert is_drawn(figure)
+
+
+def test_ingredients_come_best_first():
+    val, test = torch.tensor([70.0, 90.0, 80.0]), torch.tensor([71.0, 85.0, 95.0])
+    figure = plots.ingredients(["ingredient_00", "ingredient_01", "other"], val, test)
+    (axes,) = figure.axes
+    first, second = (list(line.get_ydata()) for line in axes.lines)
+    assert first == [90, 80, 70]
+    assert second == [85, 95, 71]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["01", "other", "00"]
+    assert is_drawn(figure)
+
+
+def test_estimate_against_truth_shows_every_candidate():
+    estimates, truth, sizes = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 2.5, 4.0]), torch.tensor([1, 2, 1])
+    figure = plots.estimate_against_truth(estimates, truth, sizes, num_models=2)
+    shown = {point for group in points(figure.axes[0]) for point in group}
+    assert shown == {(1.0, 3.0), (2.0, 2.5), (3.0, 4.0)}
+    assert list(figure.axes[0].lines[0].get_xdata()) == [1, 4]
+    assert is_drawn(figure)
+    assert is_drawn(plots.estimate_against_truth(estimates[:1], truth[:1], sizes[:1], num_models=1))
+
+
+def test_ranks():
+    order, truth = torch.tensor([2, 0, 1]), torch.tensor([50.0, 60.0, 55.0])
+    figure = plots.ranks(order, truth, budget=2, chosen=0)
+    (axes,) = figure.axes
+    candidates, evaluated, returned = points(axes)
+    assert candidates == [(1, 55), (2, 50), (3, 60)]
+    assert evaluated == [(1, 55), (2, 50)]
+    assert returned == [(2, 50)]
+    assert any("B = 2" in text for text in legend(axes))
+    assert list(axes.lines[0].get_ydata()) == [60, 60]
+    assert is_drawn(plots.ranks(order, truth, budget=99, chosen=1))
+    with pytest.raises(ParameterError, match="budget"):
+        plots.ranks(order, truth, budget=0, chosen=0)
+
+
+def test_accuracy_against_budget():
+    figure = plots.accuracy_against_budget(
+        [1, 2, 4],
+        {"radin λ=0": [1, 2, 3], "radin λ=1": [2, 3, 4], "greedy": [0, 1, 2]},
+        {"best_single": 0.5, "oracle": 5},
+        bands={"greedy": ([0, 0, 1], [1, 2, 3])},
+        marked=2,
+    )
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["radin λ=1"].get_ydata()) == [2, 3, 4]
+    assert list(lines["greedy"].get_xdata()) == [1, 2, 4]
+    assert lines["radin λ=0"].get_linestyle() != lines["radin λ=1"].get_linestyle()
+    assert list(lines["best single"].get_ydata()) == [0.5, 0.5]
+    assert len(axes.collections) == 1
+    assert [text.get_text() for text in axes.texts] == ["B = 2"]
+    assert is_drawn(figure)
+
+
+def test_slopes():
+    scales = [1.0, 0.5, 0.25]
+    assert plots.fitted_slope(scales, [3 * s**2 for s in scales]) == pytest.approx(2)
+    figure = plots.slopes(scales, {"gap": [s**2 for s in scales], "line": scales}, "scale", "error")
+    assert legend(figure.axes[0]) == ["gap: slope 2.00", "line: slope 1.00"]
+    assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
+    assert is_drawn(figure)
+
+
+def test_outcomes():
+    figure = plots.outcomes(
+        {"radin - greedy": torch.tensor([1.0, 3.0]), "radin - random": torch.tensor([-2.0])}, "points"
+    )
+    (axes,) = figure.axes
+    assert [sorted(x for x, _ in group) for group in points(axes)] == [[1, 3], [-2]]
+    assert [line.get_xdata()[0] for line in axes.lines[:2]] == [2, -2]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["radin - greedy", "radin - random"]
+    assert is_drawn(figure)
+
+
+def test_style_is_set():
+    with mpl.rc_context():
+        plots.set_style()
+        assert mpl.rcParams["figure.facecolor"] == "white"

@@ -1,0 +1,189 @@
+"""radin/rank.py: fast estimates are exact, rankings reproducible."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from helpers import exact_accuracy, exact_ensemble, mixing_weights, random_bank, tied_banks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from radin import LogitBank, exhaustive, fast_estimate, monte_carlo, rank
+from radin.errors import ParameterError
+from radin.rank import effective_number
+
+
+@st.composite
+def banks_with_candidates(draw: st.DrawFn) -> tuple[LogitBank, Tensor]:
+    bank = draw(tied_banks())
+    if draw(st.booleans()):
+        return bank, exhaustive(bank.num_models)
+    rows = draw(st.lists(mixing_weights(bank.num_models), min_size=1, max_size=6))
+    return bank, torch.stack(rows)
+
+
+@given(case=banks_with_candidates())
+@settings(max_examples=150, deadline=None)
+def test_accuracy_is_exact_with_ties_everywhere(case):
+    bank, candidates = case
+    estimates = fast_estimate(bank, candidates)
+    assert estimates.dtype == torch.float64
+    assert estimates.tolist() == pytest.approx([float(exact_accuracy(bank, p)) for p in candidates], abs=1e-9)
+
+
+@given(case=banks_with_candidates(), chunk=st.integers(1, 40))
+@settings(max_examples=50, deadline=None)
+def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
+    bank, candidates = case
+    whole = {metric: fast_estimate(bank, candidates, metric) for metric in ("accuracy", "nll")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("radin.rank"), "_CHUNK", chunk)
+        assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
+        torch.testing.assert_close(fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12)
+
+
+def exact_nll(bank: LogitBank, weights: Tensor) -> float:
+    total = sum(Fraction(w) for w in weights.tolist())
+    losses = []
+    for row, label in zip(exact_ensemble(bank, weights), bank.labels.tolist(), strict=True):
+        top = max(row)
+        rest = math.fsum(math.exp(max(float((z - top) / total), -1e6)) for z in row)
+        losses.append(float((top - row[label]) / total) + math.log(rest))
+    return math.fsum(losses) / len(losses)
+
+
+@given(case=banks_with_candidates())
+@settings(max_examples=100, deadline=None)
+def test_nll_is_exact_at_every_scale(case):
+    bank, candidates = case
+    size = bank.logits.abs().max().item()
+    for found, p in zip(fast_estimate(bank, candidates, "nll").tolist(), candidates, strict=True):
+        assert found == pytest.approx(exact_nll(bank, p), rel=1e-12, abs=1e-12 * (1 + size))
+
+
+def test_nll_by_hand():
+    bank = LogitBank(torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]]), torch.tensor([1]))
+    found = fast_estimate(bank, torch.tensor([[1.0, 0.0], [0.5, 0.5]]), "nll").tolist()
+    assert found == pytest.approx([math.log(2), math.log(1 + math.e)])
+
+
+@given(bank=tied_banks())
+@settings(max_examples=50, deadline=None)
+def test_the_ensemble_of_one_is_the_model(bank):
+    alone = fast_estimate(bank, torch.eye(bank.num_models))
+    right = [
+        sum(max(range(bank.num_classes), key=lambda c: (row[c], -c)) == y for row, y in zip(model, labels, strict=True))
+        for labels in [bank.labels.tolist()]
+        for model in bank.logits.tolist()
+    ]
+    assert alone.tolist() == pytest.approx([100 * r / bank.num_images for r in right])
+    assert torch.equal(alone, bank.accuracies()), "one accuracy, two roundings: ties break by chance"
+
+
+def test_one_number_for_one_accuracy():
+    """r right answers of n are the same number of percent off the bank, by estimate and by evaluation."""
+    for n in range(1, 200):
+        labels = (torch.arange(n) >= n // 3).long()
+        bank = LogitBank(torch.tensor([1.0, 0.0]).expand(1, n, 2).contiguous(), labels)
+        assert fast_estimate(bank, torch.ones(1, 1)).item() == bank.accuracies().item(), f"{n // 3} of {n}"
+
+
+def test_ensembles_of_equal_models_are_the_model():
+    one = random_bank(1, 50)
+    bank = LogitBank(one.logits.repeat(4, 1, 1), one.labels)
+    estimates = fast_estimate(bank, exhaustive(4))
+    assert torch.equal(estimates, estimates[:1].expand(15))
+
+
+@given(data=st.data(), bank=tied_banks(), prior=st.sampled_from([0, 0.25, 1, 8, 100]))
+@settings(max_examples=150, deadline=None)
+def test_order_of_the_ranking(data, bank, prior):
+    N = bank.num_models
+    rows = data.draw(st.lists(st.integers(1, 2**N - 1), min_size=1, max_size=12))
+    candidates = exhaustive(N)[[row - 1 for row in rows]]  # repeats among them
+    sizes = [mask.bit_count() for mask in rows]
+    scores = [exact_accuracy(bank, p) + Fraction(prior) * s / N for p, s in zip(candidates, sizes, strict=True)]
+    ranking = rank(bank, candidates, prior)
+    expected = sorted(range(len(rows)), key=lambda i: (-scores[i], -sizes[i], rows[i], i))
+    assert ranking.order.tolist() == expected
+    assert ranking.order.dtype == torch.int64
+    assert ranking.scores.tolist() == pytest.approx([float(score) for score in scores], abs=1e-9)
+    assert torch.equal(ranking.estimates, fast_estimate(bank, candidates))
+
+
+def test_a_strong_prior_favours_the_most_ingredients():
+    bank = random_bank(5, 30)
+    order = rank(bank, exhaustive(5), prior=1e6).order
+    sizes = (exhaustive(5) > 0).sum(1)[order]
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+
+
+def test_the_prior_is_in_points_of_accuracy():
+    """The full zoo, 10 points worse than the best single, overtakes it when lambda * (1 - 1/N) passes 10."""
+    labels = torch.zeros(10, dtype=torch.int64)
+    right, wrong = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+    bank = LogitBank(torch.stack([right.repeat(10, 1), torch.cat([right.repeat(9, 1), wrong.view(1, 2)])]), labels)
+    candidates = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    assert rank(bank, candidates, prior=19.9).order.tolist() == [0, 1]
+    assert rank(bank, candidates, prior=20.1).order.tolist() == [1, 0]
+    assert rank(bank, candidates, prior=20.0).order.tolist() == [1, 0]  # a tie goes to more ingredients
+
+
+@given(weights=st.integers(1, 6).flatmap(mixing_weights))
+def test_effective_number(weights):
+    p = [Fraction(w) for w in weights.tolist()]
+    assert effective_number(weights.unsqueeze(0)).item() == pytest.approx(float(sum(p) ** 2 / sum(w * w for w in p)))
+
+
+def test_a_zoo_of_72_ranks():
+    bank = random_bank(72, 40, 5)
+    candidates = monte_carlo(72, 50)
+    found = fast_estimate(bank, candidates)
+    for i in range(0, 50, 10):
+        assert found[i].item() == pytest.approx(float(exact_accuracy(bank, candidates[i])))
+    assert sorted(rank(bank, candidates).order.tolist()) == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "said"),
+    [
+        (torch.eye(4), r"shape \(M, 3\)"),
+        (torch.eye(3)[0], r"shape \(M, 3\)"),
+        (torch.zeros(0, 3), r"shape \(M, 3\)"),
+        (torch.tensor([[2.0, -1.0, 0.0]]), "negative"),
+        (torch.ones(1, 3), "sum to 3"),
+        (torch.full((1, 3), math.nan), "NaN"),
+    ],
+)
+def test_candidates_that_do_not_fit_the_bank(candidates, said):
+    for use in (fast_estimate, rank):
+        with pytest.raises(ParameterError, match=said):
+            use(random_bank(3), candidates)
+
+
+def test_unknown_metric():
+    with pytest.raises(ParameterError, match="metric must be one of accuracy, nll, not 'f1'"):
+        fast_estimate(random_bank(), exhaustive(3), "f1")
+
+
+@pytest.mark.parametrize("prior", [math.nan, math.inf, "x", "1", -0.1, None, True, [1]])
+def test_impossible_priors(prior):
+    with pytest.raises(ParameterError, match="prior must be a finite number of at least 0"):
+        rank(random_bank(), exhaustive(3), prior)
+
+
+def test_numpy_priors_are_priors():
+    bank, candidates = random_bank(), exhaustive(3)
+    assert torch.equal(rank(bank, candidates, np.float32(1)).scores, rank(bank, candidates, 1).scores)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_candidates_on_the_gpu():
+    bank, candidates = random_bank(5, 300, 10), exhaustive(5)
+    assert torch.equal(rank(bank, candidates.cuda()).order, rank(bank, candidates).order)

@@ -1,0 +1,43 @@
+"""Impossible parameters stop the real build with one sentence and cost nobody a book."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import run_make_book
+
+
+@pytest.fixture
+def former_book(tmp_path: Path) -> Path:
+    """A folder that already holds a book."""
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html" / "index.html").write_text("the former book")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "names"),
+    [
+        ("--budget", "0", "budget"),
+        ("--budget", "2.5", "budget"),
+        ("--zoo", "no-such-zoo", "no-such-zoo"),
+        ("--prior", "strong", "prior"),
+        ("--prior", "nan", "prior"),
+        ("--device", "abacus", "abacus"),
+        ("--bugdet", "8", "--bugdet"),
+    ],
+)
+def test_an_impossible_parameter_is_one_sentence(former_book, option, value, names):
+    done = run_make_book(former_book, "--quick", "1", option, value)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    assert names in sentence
+    assert (former_book / "html" / "index.html").read_text() == "the former book"
+
+
+def test_the_page_shows_the_budget_it_was_run_with(book, root):
+    page = (book / "notebooks" / "01_soup_on_digits.html").read_text("utf-8")
+    assert "This page was rerun with" in page
+    assert "-p budget 3 " in page
