@@ -183,10 +183,26 @@ def prepare_environment(out: Path) -> None:
     os.environ["JUPYTER_PATH"] = str(out / "jupyter")
     os.environ["IPYTHONDIR"] = str(out / "ipython")  # nor do the user's start-up files run
     os.environ["TQDM_DISABLE"] = "1"
+    # Libraries' notes to their own developers are not for readers of the book.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore:IProgress not found")
     os.environ.setdefault("RADIN_CACHE", str(out / "cache"))
     for name in ("RADIN_CACHE", "RADIN_DATA"):
         if name in os.environ:
             os.environ[name] = os.path.abspath(os.environ[name])
+
+
+@contextlib.contextmanager
+def kernels_speak_to(log: Path) -> Iterator[None]:
+    """Send to `log` what kernels write to the terminal themselves, such as tracebacks when they are stopped."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def run_notebook(path: Path, name: str, parameters: dict[str, Any]) -> None:
@@ -261,11 +277,13 @@ def build(argv: list[str] | None) -> Path:
     stage = out / "stage"
     with only_build_in(out):
         make_stage(stage, repository_name())
+        (out / "kernels.log").unlink(missing_ok=True)
         prepare_environment(out)
         for path in notebooks:
             given = {name: value for name, value in parameters.items() if name in declared[path]}
             with progress(path.as_posix()):
-                run_notebook(stage / path, path.as_posix(), given)
+                with kernels_speak_to(out / "kernels.log"):
+                    run_notebook(stage / path, path.as_posix(), given)
                 finish_notebook(stage / path, path.as_posix(), declared[path], given, ROOT)
                 save_glued_pictures(stage / path, stage / "book" / "figures")
         with progress("pages"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from radin.bank import LogitBank, load_tensors
 from radin.candidates import exhaustive
 from radin.data import fingerprint
 from radin.errors import BankError, ParameterError
 from radin.files import atomic_path, cache_root, hash_text
-from radin.predict import evaluator, predict, single_thread
+from radin.predict import describe, evaluator, predict, single_thread
 from radin.soup import check_weights
 from radin.zoo import Zoo
 
@@ -124,18 +125,20 @@ class SoupBench:
         """
         rows = exhaustive(len(zoo))
         banks = [predict(zoo, split, device=device, cache=cache, progress=progress) for split in (val, test)]
-        key = hash_text(_FORMAT, repr(zoo.model(0)), *zoo.fingerprints, fingerprint(val), fingerprint(test))
+        key = hash_text(_FORMAT, describe(zoo.model(0)), *zoo.fingerprints, fingerprint(val), fingerprint(test))
         folder = cache_root() / "benches" if cache is True else Path(cache) if cache else None
-        if folder is not None and (path := folder / f"{key}.safetensors").exists():
-            return cls.load(path, zoo)
+        path = folder / f"{key}.safetensors" if folder is not None else None
+        if path is not None and path.exists():
+            with suppress(BankError):  # damaged: build it again
+                return cls.load(path, zoo)
         evaluators = [evaluator(zoo, split, device=device) for split in (val, test)]
         table = torch.empty(len(rows), len(PARTS), dtype=torch.float64)
         with single_thread():  # small zoos have small networks
             for i, weights in enumerate(tqdm(rows, desc="evaluating every soup", disable=not progress)):
-                table[i] = torch.tensor([evaluate(weights) for evaluate in evaluators])
+                table[i] = torch.tensor([evaluate(weights) for evaluate in evaluators], dtype=table.dtype)
         bench = cls(banks[0], banks[1], table[:, 0], table[:, 1], zoo)
-        if folder is not None:
-            bench.save(folder / f"{key}.safetensors")
+        if path is not None:
+            bench.save(path)
         return bench
 
     def save(self, path: str | Path) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import ParameterError
+from radin.errors import ParameterError, check_whole
 
 EXHAUSTIVE_LIMIT = 20  # 2^20 - 1 rows of 20 numbers are 84 MB; each further ingredient doubles it
 
@@ -24,7 +24,7 @@ def exhaustive(num_models: int) -> Tensor:
 
     Raises ParameterError when N < 1 or N > 20.
     """
-    _check_count("num_models", num_models)
+    check_whole("num_models", num_models, least=1)
     if num_models > EXHAUSTIVE_LIMIT:
         raise ParameterError(
             f"All subsets of {num_models} ingredients are too many to list (limit {EXHAUSTIVE_LIMIT}); use monte_carlo."
@@ -40,9 +40,9 @@ def monte_carlo(num_models: int, num_candidates: int, seed: int = 0) -> Tensor:
 
     Source: RADIN, stage 1 (candidates by Monte Carlo).
     """
-    _check_count("num_models", num_models)
-    _check_count("num_candidates", num_candidates)
-    rng = np.random.default_rng(seed)
+    check_whole("num_models", num_models, least=1)
+    check_whole("num_candidates", num_candidates, least=1)
+    rng = np.random.default_rng(check_whole("seed", seed, least=0))
     if num_models <= EXHAUSTIVE_LIMIT:
         masks = rng.permutation(2**num_models - 1)[:num_candidates] + 1
         return from_subsets((masks[:, None] >> np.arange(num_models)) & 1)
@@ -54,8 +54,3 @@ def monte_carlo(num_models: int, num_candidates: int, seed: int = 0) -> Tensor:
         if len(rows) == 2**num_models - 1:
             break
     return from_subsets(np.stack(list(rows.values())))
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"{name} must be a whole number of at least 1, not {value!r}.")

@@ -15,21 +15,29 @@ _Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 def paired_interval(correct_a: Tensor, correct_b: Tensor) -> tuple[float, float, float]:
     """Accuracy of a minus accuracy of b on the same images, with a 95% interval, in percentage points.
 
-    The interval is the adjusted Wald interval of Bonett and Price (2012): only images on which the two
-    disagree widen it, and it does not collapse to a point when they never do.
+    With one answer for each image this is the adjusted Wald interval of Bonett and Price (2012): only
+    images on which the two disagree widen it, and it does not collapse to a point when they never do.
+    With several answers for each image (one for each draw of the noise, say) the images are the sample:
+    their mean differences give a normal interval, so that answers to one image do not count as new images.
 
     Args:
-        correct_a, correct_b: (n,) boolean, whether each model is right on each image.
+        correct_a, correct_b: (n,) or (n, draws) boolean, whether each model is right.
 
     Returns: (difference, low, high).
 
-    Raises ParameterError when the two are not boolean of one length of at least 1.
+    Raises ParameterError when the two are not boolean of one such shape, with at least 2 images for draws.
     """
-    if correct_a.dtype != torch.bool or correct_b.dtype != torch.bool or correct_a.shape != correct_b.shape:
-        raise ParameterError("paired_interval needs two boolean tensors of one length: right or wrong, image by image.")
+    same = correct_a.dtype == correct_b.dtype == torch.bool and correct_a.shape == correct_b.shape
+    if not same or correct_a.ndim not in (1, 2) or len(correct_a) < correct_a.ndim or 0 in correct_a.shape:
+        raise ParameterError(
+            "paired_interval needs two boolean tensors of one shape, (images,) or (images, draws): right or wrong."
+        )
     n = len(correct_a)
-    if n == 0:
-        raise ParameterError("paired_interval needs at least one image.")
+    if correct_a.ndim == 2:
+        differences = (correct_a.double() - correct_b.double()).mean(1)
+        middle = differences.mean().item()
+        half = _Z95 * differences.std().item() / math.sqrt(n)
+        return 100 * middle, 100 * (middle - half), 100 * (middle + half)
     only_a = int((correct_a & ~correct_b).sum())
     only_b = int((correct_b & ~correct_a).sum())
     p, q = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)

@@ -6,6 +6,7 @@ looks a row up in a soup bench is not its business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from radin.bank import LogitBank
 from radin.candidates import exhaustive, from_subsets, monte_carlo
-from radin.errors import BudgetError, ParameterError
+from radin.errors import BudgetError, ParameterError, check_whole
 from radin.rank import check_prior, fast_estimate, rank
 from radin.soup import check_weights
 
@@ -103,21 +104,24 @@ class Ledger:
         """Evaluate one soup. BudgetError when nothing is left, ParameterError for a result that is no accuracy."""
         if self.left < 1:
             raise BudgetError(f"The budget of {self.budget} evaluations is spent; raise the budget or stop earlier.")
-        weights = weights.clone()  # an evaluator that writes into its argument must not change the record
-        measured = float(self.evaluate(weights.clone()))
+        answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
+        try:
+            measured = float(answer)
+        except (TypeError, ValueError):
+            measured = math.nan
         if not 0 <= measured <= 100:  # NaN fails this too
             raise ParameterError(
-                f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {measured}."
+                f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}."
             )
         return self._record(weights, measured, evaluated=True)
 
     def look(self, weights: Tensor) -> Trial:
         """The ensemble's accuracy off the bank, free. For one ingredient alone it is the soup's own accuracy."""
-        return self._record(weights.clone(), None, evaluated=False)
+        return self._record(weights, None, evaluated=False)
 
     def _record(self, weights: Tensor, measured: float | None, evaluated: bool) -> Trial:
         estimate = fast_estimate(self.bank, weights.unsqueeze(0)).item()
-        trial = Trial(weights, estimate, estimate if measured is None else measured, evaluated)
+        trial = Trial(weights.clone(), estimate, estimate if measured is None else measured, evaluated)
         self.trials.append(trial)
         return trial
 
@@ -203,13 +207,6 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def check_budget(budget: int) -> int:
-    """The budget as an int; ParameterError unless it is a whole number of at least 1."""
-    if isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < 1:
-        raise ParameterError(f"budget must be a whole number of evaluations, at least 1, not {budget!r}.")
-    return int(budget)
-
-
 def craft(
     bank: LogitBank,
     evaluate: Evaluate,
@@ -236,16 +233,17 @@ def craft(
 
     Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy and uniform.
     """
-    budget, prior = check_budget(budget), check_prior(prior)
+    budget, prior = check_whole("budget", budget, least=1), check_prior(prior)
+    seed = check_whole("seed", seed, least=0)
     if recipe not in RECIPES:
         raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
     if candidates is not None:
         check_weights(candidates, bank.num_models, rows=True)
     ledger = Ledger(bank, evaluate, budget)
     chosen = RECIPES[recipe](bank, ledger, Order(candidates, prior, seed))
-    note = ""
-    if ledger.left > 0 and recipe in ("radin", "random", "greedy"):
-        note = f"only {ledger.spent} evaluations exist for this recipe here, so {ledger.left} of the budget are left"
+    notes = []
     if recipe == "ensemble":
-        note = f"a reference, not a soup: {bank.num_models} forward passes for each image"
-    return Soup(recipe, chosen.weights, chosen.accuracy, ledger.trials, ledger.spent, budget, note)
+        notes.append(f"a reference, not a soup: {bank.num_models} forward passes for each image")
+    if ledger.left > 0:
+        notes.append(f"this recipe can use only {ledger.spent} evaluations here, {ledger.left} of the budget are left")
+    return Soup(recipe, chosen.weights, chosen.accuracy, ledger.trials, ledger.spent, budget, "; ".join(notes))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from radin.errors import DataError
+from radin.errors import DataError, check_whole
 from radin.files import data_root, hash_text, update_hash
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -96,7 +96,7 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error}); replace or remove it.") from error
     if size is not None:
         scale = size / min(image.size)
@@ -110,7 +110,8 @@ def load_split(name: str, part: str, root: str | Path | None = None, size: int |
     """One part of a data set as a torch Dataset with `.num_classes` and `.class_names`.
 
     Args:
-        name: "digits" (embedded in scikit-learn, no download), or a folder of images: a name under
+        name: "digits" (embedded in scikit-learn, no download; its parts are listed in
+            `radin.data.DIGITS_PARTS`), or a folder of images: a name under
             `root` or a path of its own, laid out as `<name>/<part>/<class>/<image>`.
         part: "train", "val", "test", or any other part the data set has. A folder without `val` gets
             one: a fixed tenth of each class of `train`, which `train` then leaves out.
@@ -120,6 +121,8 @@ def load_split(name: str, part: str, root: str | Path | None = None, size: int |
 
     Raises DataError when the data set, part or a class is missing, empty or unreadable.
     """
+    if size is not None:
+        check_whole("size", size, least=1)
     if name == "digits":
         return _digits(part)
     return _folder(name, part, Path(root) if root is not None else data_root(), size)
@@ -171,11 +174,11 @@ def _folder(name: str, part: str, root: Path, size: int | None) -> Split:
     if not source.is_dir():
         parts = sorted(path.name for path in base.iterdir() if path.is_dir())
         raise DataError(f"{base} has no part {part!r}; it has {', '.join(parts) or 'no folders at all'}.")
-    class_names = sorted(path.name for path in source.iterdir() if path.is_dir())
-    if not class_names:
-        raise DataError(f"{source}: no class folders; images must lie in one folder per class.")
+    class_names = _class_names(base, source)
     files: list[tuple[Path, int]] = []
     for label, class_name in enumerate(class_names):
+        if not (source / class_name).is_dir():  # a part need not hold every class
+            continue
         found = sorted(path for path in (source / class_name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise DataError(f"{source / class_name}: no images in this class ({', '.join(IMAGE_SUFFIXES)}).")
@@ -185,6 +188,19 @@ def _folder(name: str, part: str, root: Path, size: int | None) -> Split:
     if not files:
         raise DataError(f"{source}: too few images to hold out a part {part!r}; give a folder {base / 'val'}.")
     return FolderSplit(name, part, files, class_names, size)
+
+
+def _class_names(base: Path, source: Path) -> list[str]:
+    """The classes of `train` where there is one, so that a label means the same class in every part."""
+    here = sorted(path.name for path in source.iterdir() if path.is_dir())
+    if not here:
+        raise DataError(f"{source}: no class folders; images must lie in one folder per class.")
+    if not (base / "train").is_dir():
+        return here
+    known = sorted(path.name for path in (base / "train").iterdir() if path.is_dir())
+    if unknown := sorted(set(here) - set(known)):
+        raise DataError(f"{source}: classes that {base / 'train'} does not have: {', '.join(unknown)}.")
+    return known
 
 
 def _hold_out(found: list[Path], part: str, class_name: str) -> list[Path]:
@@ -200,9 +216,10 @@ def _hold_out(found: list[Path], part: str, class_name: str) -> list[Path]:
 # How the 1,797 scans are divided, once and for all, and how much Gaussian noise each share gets
 # (pixels run from -1 to 1). Without the noise and with all labels every ingredient sits near 99%,
 # and no recipe can be told from another: few labels and noisy scans leave something to win.
-_DIGITS_SHARES = {"pretrain": (150, 0.3), "train": (300, 0.6), "val": (500, 0.6), "test": (847, 0.6)}
+_DIGITS_SHARES = {"pretrain": (300, 0.3), "train": (150, 0.6), "val": (500, 0.6), "test": (847, 0.6)}
 _DIGITS_SHIFTS = ("test-rotated", "test-blurred", "test-noisy")  # the same 847 test scans, made worse in another way
-DIGITS_PARTS = (*_DIGITS_SHARES, *_DIGITS_SHIFTS)
+DIGITS_DRAWS = 10  # "test-draw-1" and on: the test scans again, each time under fresh noise
+DIGITS_PARTS = (*_DIGITS_SHARES, *_DIGITS_SHIFTS, *(f"test-draw-{k + 1}" for k in range(DIGITS_DRAWS)))
 
 
 @cache
@@ -228,6 +245,7 @@ def _digits(part: str) -> ArraySplit:
     if part == "test-noisy":
         noise = 0.8
     # One noise stream per share, so that a shifted part is the test part with the same noise and one change.
-    images = images + noise * np.random.default_rng([1, position]).standard_normal(images.shape)
+    draw = int(part.rsplit("-", 1)[1]) if part.startswith("test-draw-") else 0
+    images = images + noise * np.random.default_rng([1, position, draw]).standard_normal(images.shape)
     tensor = torch.from_numpy(images).float().unsqueeze(1)  # (n, 1, 8, 8)
     return ArraySplit("digits", part, tensor, torch.from_numpy(labels[chosen]).long(), [str(d) for d in range(10)])

@@ -5,6 +5,9 @@ Each message is one sentence or list that names the file, key or value at fault 
 
 from __future__ import annotations
 
+import numbers
+from typing import Any
+
 
 class RadinError(Exception):
     """Base of every error that radin raises on purpose."""
@@ -28,3 +31,10 @@ class ParameterError(RadinError, ValueError):
 
 class BudgetError(RadinError):
     """A recipe asked for an evaluation after its budget was spent."""
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """The value as an int; ParameterError unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ParameterError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return int(value)

@@ -52,7 +52,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb") as file:  # on disk before the name appears, or a crash could show an empty file
+        with open(temporary, "rb+") as file:  # on disk before the name appears, or a crash could show an empty file
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; a cache is shared like any other file
         os.replace(temporary, path)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
-from radin.craft import check_budget
-from radin.errors import ParameterError
+from radin.errors import ParameterError, check_whole
 from radin.finetune import digits_zoo
 from radin.predict import pick_device
 from radin.rank import check_prior
@@ -34,14 +32,12 @@ def check_parameters(**given: Any) -> None:
 
 def _check_parameter(name: str, value: Any) -> None:
     match name:
-        case "budget":
-            check_budget(value)
         case "prior":
             check_prior(value)
-        case "num_candidates":
-            _check_whole(name, value, least=1)
+        case "budget" | "num_candidates":
+            check_whole(name, value, least=1)
         case "seed":
-            _check_whole(name, value, least=0)
+            check_whole(name, value, least=0)
         case "zoo":
             if value not in ZOOS:
                 raise ParameterError(f"zoo must be one of {', '.join(map(repr, ZOOS))}, not {value!r}.")
@@ -52,11 +48,6 @@ def _check_parameter(name: str, value: Any) -> None:
                 raise ParameterError(f"quick must be true or false, not {value!r}.")
         case _:
             raise ParameterError(f"Unknown parameter {name!r}.")
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ParameterError(f"{name} must be a whole number of at least {least}, not {value!r}.")
 
 
 def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:

@@ -129,7 +129,16 @@ def estimate_against_truth(
         )
     low, high = min(estimates.min(), truth.min()).item(), max(estimates.max(), truth.max()).item()
     axes.plot([low, high], [low, high], color="#999999", linewidth=1, linestyle="--", zorder=0)
-    axes.annotate("equal", (high, high), color="#666666", ha="right", va="top", fontsize=9)
+    axes.annotate(
+        "equal",
+        (high, high),
+        color="#666666",
+        ha="right",
+        va="bottom",
+        fontsize=9,
+        xytext=(-6, -2),
+        textcoords="offset points",
+    )
     axes.set(xlabel="fast estimate: accuracy of the ensemble on validation (%)", ylabel=truth_label)
     bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(1, num_models), palette), ax=axes)
     bar.set_label("ingredients in the soup")
@@ -188,11 +197,14 @@ def accuracy_against_budget(
         bands: recipe to (low, high) at each budget, drawn as a shade.
         marked: a budget to mark with a vertical line.
     """
-    figure, axes = plt.subplots(figsize=(8, 4.6))
+    figure, axes = plt.subplots(figsize=(7.5, 5.2))
+    drawn = set()
     for name, values in curves.items():
-        style = dict(RECIPE_STYLES[name.split()[0]])
-        if name.split()[0] in [other.split()[0] for other in curves if other != name] and name != next(iter(curves)):
+        recipe = name.split()[0]
+        style = dict(RECIPE_STYLES[recipe])
+        if recipe in drawn:  # the same recipe with another setting: same colour, dashed
             style |= {"linestyle": "--", "markerfacecolor": "white"}
+        drawn.add(recipe)
         axes.plot(budgets, values, label=name.replace("_", " "), markersize=5, linewidth=1.8, **style)
     for name, (low, high) in (bands or {}).items():
         axes.fill_between(budgets, low, high, color=RECIPE_STYLES[name.split()[0]]["color"], alpha=0.15, linewidth=0)
@@ -205,12 +217,11 @@ def accuracy_against_budget(
         )
     if marked is not None:
         axes.axvline(marked, color="#bbbbbb", linewidth=6, alpha=0.4, zorder=0)
-        axes.annotate(
-            f"B = {marked}", (marked, axes.get_ylim()[0]), ha="center", va="bottom", fontsize=10, color="#555555"
-        )
+        at_foot = {"xycoords": axes.get_xaxis_transform(), "xytext": (6, 4), "textcoords": "offset points"}
+        axes.annotate(f"B = {marked}", (marked, 0), fontsize=10, color="#555555", **at_foot)
     axes.set(xlabel="budget B (evaluations)", ylabel=label)
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4, frameon=False, fontsize=10)
     figure.tight_layout()
     return figure
 

@@ -6,17 +6,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from radin.bank import LogitBank, accuracy, load_tensors
 from radin.data import batches, fingerprint
-from radin.errors import BankError, ParameterError
+from radin.errors import BankError, ParameterError, check_whole
 from radin.files import atomic_path, cache_root, hash_text
 from radin.soup import average
 from radin.zoo import Zoo
@@ -33,10 +34,32 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=chosen).item()  # a device that exists can give a number back
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ParameterError(f"device={device!r} is not available here; use 'auto', 'cpu' or 'cuda'.") from error
     return chosen
+
+
+def describe(model: nn.Module) -> str:
+    """A text that differs between networks whose forward passes differ, though one checkpoint may fit them all.
+
+    It holds every layer with its settings, and for modules that are not torch's own their plain
+    attributes and the byte code of their methods. A function that a method calls is not looked into.
+    """
+    parts = [repr(model)]
+    for module in model.modules():
+        cls = type(module)
+        if cls.__module__.split(".")[0] == "torch":
+            continue
+        settings = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | None)}
+        methods = {k: _byte_code(f.__code__) for k, f in vars(cls).items() if isinstance(f, FunctionType)}
+        parts.append(f"{cls.__qualname__} {sorted(settings.items())} {sorted(methods.items())}")
+    return "\n".join(parts)
+
+
+def _byte_code(code: CodeType) -> tuple[object, ...]:
+    constants = tuple(_byte_code(c) if isinstance(c, CodeType) else c for c in code.co_consts)
+    return (code.co_code.hex(), code.co_names, constants)
 
 
 @contextmanager
@@ -71,7 +94,8 @@ def predict(
 
     Args:
         zoo: opened with `build`; the ingredients still to be predicted are held on the device together.
-        split: gives (image, label) pairs, such as `load_split` returns.
+        split: gives (image, label) pairs, such as `load_split` returns. To find its bank in the store, a
+            data set without a `fingerprint` of its own is read once more.
         dtype: precision the logits are kept in (torch.float32 or torch.float16); models run in their own.
         cache: the store's folder; True for the default one, False for none.
 
@@ -83,12 +107,12 @@ def predict(
     if dtype not in (torch.float32, torch.float16):
         raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
     chosen = pick_device(device)
+    batch_size = check_whole("batch_size", batch_size, least=1)
     folder = cache_root() / "banks" if cache is True else Path(cache) if cache else None
     found: dict[int, tuple[Tensor, Tensor]] = {}
     paths: list[Path] = []
     if folder is not None:
-        # repr(model) names every layer and its settings: one checkpoint fits several architectures
-        shared = (_FORMAT, repr(zoo.model(0)), fingerprint(split), str(dtype))
+        shared = (_FORMAT, describe(zoo.model(0)), fingerprint(split), str(dtype))
         paths = [folder / f"{hash_text(print_, *shared)}.safetensors" for print_ in zoo.fingerprints]
         found = {k: stored for k, path in enumerate(paths) if (stored := _stored(path)) is not None}
     missing = [k for k in range(len(zoo)) if k not in found]
@@ -146,6 +170,7 @@ def soup_logits(
     Returns: logits (n, C) in single precision and labels (n,), on the CPU.
     """
     chosen = pick_device(device)
+    batch_size = check_whole("batch_size", batch_size, least=1)
     return _forward(zoo.model(average(zoo, weights)).to(chosen), split, chosen, batch_size)
 
 
@@ -157,6 +182,7 @@ def evaluator(
     Each call is one evaluation of the budget: it averages the checkpoints and predicts the whole split.
     """
     chosen = pick_device(device)
+    batch_size = check_whole("batch_size", batch_size, least=1)
     model = zoo.model(0).to(chosen)
 
     def evaluate(weights: Tensor | Sequence[float]) -> float:

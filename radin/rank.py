@@ -56,6 +56,11 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
     p = check_weights(candidates, bank.num_models, rows=True)
     if metric == "nll":
         p = p / p.sum(1, keepdim=True)
+    else:
+        # argmax does not care about scale. A subset's logits are added as they are, so that a tie between
+        # classes stays a tie instead of being broken by the rounding of 1/3.
+        subset = ((p == 0) | (p == p.amax(1, keepdim=True))).all(1, keepdim=True)
+        p = torch.where(subset, (p > 0).double(), p)
     count, images, classes = bank.logits.shape
     # Blocks of images outside, blocks of candidates inside: each block of the bank is converted to double once.
     images_at_once = max(1, _CHUNK // max(classes * count, 1))
@@ -103,6 +108,7 @@ def rank(bank: LogitBank, candidates: Tensor, prior: float = 0.0) -> Ranking:
     Source: RADIN, stage 1. The texts we have do not print the prior's formula; this is our reading of it.
     """
     prior = check_prior(prior)
+    candidates = torch.as_tensor(candidates)
     estimates = fast_estimate(bank, candidates)
     sizes = effective_number(candidates)
     scores = estimates + prior * sizes / bank.num_models

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -47,10 +48,10 @@ def check_weights(weights: Tensor | Sequence[float], num_models: int, rows: bool
 def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
     """The soup: a state dict of sum_k p_k theta_k.
 
-    Sums run in double precision and are rounded once, to the ingredients' own dtype, so the order of
-    the ingredients does not matter. Integer and boolean buffers (counters, position ids) are copied
-    from the heaviest ingredient: an average of them has no meaning. Beside the result, one tensor is
-    held in memory.
+    Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest of them
+    where they differ), so the order of the ingredients does not matter. Integer and boolean buffers
+    (counters, position ids) are copied from the heaviest ingredient: an average of them has no meaning.
+    Beside the result, one tensor is held in memory.
 
     Args:
         weights: (N,) mixing weights, not negative, sum 1.
@@ -81,16 +82,17 @@ def _mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) ->
     p = p / p.sum()
     used = [(sources[k], p[k].item()) for k in range(len(sources)) if p[k] > 0]
     heaviest = max(used, key=lambda pair: pair[1])[0]
-    return {key: _mix_tensor(key, used, heaviest[key]) for key in keys}
+    return {key: _mix_tensor([(source[key], weight) for source, weight in used], heaviest[key]) for key in keys}
 
 
-def _mix_tensor(key: str, used: list[tuple[Mapping[str, Tensor], float]], pattern: Tensor) -> Tensor:
-    if not pattern.is_floating_point():
-        return pattern.clone()
-    total = torch.zeros(pattern.shape, dtype=torch.float64)
-    for source, weight in used:
-        total.add_(source[key], alpha=weight)
-    return total.to(pattern.dtype)
+def _mix_tensor(used: list[tuple[Tensor, float]], heaviest: Tensor) -> Tensor:
+    if not heaviest.is_floating_point():
+        return heaviest.detach().clone(memory_format=torch.contiguous_format)
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor, _ in used))
+    total = used[0][0].detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format).mul_(used[0][1])
+    for tensor, weight in used[1:]:
+        total.add_(tensor.detach(), alpha=weight)
+    return total.to(dtype)
 
 
 def save_soup(

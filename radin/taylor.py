@@ -59,7 +59,7 @@ def soup_ensemble_linear(
     Source: RADIN, the equivalence of first-order expansions (T1 in the book).
     """
     p = check_weights(weights, len(deltas))
-    if scale <= 0:
+    if not scale > 0:  # NaN fails this too
         raise ParameterError(f"scale must be positive, not {scale}.")
     with torch.no_grad():
         soup = functional_call(model, combine(start, deltas, scale * p), (images,))

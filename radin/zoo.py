@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from radin.errors import CheckpointError, ParameterError
 from radin.files import update_hash
@@ -27,6 +27,8 @@ class _SafetensorsFile(Mapping[str, Tensor]):
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, framework="pt", device="cpu")
         self._keys = list(self._file.keys())
+        if not self._keys:
+            raise CheckpointError(f"{path}: not a state dict, it holds no tensors; save model.state_dict().")
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self._keys:
@@ -71,7 +73,7 @@ def _open_torch(path: Path) -> Mapping[str, Tensor]:
             f"{path}: refused, because it holds pickled objects other than plain tensors and loading those can run "
             "code; save model.state_dict() instead of the model."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # a damaged file fails wherever its reader happens to be: struct, zip, assert, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: truncated or not a checkpoint ({reason}); copy or make it again.") from error
     if not isinstance(loaded, Mapping):
@@ -90,7 +92,7 @@ class Zoo:
 
     Attributes:
         paths: the N checkpoint files.
-        names: their N file stems (with the folder where two stems are the same), for tables and files.
+        names: their N file stems, or longer parts of their paths where stems repeat, for tables.
         build: returns one empty model, or None when only averaging is wanted.
         init: the checkpoint of the common initialisation as a lazy mapping, or None.
         fingerprints: N hex hashes of the ingredients' tensors, whatever file format holds them.
@@ -137,6 +139,8 @@ class Zoo:
                 number differ (all differences are listed, sorted).
         """
         files = _expand(paths)
+        if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
+            files = [path for path in files if path.resolve() != Path(init).resolve()]
         checkpoints = [open_checkpoint(path) for path in files]
         start = open_checkpoint(init) if init is not None else None
         _check_alike(files, checkpoints, build, (Path(init), start) if init is not None and start is not None else None)
@@ -155,7 +159,7 @@ class Zoo:
 
     def __repr__(self) -> str:
         parameters = sum(self._checkpoints[0][key].numel() for key in self.keys())
-        return f"Zoo({len(self)} ingredients, {parameters:,} numbers each, {self.paths[0].parent})"
+        return f"Zoo({len(self)} ingredients, {parameters:,} numbers each)"
 
     def __getitem__(self, index: int) -> Mapping[str, Tensor]:
         """The state dict of ingredient `index`, mapped lazily from disk."""
@@ -195,11 +199,13 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         raise CheckpointError(
             f"{paths}: no checkpoint found there; give files, a folder or a glob of {', '.join(CHECKPOINT_SUFFIXES)}."
         )
-    return sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))])
+    return sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))])
 
 
 def _names(paths: list[Path]) -> list[str]:
     stems = [path.stem for path in paths]
+    if len({(path.parent.name, path.stem) for path in paths}) < len(paths):  # only the ending, or more, differs
+        return [str(path) for path in paths]
     return [
         stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
         for path, stem in zip(paths, stems, strict=True)

@@ -108,6 +108,10 @@ def test_notebook_pages_say_how_they_were_made(book, page):
         assert word in text
 
 
+def test_no_page_shows_a_warning_of_some_library(book, page):
+    assert not [output.get_text() for output in article(book, page).select(".output.stderr")]
+
+
 def test_launch_buttons_lead_to_files_that_exist(book, page, root):
     html = (book / page).read_text("utf-8")
     binder = re.findall(r'"https://mybinder\.org/v2/gh/[\w.-]+/[\w.-]+/main\?urlpath=lab/tree/([^"]+)"', html)

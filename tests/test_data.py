@@ -180,7 +180,7 @@ def test_gray_and_transparent_images_become_colour(tmp_path, mode, suffix):
     image = read_image(path)
     assert image.shape == (3, 6, 6)
     assert image.abs().max() <= 1
-    if mode == "L":
+    if mode == "L" and suffix != ".webp":  # which rounds its colours
         assert torch.equal(image[0], image[1])
         assert torch.equal(image[0], image[2])
 
@@ -228,8 +228,14 @@ def test_other_files_are_left_alone(pets):
 
 
 def test_a_class_without_images(pets):
+    (pets / "train" / "eel").mkdir()
+    with pytest.raises(DataError, match=r"train.eel: no images in this class"):
+        load_split(str(pets), "train")
+
+
+def test_a_class_that_training_does_not_have(pets):
     (pets / "test" / "eel").mkdir()
-    with pytest.raises(DataError, match=r"test.eel: no images in this class"):
+    with pytest.raises(DataError, match=r"test: classes that .*train does not have: eel"):
         load_split(str(pets), "test")
 
 

@@ -58,6 +58,17 @@ def test_two_runs_in_two_caches_are_the_same(home, tmp_path, monkeypatch):
     assert contents(tmp_path) == contents(home)
 
 
+def test_the_number_of_cores_changes_nothing(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    try:
+        digits_zoo(1, **QUICK)
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(tmp_path).items() <= contents(home).items()
+
+
 def test_a_longer_sweep_begins_with_the_shorter(home, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
     short = digits_zoo(2, **QUICK)

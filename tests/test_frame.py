@@ -152,8 +152,11 @@ def test_an_old_python_is_refused_in_one_sentence(bare_clone):
 
 def test_an_installation_that_fails_is_not_taken_for_done(bare_clone):
     (bare_clone / "requirements.txt").write_text("no-hash==1.0\n")
-    for _ in range(2):  # the second run must try again
+    for _ in range(2):  # the second run must try again, and begin afresh after one that was killed
         done = make(bare_clone, "test")
+        assert not (bare_clone / ".venv" / "half-written").exists()
         assert done.returncode != 0
         assert "pip could not install the packages" in done.stdout
         assert not (bare_clone / ".venv" / ".installed").exists()
+        (bare_clone / ".venv" / ".installing").touch()
+        (bare_clone / ".venv" / "half-written").touch()

@@ -162,6 +162,15 @@ def test_a_page_keeps_no_timing_and_no_path(tmp_path):
     assert str(tmp_path) not in path.read_text("utf-8")
 
 
+def test_two_builds_do_not_share_a_folder(tmp_path):
+    with make.only_build_in(tmp_path):
+        second = make.only_build_in(tmp_path)
+        with pytest.raises(make.BuildError, match="another build is at work in"):
+            second.__enter__()
+    with make.only_build_in(tmp_path):
+        pass
+
+
 def test_provenance_tells_a_commit_from_uncommitted_work(small_book):
     def git(*words: str) -> str:
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
@@ -200,7 +209,8 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
 
     done = run_make_book(out, "--budget", "0", root=small_book)
     assert done.returncode == 1
-    (sentence,) = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    sentence = done.stderr
     assert "notebooks/01_a.ipynb, cell [3]: ValueError: budget must be at least 1, not 0" in sentence
     assert (out / "stage" / "notebooks" / "01_a.ipynb").exists()
     assert page.read_bytes() == good

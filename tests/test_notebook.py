@@ -60,7 +60,7 @@ def test_a_sentence_and_no_traceback_in_ipython(capsys):
     said = capsys.readouterr()
     assert isinstance(result.error_in_exec, ParameterError)
     assert (said.out + said.err).count("\n") <= 2
-    assert "budget must be a whole number of evaluations, at least 1, not 0." in said.out + said.err
+    assert "budget must be a whole number of at least 1, not 0." in said.out + said.err
 
 
 @pytest.mark.parametrize("name", ["cifar", "", "Digits"])

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from radin import LogitBank, RadinError, Zoo, evaluator, predict, soup_logits
 from radin.data import ArraySplit
 from radin.errors import BankError, DataError, ParameterError
-from radin.predict import pick_device
+from radin.predict import pick_device, single_thread
 
 SPLIT = tiny_split(20)
 
@@ -152,19 +152,26 @@ def test_another_setting_that_no_description_shows_is_predicted_afresh(tmp_path)
     assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), tmp_path / "cache") == 20
 
 
-def edited_network(function: Callable[[Tensor], Tensor]) -> type[nn.Module]:
+def test_an_edited_network_is_predicted_afresh(tmp_path):
     """A reader's own network, as it stands in a notebook before and after an edit of `forward`."""
 
-    class Net(CountingNet):
-        def forward(self, images: Tensor) -> Tensor:
-            return function(super().forward(images))
+    def first() -> nn.Module:
+        class Net(CountingNet):
+            def forward(self, images: Tensor) -> Tensor:
+                return super().forward(images).sigmoid()
 
-    return Net
+        return Net()
 
+    def edited() -> nn.Module:
+        class Net(CountingNet):
+            def forward(self, images: Tensor) -> Tensor:
+                return super().forward(images).neg()
 
-def test_an_edited_network_is_predicted_afresh(tmp_path):
-    passes(open_zoo(tmp_path, 0, make=edited_network(torch.sigmoid)), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=edited_network(torch.neg)), tmp_path / "cache") == 20
+        return Net()
+
+    passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache")
+    assert passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache") == 0
+    assert passes(open_zoo(tmp_path, 0, make=edited), tmp_path / "cache") == 20
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
@@ -334,6 +341,16 @@ def test_evaluations_do_not_depend_on_those_before(zoo):
 def test_evaluating_one_ingredient_is_its_accuracy_in_the_bank(zoo):
     bank, evaluate = run(zoo, cache=False), evaluator(zoo, SPLIT, device="cpu")
     assert [evaluate(row) for row in torch.eye(3)] == bank.accuracies().tolist()
+
+
+def test_the_number_of_threads_is_given_back():
+    before = torch.get_num_threads()
+    with single_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), single_thread():
+        raise KeyError
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
