@@ -25,6 +25,7 @@ def finish_notebook(path: Path, name: str, declared: Parameters, given: Paramete
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
+            cell.id = "injected-parameters"  # papermill's own is random, and two builds are to be the same
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
     if given:

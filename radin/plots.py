@@ -217,8 +217,15 @@ def accuracy_against_budget(
         )
     if marked is not None:
         axes.axvline(marked, color="#bbbbbb", linewidth=6, alpha=0.4, zorder=0)
-        at_foot = {"xycoords": axes.get_xaxis_transform(), "xytext": (6, 4), "textcoords": "offset points"}
-        axes.annotate(f"B = {marked}", (marked, 0), fontsize=10, color="#555555", **at_foot)
+        axes.annotate(
+            f"B = {marked}",
+            (marked, 0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=10,
+            color="#555555",
+        )
     axes.set(xlabel="budget B (evaluations)", ylabel=label)
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4, frameon=False, fontsize=10)

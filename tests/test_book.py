@@ -27,6 +27,8 @@ QUIET_BROWSER = [
     "--disable-component-update",
     "--disable-sync",
 ]
+BINDER = re.compile(r'"https://mybinder\.org/v2/gh/[\w.-]+/[\w.-]+/main\?urlpath=lab/tree/([^"]+)"')
+COLAB = re.compile(r'"https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/main/([^"]+)"')
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 IMAGES_THAT_FAILED = "[...document.images].filter(i => i.complete && i.naturalWidth === 0).map(i => i.src)"
@@ -48,6 +50,11 @@ def pages() -> list[str]:
 
 @pytest.fixture(params=pages())
 def page(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[page for page in pages() if page.startswith("notebooks/")])
+def notebook_page(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
@@ -97,13 +104,11 @@ def test_no_figure_is_empty(book, page):
         assert colours is None or len(colours) > 2, f"{path.name} is one flat colour"
 
 
-def test_notebook_pages_say_how_they_were_made(book, page):
-    if not page.startswith("notebooks/"):
-        pytest.skip("not a notebook")
-    (foot,) = article(book, page).select(".provenance")
+def test_notebook_pages_say_how_they_were_made(book, notebook_page):
+    (foot,) = article(book, notebook_page).select(".provenance")
     text = foot.get_text()
     assert "quick = True" in text
-    assert f"papermill {page.removesuffix('.html')}.ipynb out.ipynb" in text
+    assert f"papermill {notebook_page.removesuffix('.html')}.ipynb out.ipynb" in text
     for word in ("Commit", "Device", "torch", "radin"):
         assert word in text
 
@@ -112,14 +117,15 @@ def test_no_page_shows_a_warning_of_some_library(book, page):
     assert not [output.get_text() for output in article(book, page).select(".output.stderr")]
 
 
-def test_launch_buttons_lead_to_files_that_exist(book, page, root):
+def test_launch_buttons_are_there(book, notebook_page):
+    html = (book / notebook_page).read_text("utf-8")
+    assert BINDER.search(html)
+    assert COLAB.search(html)
+
+
+def test_launch_buttons_and_links_lead_to_files_that_exist(book, page, root):
     html = (book / page).read_text("utf-8")
-    binder = re.findall(r'"https://mybinder\.org/v2/gh/[\w.-]+/[\w.-]+/main\?urlpath=lab/tree/([^"]+)"', html)
-    colab = re.findall(r'"https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/main/([^"]+)"', html)
-    if page.startswith("notebooks/"):
-        assert binder, "no button for Binder"
-        assert colab, "no button for Colab"
-    for path in binder + colab:
+    for path in BINDER.findall(html) + COLAB.findall(html):
         assert (root / path).is_file(), path
 
 
@@ -216,23 +222,17 @@ def test_the_front_door_opens_without_a_server(visit, book):
     assert not reader.troubles
 
 
-def test_page_is_whole_without_a_network(visit, server, page):
+def test_page_is_whole_without_a_network_and_fits_a_phone_by_day_and_by_night(visit, server, page):
     reader = visit(server, viewport=DESK, color_scheme="light")
     reader.read(page)
-    assert not reader.troubles
     assert reader.tab.evaluate(IMAGES_THAT_FAILED) == []
     assert reader.tab.locator("mjx-merror, .math-error").count() == 0, "a formula does not parse"
-
-
-def test_page_fits_a_phone_by_day_and_by_night(visit, server, page):
-    reader = visit(server, viewport=PHONE, color_scheme="dark", is_mobile=True, has_touch=True)
-    reader.read(page)
-    assert reader.tab.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert reader.tab.evaluate(WIDER_THAN_THE_SCREEN) == []
+    reader.tab.set_viewport_size(PHONE)
+    for scheme in ("light", "dark"):
+        reader.tab.emulate_media(color_scheme=scheme)
+        reader.tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        assert reader.tab.evaluate(WIDER_THAN_THE_SCREEN) == []
     assert reader.tab.evaluate(UNREADABLE_IN_THE_DARK) == []
-    reader.tab.emulate_media(color_scheme="light")
-    reader.tab.wait_for_function("document.documentElement.dataset.theme === 'light'")
-    assert reader.tab.evaluate(WIDER_THAN_THE_SCREEN) == []
     assert not reader.troubles
 
 

@@ -25,7 +25,6 @@ def former_book(tmp_path: Path) -> Path:
         ("--zoo", "no-such-zoo", "no-such-zoo"),
         ("--prior", "strong", "prior"),
         ("--prior", "nan", "prior"),
-        ("--device", "abacus", "abacus"),
         ("--bugdet", "8", "--bugdet"),
     ],
 )
