@@ -238,6 +238,7 @@ def craft(
     if recipe not in RECIPES:
         raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
     if candidates is not None:
+        candidates = torch.as_tensor(candidates)
         check_weights(candidates, bank.num_models, rows=True)
     ledger = Ledger(bank, evaluate, budget)
     chosen = RECIPES[recipe](bank, ledger, Order(candidates, prior, seed))

@@ -25,7 +25,8 @@ class Split(Dataset[tuple[Tensor, int]]):
     """Images and labels of one part of a data set, in a fixed order.
 
     Attributes:
-        name, part: what was asked for.
+        name: of the data set, as asked for.
+        part: of it, as asked for.
         class_names: the C classes, in the order of the labels.
         labels: (n,) int64.
         fingerprint: hex hash of the images, the labels and their preprocessing.

@@ -24,7 +24,7 @@ def check_weights(weights: Tensor | Sequence[float], num_models: int, rows: bool
 
     Args:
         weights: (N,), or (M, N) when `rows`.
-        num_models: N.
+        num_models: how many ingredients there are.
 
     Raises ParameterError when the shape is wrong, or a weight is negative or not finite, or a sum is not 1.
     """
