@@ -13,6 +13,7 @@ HEAVY = {
     "PIL",
     "joblib",
     "matplotlib",
+    "numba",
     "open_clip",
     "pandas",
     "ray",
