@@ -30,6 +30,16 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).sum(-1).double() * 100 / len(labels)
 
 
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """BankError when a label lies outside the classes 0 to C - 1."""
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
+    if len(outside):
+        raise BankError(
+            f"Image {int(outside[0])} has label {int(labels[outside[0]])}, but the logits have classes 0 to "
+            f"{num_classes - 1} ({len(outside)} such images); check that data and model belong together."
+        )
+
+
 class LogitBank:
     """The ingredients' logits on one split.
 
@@ -66,19 +76,14 @@ class LogitBank:
         self._check_values()
 
     def _check_values(self) -> None:
-        outside = ((self.labels < 0) | (self.labels >= self.num_classes)).nonzero().flatten()
-        if len(outside):
-            image = int(outside[0])
-            raise BankError(
-                f"Image {image} has label {int(self.labels[image])}, but the logits have classes 0 to "
-                f"{self.num_classes - 1} ({len(outside)} such images); check that data and model belong together."
-            )
+        check_labels(self.labels, self.num_classes)
+        half = self.logits.dtype == torch.float16
         for k, name in enumerate(self.names):  # model by model: no (N, n, C) mask in memory
             bad = (~torch.isfinite(self.logits[k])).any(-1).nonzero().flatten()
             if len(bad):
                 raise BankError(
                     f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first is image "
-                    f"{int(bad[0])}; leave this ingredient out."
+                    f"{int(bad[0])}; leave this ingredient out{' or keep single precision' if half else ''}."
                 )
 
     @property
@@ -113,7 +118,7 @@ class LogitBank:
 
     @classmethod
     def load(cls, path: str | Path) -> LogitBank:
-        """Open a saved bank; its logits are mapped from disk, not read at once.
+        """Open a saved bank; its logits are mapped from disk and read once, to check them.
 
         Raises BankError when the file is missing, damaged, or not a bank.
         """

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_seed, check_whole
 
 EXHAUSTIVE_LIMIT = 20  # 2^20 - 1 rows of 20 numbers are 84 MB; each further ingredient doubles it
 
@@ -42,7 +42,7 @@ def monte_carlo(num_models: int, num_candidates: int, seed: int = 0) -> Tensor:
     """
     check_whole("num_models", num_models, least=1)
     check_whole("num_candidates", num_candidates, least=1)
-    rng = np.random.default_rng(check_whole("seed", seed, least=0))
+    rng = np.random.default_rng(check_seed(seed))
     if num_models <= EXHAUSTIVE_LIMIT:
         masks = rng.permutation(2**num_models - 1)[:num_candidates] + 1
         return from_subsets((masks[:, None] >> np.arange(num_models)) & 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from radin.bank import LogitBank
 from radin.candidates import exhaustive, from_subsets, monte_carlo
-from radin.errors import BudgetError, ParameterError, check_whole
+from radin.errors import BudgetError, ParameterError, check_seed, check_whole
 from radin.rank import check_prior, fast_estimate, rank
 from radin.soup import check_weights
 
@@ -146,15 +146,30 @@ class Order:
 Recipe = Callable[[LogitBank, Ledger, Order], Trial]
 
 
+def _merit(trial: Trial) -> float:
+    """The accuracy to compare by: 100 * (h / n) and 100 * h / n are one accuracy, whoever evaluates."""
+    return round(trial.accuracy, 9)
+
+
 def _best(trials: Sequence[Trial]) -> Trial:
-    return max(trials, key=lambda trial: trial.accuracy)  # max keeps the first of equals: the better ranked
+    return max(trials, key=_merit)  # max keeps the first of equals: the better ranked
+
+
+def _first_distinct(candidates: Tensor, order: Sequence[int], count: int) -> list[Tensor]:
+    """The first `count` different rows in the given order: one soup is not evaluated twice."""
+    rows: dict[tuple[float, ...], Tensor] = {}
+    for i in order:
+        if len(rows) == count:
+            break
+        rows.setdefault(tuple(candidates[i].tolist()), candidates[i])
+    return list(rows.values())
 
 
 def _radin(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """RADIN: rank all candidates by fast estimate plus prior, evaluate the first B, return the best by validation."""
     candidates = order.candidates_for(bank)
-    first = rank(bank, candidates, order.prior).order[: ledger.left]
-    return _best([ledger.spend(candidates[i]) for i in first])
+    ranked = rank(bank, candidates, order.prior).order
+    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, ranked.tolist(), ledger.left)])
 
 
 def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
@@ -168,7 +183,7 @@ def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
             break
         members[k] = 1
         trial = ledger.spend(from_subsets(members.unsqueeze(0))[0])
-        if trial.accuracy >= current.accuracy:
+        if _merit(trial) >= _merit(current):
             current = trial
         else:
             members[k] = 0
@@ -188,8 +203,8 @@ def _best_single(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
 def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
     candidates = order.candidates_for(bank)
-    drawn = np.random.default_rng(order.seed).permutation(len(candidates))[: ledger.left]
-    return _best([ledger.spend(candidates[i]) for i in drawn])
+    drawn = np.random.default_rng(order.seed).permutation(len(candidates))
+    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, drawn.tolist(), ledger.left)])
 
 
 def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
@@ -234,7 +249,7 @@ def craft(
     Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy and uniform.
     """
     budget, prior = check_whole("budget", budget, least=1), check_prior(prior)
-    seed = check_whole("seed", seed, least=0)
+    seed = check_seed(seed)
     if recipe not in RECIPES:
         raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
     if candidates is not None:
@@ -246,5 +261,6 @@ def craft(
     if recipe == "ensemble":
         notes.append(f"a reference, not a soup: {bank.num_models} forward passes for each image")
     if ledger.left > 0:
-        notes.append(f"this recipe can use only {ledger.spent} evaluations here, {ledger.left} of the budget are left")
+        used = f"can use only {ledger.spent} evaluations here" if ledger.spent else "needs no evaluation"
+        notes.append(f"this recipe {used}, {ledger.left} of the budget are left")
     return Soup(recipe, chosen.weights, chosen.accuracy, ledger.trials, ledger.spent, budget, "; ".join(notes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class FolderSplit(Split):
         self.files = [path for path, _ in files]
         self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
         """Hash of every file's bytes with its label, and of the preprocessing."""
         parts = [f"size={self.size}", *self.class_names]
@@ -125,6 +125,8 @@ def load_split(name: str, part: str, root: str | Path | None = None, size: int |
     if size is not None:
         check_whole("size", size, least=1)
     if name == "digits":
+        if size not in (None, 8):
+            raise DataError(f"digits are 8 x 8 pixels; leave out size={size}.")
         return _digits(part)
     return _folder(name, part, Path(root) if root is not None else data_root(), size)
 
@@ -141,7 +143,10 @@ def batches(split: Dataset[Any], batch_size: int) -> Iterator[tuple[Tensor, Tens
         return
     try:
         for images, labels in DataLoader(split, batch_size=batch_size):
-            yield images, torch.as_tensor(labels, dtype=torch.int64)
+            labels = torch.as_tensor(labels)
+            if labels.ndim != 1 or labels.is_floating_point():
+                raise DataError(f"{split!r}: labels must be whole numbers, one for each image, not {labels.dtype}.")
+            yield images, labels.long()
     except RuntimeError as error:
         if "stack expects each tensor to be equal size" not in str(error):
             raise
@@ -164,7 +169,9 @@ def fingerprint(split: Dataset[Any]) -> str:
 
 
 def _folder(name: str, part: str, root: Path, size: int | None) -> Split:
-    base = root / Path(name).expanduser()  # an absolute name stands for itself
+    base = root.expanduser() / Path(name).expanduser()  # an absolute name stands for itself
+    if not base.is_dir() and Path(name).is_dir():
+        base = Path(name)
     if not base.is_dir():
         raise DataError(
             f"Unknown data set {name!r}: it is not 'digits', and there is no folder {base}. Put the images there as "
@@ -173,7 +180,7 @@ def _folder(name: str, part: str, root: Path, size: int | None) -> Split:
     held_out = part in ("train", "val") and not (base / "val").is_dir()
     source = base / ("train" if held_out else part)
     if not source.is_dir():
-        parts = sorted(path.name for path in base.iterdir() if path.is_dir())
+        parts = _folders(base)
         raise DataError(f"{base} has no part {part!r}; it has {', '.join(parts) or 'no folders at all'}.")
     class_names = _class_names(base, source)
     files: list[tuple[Path, int]] = []
@@ -191,14 +198,18 @@ def _folder(name: str, part: str, root: Path, size: int | None) -> Split:
     return FolderSplit(name, part, files, class_names, size)
 
 
+def _folders(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def _class_names(base: Path, source: Path) -> list[str]:
     """The classes of `train` where there is one, so that a label means the same class in every part."""
-    here = sorted(path.name for path in source.iterdir() if path.is_dir())
+    here = _folders(source)
     if not here:
         raise DataError(f"{source}: no class folders; images must lie in one folder per class.")
     if not (base / "train").is_dir():
         return here
-    known = sorted(path.name for path in (base / "train").iterdir() if path.is_dir())
+    known = _folders(base / "train")
     if unknown := sorted(set(here) - set(known)):
         raise DataError(f"{source}: classes that {base / 'train'} does not have: {', '.join(unknown)}.")
     return known

@@ -33,6 +33,16 @@ class BudgetError(RadinError):
     """A recipe asked for an evaluation after its budget was spent."""
 
 
+LARGEST_SEED = 2**32 - 1
+
+
+def check_seed(seed: Any) -> int:
+    """The seed as an int; ParameterError unless it is a whole number that every generator takes."""
+    if check_whole("seed", seed, least=0) > LARGEST_SEED:
+        raise ParameterError(f"seed must be at most {LARGEST_SEED}, not {seed!r}.")
+    return int(seed)
+
+
 def check_whole(name: str, value: Any, least: int) -> int:
     """The value as an int; ParameterError unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:

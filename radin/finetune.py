@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from radin.data import ArraySplit, load_split
-from radin.errors import DataError, check_whole
+from radin.errors import DataError, check_seed, check_whole
 from radin.files import atomic_path, cache_root, hash_text
 from radin.models import DigitsNet
-from radin.predict import describe, pick_device, single_thread
+from radin.predict import pick_device, single_thread
 from radin.zoo import Zoo, open_checkpoint
 
 Hyperparameters = dict[str, float]
@@ -63,14 +63,15 @@ def train(
     Raises DataError when the loss stops being finite.
     """
     h = hyperparameters
+    epochs = check_whole("epochs", h["epochs"], least=1)
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(seed)
     images, labels = split.images, F.one_hot(split.labels, split.num_classes).float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=h["lr"], weight_decay=h["weight_decay"])
-    steps = int(h["epochs"]) * math.ceil(len(split) / batch_size)
+    steps = epochs * math.ceil(len(split) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
-    for _ in range(int(h["epochs"])):
+    for _ in range(epochs):
         for chosen in torch.randperm(len(split), generator=rng).split(batch_size):
             x = augment(images[chosen], h["augment"], h["noise"], rng)
             x, y = mixup(x, labels[chosen], h["mixup"], rng)
@@ -130,7 +131,7 @@ def digits_zoo(
 
     Returns: a Zoo with `build` and `init`, ingredients named ingredient_00, ingredient_01, ...
     """
-    num_models, seed = check_whole("num_models", num_models, least=1), check_whole("seed", seed, least=0)
+    num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
     chosen = pick_device(device)
     runs = [PRETRAINING, *sweep(num_models, seed)]
     if quick:
@@ -142,7 +143,7 @@ def digits_zoo(
     # longer sweep takes over the ingredients of a shorter one; a sweep from other ranges shows in its first run.
     recipe = json.dumps([PRETRAINING, *sweep(1, seed)])
     data = (pretrain.fingerprint, tune.fingerprint)
-    key = hash_text("digits-1", describe(DigitsNet()), recipe, str(seed), str(quick), chosen.type, *data)
+    key = hash_text("digits-1", repr(DigitsNet()), recipe, str(seed), str(quick), chosen.type, *data)
     folder = cache_root() / "zoos" / f"digits-{key[:16]}"
     paths = [folder / "init.safetensors", *(folder / f"ingredient_{k:02d}.safetensors" for k in range(num_models))]
     for number, (path, run) in enumerate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_seed, check_whole
 from radin.finetune import digits_zoo
 from radin.predict import pick_device
 from radin.rank import check_prior
@@ -37,7 +37,7 @@ def _check_parameter(name: str, value: Any) -> None:
         case "budget" | "num_candidates":
             check_whole(name, value, least=1)
         case "seed":
-            check_whole(name, value, least=0)
+            check_seed(value)
         case "zoo":
             if value not in ZOOS:
                 raise ParameterError(f"zoo must be one of {', '.join(map(repr, ZOOS))}, not {value!r}.")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from radin.bank import LogitBank, accuracy, load_tensors
+from radin.bank import LogitBank, accuracy, check_labels, load_tensors
 from radin.data import batches, fingerprint
 from radin.errors import BankError, ParameterError, check_whole
 from radin.files import atomic_path, cache_root, hash_text
@@ -23,6 +22,7 @@ from radin.soup import average
 from radin.zoo import Zoo
 
 _FORMAT = "radin-predictions-1"
+PROBE = 8  # images on which a stored prediction is compared with the network before it is trusted
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -38,28 +38,6 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ParameterError(f"device={device!r} is not available here; use 'auto', 'cpu' or 'cuda'.") from error
     return chosen
-
-
-def describe(model: nn.Module) -> str:
-    """A text that differs between networks whose forward passes differ, though one checkpoint may fit them all.
-
-    It holds every layer with its settings, and for modules that are not torch's own their plain
-    attributes and the byte code of their methods. A function that a method calls is not looked into.
-    """
-    parts = [repr(model)]
-    for module in model.modules():
-        cls = type(module)
-        if cls.__module__.split(".")[0] == "torch":
-            continue
-        settings = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | None)}
-        methods = {k: _byte_code(f.__code__) for k, f in vars(cls).items() if isinstance(f, FunctionType)}
-        parts.append(f"{cls.__qualname__} {sorted(settings.items())} {sorted(methods.items())}")
-    return "\n".join(parts)
-
-
-def _byte_code(code: CodeType) -> tuple[object, ...]:
-    constants = tuple(_byte_code(c) if isinstance(c, CodeType) else c for c in code.co_consts)
-    return (code.co_code.hex(), code.co_names, constants)
 
 
 @contextmanager
@@ -89,8 +67,8 @@ def predict(
     """Predict every ingredient on a split in one pass over the data: the entry fee of every recipe.
 
     Each ingredient's logits are kept in a store on disk under the content of its checkpoint, its
-    architecture, the images, their preprocessing and `dtype`. What is found there is not predicted
-    again, so a larger zoo costs only its new ingredients.
+    layers, the images, their preprocessing and `dtype`. What is found there, and still holds on the
+    first few images, is not predicted again, so a larger zoo costs only its new ingredients.
 
     Args:
         zoo: opened with `build`; the ingredients still to be predicted are held on the device together.
@@ -112,9 +90,13 @@ def predict(
     found: dict[int, tuple[Tensor, Tensor]] = {}
     paths: list[Path] = []
     if folder is not None:
-        shared = (_FORMAT, describe(zoo.model(0)), fingerprint(split), str(dtype))
+        shared = (_FORMAT, repr(zoo.model(0)), fingerprint(split), str(dtype))
         paths = [folder / f"{hash_text(print_, *shared)}.safetensors" for print_ in zoo.fingerprints]
-        found = {k: stored for k, path in enumerate(paths) if (stored := _stored(path)) is not None}
+        if any(path.exists() for path in paths):
+            probe, _ = next(batches(split, PROBE))
+            for k, path in enumerate(paths):
+                if (stored := _stored(path)) is not None and _still_says(zoo.model(k), probe, stored[0], chosen):
+                    found[k] = stored
     missing = [k for k in range(len(zoo)) if k not in found]
     if missing:
         found |= _run(zoo, missing, split, chosen, batch_size, dtype, progress)
@@ -132,6 +114,27 @@ def _stored(path: Path) -> tuple[Tensor, Tensor] | None:
         return tensors["logits"], tensors["labels"]
     except (BankError, KeyError):  # absent or damaged: predict again
         return None
+
+
+def _still_says(model: nn.Module, probe: Tensor, stored: Tensor, device: torch.device) -> bool:
+    """Whether the model gives the stored logits on the first images.
+
+    One checkpoint fits networks that differ in what no key can hold: an edited forward, a mean that
+    the network subtracts, a setting of the user's own. Asking the network is surer than reading its code.
+    """
+    with torch.inference_mode():
+        now = model.to(device)(_like(probe, model, device)).float().cpu()
+    known = stored[: len(probe)].float()
+    # Another device, batch size or precision moves logits in the third digit at most.
+    return now.shape == known.shape and torch.allclose(now, known, rtol=0, atol=1e-2 * known.abs().max().item())
+
+
+def _like(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+    """The images on the device, in the model's own precision."""
+    parameter = next(model.parameters(), None)
+    if parameter is None or not images.is_floating_point():
+        return images.to(device)
+    return images.to(device, parameter.dtype)
 
 
 def _run(
@@ -155,10 +158,11 @@ def _run(
             disable=not progress,
             leave=False,
         ):
-            on_device = images.to(device)
             labels.append(truth)
             for k, model in models.items():
-                logits[k].append(model(on_device).to("cpu", dtype))
+                answer = model(_like(images, model, device))
+                check_labels(truth, answer.shape[-1])
+                logits[k].append(answer.to("cpu", dtype))
     return {k: (torch.cat(logits[k]), torch.cat(labels)) for k in members}
 
 
@@ -196,6 +200,7 @@ def _forward(model: nn.Module, split: Dataset[Any], device: torch.device, batch_
     logits, labels = [], []
     with torch.inference_mode():
         for images, truth in batches(split, batch_size):
-            logits.append(model(images.to(device)).float().cpu())
+            logits.append(model(_like(images, model, device)).float().cpu())
+            check_labels(truth, logits[-1].shape[-1])
             labels.append(truth)
     return torch.cat(logits), torch.cat(labels)

@@ -50,7 +50,8 @@ def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
 
     Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest of them
     where they differ), so the order of the ingredients does not matter. Integer and boolean buffers
-    (counters, position ids) are copied from the heaviest ingredient: an average of them has no meaning.
+    (counters, position ids) are copied from the heaviest ingredient, the first of equals: an average of
+    them has no meaning.
     Beside the result, one tensor is held in memory.
 
     Args:
@@ -116,7 +117,7 @@ def save_soup(
         {"name": name, "sha256": fingerprint, "weight": weight}
         for name, fingerprint, weight in zip(zoo.names, zoo.fingerprints, p.tolist(), strict=True)
     ]
-    header = {"radin": json.dumps({"ingredients": ingredients, **(provenance or {})}, sort_keys=True)}
+    header = {"radin": json.dumps({**(provenance or {}), "ingredients": ingredients}, sort_keys=True, default=str)}
     soup = average(zoo, p)
     with atomic_path(path) as temporary:
         save_file(soup, temporary, metadata=header)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -83,7 +82,9 @@ def _open_torch(path: Path) -> Mapping[str, Tensor]:
     )
     if wrong or not loaded:
         what = f"entries that are not tensors: {', '.join(wrong[:8])}" if wrong else "no tensors"
-        raise CheckpointError(f"{path}: not a state dict, it holds {what}; save model.state_dict().")
+        inner = [key for key, value in loaded.items() if isinstance(value, Mapping) and value]
+        mend = "save model.state_dict()" + (f", here torch.save(checkpoint[{inner[0]!r}], path)" if inner else "")
+        raise CheckpointError(f"{path}: not a state dict, it holds {what}; {mend}.")
     return loaded
 
 
@@ -138,6 +139,10 @@ class Zoo:
                 or infinite weights; holds the same weights as another; or keys, shapes or kinds of
                 number differ (all differences are listed, sorted).
         """
+        if isinstance(build, nn.Module):
+            raise ParameterError(
+                "build must be a function that returns an empty model, not a model: build=lambda: Net()."
+            )
         files = _expand(paths)
         if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
             files = [path for path in files if path.resolve() != Path(init).resolve()]
@@ -179,22 +184,23 @@ class Zoo:
                 "This zoo was opened without build=...; pass Zoo.open(..., build=f), where f() returns one empty model."
             )
         model = self.build()
-        model.load_state_dict(dict(self[state] if isinstance(state, int) else state))
+        model.load_state_dict(dict(state if isinstance(state, Mapping) else self[state]))
         return model.eval()
 
 
 def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if not isinstance(paths, str | Path):
-        files = [Path(path) for path in paths]
+        files = [Path(path).expanduser() for path in paths]
         if not files:
             raise CheckpointError("No checkpoints given: a zoo needs at least one ingredient.")
         return files
-    if Path(paths).is_file():
-        return [Path(paths)]
-    if Path(paths).is_dir():
-        found = [path for path in Path(paths).iterdir() if path.suffix in CHECKPOINT_SUFFIXES]
+    place = Path(paths).expanduser()
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        found = [path for path in place.iterdir() if path.suffix in CHECKPOINT_SUFFIXES]
     else:
-        found = [Path(name) for name in glob.glob(os.path.expanduser(str(paths)), recursive=True)]
+        found = [path for path in map(Path, glob.glob(str(place), recursive=True)) if path.is_file()]
     if not found:
         raise CheckpointError(
             f"{paths}: no checkpoint found there; give files, a folder or a glob of {', '.join(CHECKPOINT_SUFFIXES)}."
@@ -227,6 +233,9 @@ def _check_alike(
     differences = []
     named = list(zip(files, checkpoints, strict=True)) + ([init] if init is not None else [])
     for path, checkpoint in named:
+        if prefix := _common_prefix(checkpoint, reference):
+            differences.append(f"{path}: every key begins with {prefix!r}; save the state dict without this prefix")
+            continue
         for key in sorted({*reference, *checkpoint}):
             if key not in checkpoint:
                 differences.append(f"{path}: missing key {key}")
@@ -243,6 +252,13 @@ def _check_alike(
             f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
             + "\n  ".join(sorted(differences))
         )
+
+
+def _common_prefix(checkpoint: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> str:
+    """What stands before every key, such as "module.", if its keys fit the reference without it; else nothing."""
+    prefix = next(iter(checkpoint)).partition(".")[0] + "."
+    fits = {key.removeprefix(prefix) for key in checkpoint} == set(reference)
+    return prefix if fits and set(checkpoint) != set(reference) else ""
 
 
 def _fingerprint(path: Path, checkpoint: Mapping[str, Tensor]) -> str:

@@ -70,3 +70,32 @@ def test_coverage_is_near_95_percent(only_a, only_b):
 def test_what_cannot_be_compared(a, b):
     with pytest.raises(ParameterError, match="paired_interval needs"):
         paired_interval(a, b)
+
+
+def test_draws_by_hand():
+    """Two images, two draws: mean differences of 1/2 and 0, so 25 points, and a spread of 0.3536 over 2 images."""
+    a = torch.tensor([[True, True], [True, False]])
+    b = torch.tensor([[True, False], [True, False]])
+    difference, low, high = paired_interval(a, b)
+    assert difference == pytest.approx(25)
+    assert (high - low) / 2 == pytest.approx(1.959964 * 100 * 0.35355339 / 2**0.5, rel=1e-6)
+    assert (high + low) / 2 == pytest.approx(25)
+
+
+def test_draws_of_one_image_do_not_count_as_new_images():
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 400, 1, generator=rng) < 0.8).repeat(1, 1, 50)
+    one, fifty = paired_interval(a[:, :1], b[:, :1]), paired_interval(a, b)
+    assert fifty == pytest.approx(one, abs=1e-9)
+
+
+def test_intervals_over_draws_cover_the_truth():
+    """Images differ in how hard they are for each model; 95% of the intervals hold the true mean difference."""
+    rng = torch.Generator().manual_seed(1)
+    covered = 0
+    for _ in range(400):
+        chance = torch.rand(2, 150, 1, generator=rng)  # both models are right half of the time on average
+        a, b = torch.rand(2, 150, 8, generator=rng) < chance
+        _, low, high = paired_interval(a, b)
+        covered += low <= 0 <= high
+    assert 0.92 <= covered / 400 <= 0.98

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from radin import LogitBank, RadinError, Zoo, evaluator, predict, soup_logits
 from radin.data import ArraySplit
 from radin.errors import BankError, DataError, ParameterError
-from radin.predict import pick_device, single_thread
+from radin.predict import PROBE, pick_device, single_thread
 
 SPLIT = tiny_split(20)
 
@@ -102,9 +102,9 @@ def test_what_is_known_is_not_predicted_again(tmp_path):
     cache = tmp_path / "cache"
     zoo = open_zoo(tmp_path, 0, 1)
     assert passes(zoo, cache) == 2 * 20
-    assert passes(zoo, cache) == 0
-    assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 0, "known by content, not by place or order"
-    assert passes(open_zoo(tmp_path / "more", 0, 1, 2), cache) == 20, "only the new one"
+    assert passes(zoo, cache) == 2 * PROBE, "what is known is asked for a few images only"
+    assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 2 * PROBE, "known by content, not by place or order"
+    assert passes(open_zoo(tmp_path / "more", 0, 1, 2), cache) == 2 * PROBE + 20, "only the new one"
 
 
 def other_images() -> ArraySplit:
@@ -127,7 +127,7 @@ def test_another_precision_is_predicted_afresh(tmp_path):
     zoo = open_zoo(tmp_path, 0, 1)
     passes(zoo, tmp_path / "cache")
     assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 40
-    assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 0
+    assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 2 * PROBE
     assert run(zoo, cache=tmp_path / "cache").logits.dtype == torch.float32
 
 
@@ -149,7 +149,33 @@ class Scaled(CountingNet):
 
 def test_another_setting_that_no_description_shows_is_predicted_afresh(tmp_path):
     passes(open_zoo(tmp_path, 0, make=lambda: Scaled(1.0)), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), tmp_path / "cache") == 20
+    assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), tmp_path / "cache") == PROBE + 20
+
+
+class Shifted(CountingNet):
+    """A network with a mean of its own, in a buffer that no checkpoint holds."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3,), mean), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) - self.mean * torch.arange(3)
+
+
+def test_preprocessing_inside_the_network_is_predicted_afresh(tmp_path):
+    passes(open_zoo(tmp_path, 0, make=lambda: Shifted(0.0)), tmp_path / "cache")
+    assert passes(open_zoo(tmp_path, 0, make=lambda: Shifted(1.0)), tmp_path / "cache") == PROBE + 20
+
+
+def test_half_and_double_networks_run_in_their_own_precision(tmp_path):
+    single = predict(open_zoo(tmp_path, 0, 1), SPLIT, cache=False)
+    for change in (nn.Module.half, nn.Module.double):
+        zoo = open_zoo(tmp_path, 0, 1, make=lambda change=change: change(CountingNet()))
+        torch.testing.assert_close(predict(zoo, SPLIT, cache=False).logits, single.logits, rtol=1e-2, atol=1e-2)
+        assert evaluator(zoo, SPLIT)([0.5, 0.5]) == pytest.approx(
+            evaluator(open_zoo(tmp_path, 0, 1), SPLIT)([0.5, 0.5]), abs=10
+        )
 
 
 def test_an_edited_network_is_predicted_afresh(tmp_path):
@@ -170,8 +196,8 @@ def test_an_edited_network_is_predicted_afresh(tmp_path):
         return Net()
 
     passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache") == 0
-    assert passes(open_zoo(tmp_path, 0, make=edited), tmp_path / "cache") == 20
+    assert passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache") == PROBE
+    assert passes(open_zoo(tmp_path, 0, make=edited), tmp_path / "cache") == PROBE + 20
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
@@ -181,7 +207,7 @@ def test_a_damaged_store_is_predicted_again(tmp_path, content):
     whole = {path: path.read_bytes() for path in cache.iterdir()}
     damaged = next(iter(whole))
     damaged.write_bytes(whole[damaged][:-9] if content is None else content)
-    assert passes(zoo, cache) == 20
+    assert passes(zoo, cache) == PROBE + 20
     assert {path: path.read_bytes() for path in cache.iterdir()} == whole
 
 
