@@ -16,9 +16,11 @@ BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRI
 	$(if $(NUM_CANDIDATES),--num-candidates '$(NUM_CANDIDATES)') $(if $(SEED),--seed '$(SEED)') \
 	$(if $(ZOO),--zoo '$(ZOO)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(QUICK),--quick '$(QUICK)')
 
-# A misspelt variable must not pass in silence.
+# A misspelt variable must not pass in silence. (make writes a blank inside a value as backslash, blank.)
 VARIABLES := $(PARAMETERS) PORT PYTHON PYTEST_ARGS UPGRADE RADIN_CACHE RADIN_DATA
-GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+NOTHING :=
+BLANK := $(NOTHING) $(NOTHING)
+GIVEN := $(foreach word,$(subst \$(BLANK),_,$(MAKEOVERRIDES)),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 ifneq ($(filter-out $(VARIABLES),$(GIVEN)),)
 $(error unknown variable $(filter-out $(VARIABLES),$(GIVEN)); this Makefile knows $(VARIABLES))
 endif
@@ -37,7 +39,8 @@ book: $(STAMP) ## run the notebooks and build the book; ends with the path of it
 test: $(STAMP) ## run every test (PYTEST_ARGS="-k soup" for some)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-serve: book ## build the book, then serve it on http://localhost:8000 (another PORT=...)
+serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); builds it if there is none
+	@[ -f _build/html/index.html ] || $(MAKE) --no-print-directory book
 	@echo 'http://localhost:$(PORT) (Ctrl-C ends it)'
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 

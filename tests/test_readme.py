@@ -22,4 +22,10 @@ def test_the_example_runs_as_written(root, radin_cache, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip(), "the example prints nothing"
+    lines = [line for line in blocks[0].splitlines() if line.strip()]
+    assert len(lines) <= 10, "it is called ten lines"
+    summary, tested = done.stdout.splitlines()
+    assert summary.startswith("radin: validation accuracy ")
+    assert "4 of 4 evaluations spent" in summary
+    assert 50 < float(tested.removeprefix("test accuracy: ")) <= 100
+    assert (tmp_path / "soup.safetensors").is_file()

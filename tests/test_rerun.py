@@ -43,3 +43,15 @@ def test_the_page_shows_the_budget_it_was_run_with(book):
     text = BeautifulSoup(page, "html.parser").get_text()
     assert "This page was rerun with budget = 3" in text
     assert "papermill notebooks/01_soup_on_digits.ipynb out.ipynb -p budget 3 " in text
+
+
+def test_the_book_made_again_from_nothing_is_the_same(book, tmp_path, monkeypatch):
+    """The zoo is trained anew, and every figure and number comes out the same."""
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
+    done = run_make_book(tmp_path, "--quick", "1", "--budget", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = tmp_path / "html"
+    pictures = sorted(path.relative_to(book) for path in book.glob("_images/*.png"))
+    assert len(pictures) > 5
+    for page in [*pictures, Path("notebooks/01_soup_on_digits.html"), Path("book/index.html")]:
+        assert (again / page).read_bytes() == (book / page).read_bytes(), page
