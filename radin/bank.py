@@ -44,7 +44,7 @@ class LogitBank:
     """The ingredients' logits on one split.
 
     Args:
-        logits: (N, n, C) in half or single precision (double is rounded to single); finite.
+        logits: (N, n, C) in half or single precision (double is rounded to single); finite. Kept on the CPU.
         labels: (n,) whole numbers from 0 to C - 1.
         names: N names for tables; "0", "1", ... when not given.
 
@@ -53,7 +53,7 @@ class LogitBank:
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
-        logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
+        logits, labels = torch.as_tensor(logits).detach().cpu(), torch.as_tensor(labels).cpu()
         if logits.ndim != 3 or not logits.is_floating_point():
             raise BankError(
                 f"Logits must be floating point of shape (N, n, C): ingredients, images, classes; "

@@ -7,7 +7,7 @@ import torch
 from helpers import random_bank, save
 from safetensors.torch import save_file
 
-from radin import LogitBank
+from radin import LogitBank, exhaustive, fast_estimate
 from radin.bank import accuracy
 from radin.errors import BankError
 
@@ -108,3 +108,9 @@ def test_a_bank_with_a_part_lost(tmp_path, lost):
     save_file(tensors, tmp_path / "bank.safetensors", header)
     with pytest.raises(BankError, match=r"bank\.safetensors: not a whole logit bank .*" + lost):
         LogitBank.load(tmp_path / "bank.safetensors")
+
+
+def test_logits_with_a_gradient_are_logits():
+    bank = LogitBank(torch.randn(2, 5, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1]))
+    assert not bank.logits.requires_grad
+    assert fast_estimate(bank, exhaustive(2)).shape == (3,)
