@@ -49,6 +49,28 @@ def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
         torch.testing.assert_close(fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("rows", [None, 300])
+def test_many_classes_and_images_agree_with_the_loop(dtype, rows):
+    """As many rivals, blocks and threads as a real bank has; the reference forms every ensemble."""
+    rng = torch.Generator().manual_seed(3)
+    labels = torch.randint(200, (700,), generator=rng)
+    shared = torch.randn(700, 200, generator=rng)
+    shared[torch.arange(700), labels] += 3
+    logits = (shared + 0.6 * torch.randn(9, 700, 200, generator=rng)).to(dtype)
+    bank = LogitBank(logits, labels)
+    if rows is None:
+        candidates = exhaustive(9)
+    else:
+        p = torch.rand(rows, 9, generator=rng)
+        candidates = p / p.sum(1, keepdim=True)
+    expected = [
+        (torch.einsum("k,knc->nc", p, logits.double()).argmax(1) == labels).double().mean().item() * 100
+        for p in candidates.double()
+    ]
+    assert fast_estimate(bank, candidates).tolist() == pytest.approx(expected, abs=1e-9)
+
+
 def exact_nll(bank: LogitBank, weights: Tensor) -> float:
     total = sum(Fraction(w) for w in weights.tolist())
     losses = []
