@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from radin.bank import LogitBank, accuracy, check_labels, load_tensors
 from radin.data import batches, fingerprint
-from radin.errors import BankError, ParameterError, check_whole
+from radin.errors import BankError, DataError, ParameterError, check_whole
 from radin.files import atomic_path, cache_root, hash_text
 from radin.soup import average
 from radin.zoo import Zoo
@@ -123,7 +123,7 @@ def _still_says(model: nn.Module, probe: Tensor, stored: Tensor, device: torch.d
     the network subtracts, a setting of the user's own. Asking the network is surer than reading its code.
     """
     with torch.inference_mode():
-        now = model.to(device)(_like(probe, model, device)).float().cpu()
+        now = _logits(model.to(device), probe, device).float().cpu()
     known = stored[: len(probe)].float()
     # Another device, batch size or precision moves logits in the third digit at most.
     return now.shape == known.shape and torch.allclose(now, known, rtol=0, atol=1e-2 * known.abs().max().item())
@@ -135,6 +135,24 @@ def _like(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
     if parameter is None or not images.is_floating_point():
         return images.to(device)
     return images.to(device, parameter.dtype)
+
+
+def _logits(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """One forward pass: (batch, C). DataError when the network does not take these images or gives no logits."""
+    try:
+        answer = model(_like(images, model, device))
+    except torch.OutOfMemoryError:  # a smaller batch_size mends it, and torch says so
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{type(model).__name__} cannot predict images of shape {tuple(images.shape[1:])} "
+            f"({reason}); check size and channels, as in load_split(..., size=224)."
+        ) from error
+    if not isinstance(answer, Tensor) or answer.shape[:1] != images.shape[:1] or answer.ndim != 2:
+        what = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise DataError(f"{type(model).__name__} must give logits (batch, classes) for a batch of images, not {what}.")
+    return answer
 
 
 def _run(
@@ -160,7 +178,7 @@ def _run(
         ):
             labels.append(truth)
             for k, model in models.items():
-                answer = model(_like(images, model, device))
+                answer = _logits(model, images, device)
                 check_labels(truth, answer.shape[-1])
                 logits[k].append(answer.to("cpu", dtype))
     return {k: (torch.cat(logits[k]), torch.cat(labels)) for k in members}
@@ -200,7 +218,7 @@ def _forward(model: nn.Module, split: Dataset[Any], device: torch.device, batch_
     logits, labels = [], []
     with torch.inference_mode():
         for images, truth in batches(split, batch_size):
-            logits.append(model(_like(images, model, device)).float().cpu())
+            logits.append(_logits(model, images, device).float().cpu())
             check_labels(truth, logits[-1].shape[-1])
             labels.append(truth)
     return torch.cat(logits), torch.cat(labels)

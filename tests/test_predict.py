@@ -388,3 +388,21 @@ def test_the_gpu_says_the_same(zoo):
     weights = [0.5, 0.25, 0.25]
     near = abs(evaluator(zoo, split, "cuda")(weights) - evaluator(zoo, split, "cpu")(weights))
     assert near <= 0.4  # two images of 500 on the border between classes
+
+
+class Pair(CountingNet):
+    def forward(self, images: Tensor) -> Tensor:
+        return (super().forward(images), None)  # type: ignore[return-value]
+
+
+def test_images_that_do_not_fit_the_network(tmp_path):
+    zoo = open_zoo(tmp_path, 0)
+    wide = ArraySplit("wide", "val", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a", "b", "c"])
+    for use in (lambda: predict(zoo, wide, cache=False), lambda: soup_logits(zoo, [1], wide)):
+        with pytest.raises(DataError, match=r"cannot predict images of shape \(1, 9, 9\)"):
+            use()
+
+
+def test_a_network_that_gives_no_logits(tmp_path):
+    with pytest.raises(DataError, match="must give logits .* not a tuple"):
+        predict(open_zoo(tmp_path, 0, make=Pair), SPLIT, cache=False)
