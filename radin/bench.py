@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,9 +17,8 @@ from tqdm import tqdm
 
 from radin.bank import LogitBank, load_tensors
 from radin.candidates import exhaustive
-from radin.data import fingerprint
 from radin.errors import BankError, ParameterError
-from radin.files import atomic_path, cache_root, hash_text
+from radin.files import atomic_path, store_folder, update_hash
 from radin.predict import evaluator, predict, single_thread
 from radin.soup import check_weights
 from radin.zoo import Zoo
@@ -118,22 +118,19 @@ class SoupBench:
     ) -> SoupBench:
         """Evaluate every subset of a small zoo on both parts: 2 (2^N - 1) evaluations, once.
 
-        The tables are kept under the content of the ingredients, their architecture and the splits; a
-        second call reads them.
+        The tables are kept under the content of the ingredients and of what they predict; a second call
+        reads them.
 
         Raises ParameterError for more ingredients than `exhaustive` lists.
         """
         rows = exhaustive(len(zoo))
         banks = [predict(zoo, split, device=device, cache=cache, progress=progress) for split in (val, test)]
-        key = hash_text(_FORMAT, repr(zoo.model(0)), *zoo.fingerprints, fingerprint(val), fingerprint(test))
-        folder = cache_root() / "benches" if cache is True else Path(cache) if cache else None
-        path = folder / f"{key}.safetensors" if folder is not None else None
+        path = None
+        if (folder := store_folder(cache, "benches")) is not None:
+            path = folder / f"{_content(zoo, banks)}.safetensors"
         if path is not None and path.exists():
             with suppress(BankError):  # damaged: build it again
-                bench = cls.load(path, zoo)
-                # The banks have just been checked against the networks; what agrees with them is theirs.
-                if all(torch.equal(a.logits, b.logits) for a, b in zip((bench.val, bench.test), banks, strict=True)):
-                    return bench
+                return cls.load(path, zoo)
         evaluators = [evaluator(zoo, split, device=device) for split in (val, test)]
         table = torch.empty(len(rows), len(PARTS), dtype=torch.float64)
         with single_thread():  # small zoos have small networks
@@ -169,3 +166,12 @@ class SoupBench:
             return cls(banks["val"], banks["test"], tensors["val.accuracy"], tensors["test.accuracy"], zoo)
         except (KeyError, json.JSONDecodeError) as error:
             raise BankError(f"{path}: not a whole soup bench ({error} is missing); build it again.") from error
+
+
+def _content(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
+    """Hex hash of the ingredients and their banks, which stand for the networks and the images together."""
+    digest = hashlib.sha256("|".join([_FORMAT, *zoo.fingerprints]).encode())
+    for part, bank in zip(PARTS, banks, strict=True):
+        update_hash(digest, f"{part}.logits", bank.logits)
+        update_hash(digest, f"{part}.labels", bank.labels)
+    return digest.hexdigest()

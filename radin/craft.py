@@ -7,7 +7,7 @@ looks a row up in a soup bench is not its business.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,7 +155,7 @@ def _best(trials: Sequence[Trial]) -> Trial:
     return max(trials, key=_merit)  # max keeps the first of equals: the better ranked
 
 
-def _first_distinct(candidates: Tensor, order: Sequence[int], count: int) -> list[Tensor]:
+def _first_distinct(candidates: Tensor, order: Iterable[int], count: int) -> list[Tensor]:
     """The first `count` different rows in the given order: one soup is not evaluated twice."""
     rows: dict[tuple[float, ...], Tensor] = {}
     for i in order:
@@ -169,7 +169,7 @@ def _radin(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """RADIN: rank all candidates by fast estimate plus prior, evaluate the first B, return the best by validation."""
     candidates = order.candidates_for(bank)
     ranked = rank(bank, candidates, order.prior).order
-    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, ranked.tolist(), ledger.left)])
+    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, ranked.numpy(), ledger.left)])
 
 
 def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
@@ -204,7 +204,7 @@ def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
     candidates = order.candidates_for(bank)
     drawn = np.random.default_rng(order.seed).permutation(len(candidates))
-    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, drawn.tolist(), ledger.left)])
+    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, drawn, ledger.left)])
 
 
 def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:

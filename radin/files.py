@@ -35,6 +35,13 @@ def cache_root() -> Path:
     return Path(os.environ.get("RADIN_CACHE") or user_cache())
 
 
+def store_folder(cache: bool | Path, kind: str) -> Path | None:
+    """The folder that a `cache` argument means: True the default one for this kind, False none, else the path."""
+    if cache is True:
+        return cache_root() / kind
+    return Path(cache) if cache else None
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it onto `path` only when the block ends well.

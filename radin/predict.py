@@ -17,7 +17,7 @@ from tqdm import tqdm
 from radin.bank import LogitBank, accuracy, check_labels, load_tensors
 from radin.data import batches, fingerprint
 from radin.errors import BankError, DataError, ParameterError, check_whole
-from radin.files import atomic_path, cache_root, hash_text
+from radin.files import atomic_path, hash_text, store_folder
 from radin.soup import average
 from radin.zoo import Zoo
 
@@ -86,7 +86,7 @@ def predict(
         raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
     chosen = pick_device(device)
     batch_size = check_whole("batch_size", batch_size, least=1)
-    folder = cache_root() / "banks" if cache is True else Path(cache) if cache else None
+    folder = store_folder(cache, "banks")
     found: dict[int, tuple[Tensor, Tensor]] = {}
     paths: list[Path] = []
     if folder is not None:
@@ -176,11 +176,11 @@ def _run(
             disable=not progress,
             leave=False,
         ):
+            on_device = images.to(device)  # once, not once for each model
             labels.append(truth)
             for k, model in models.items():
-                answer = _logits(model, images, device)
-                check_labels(truth, answer.shape[-1])
-                logits[k].append(answer.to("cpu", dtype))
+                logits[k].append(_logits(model, on_device, device).to("cpu", dtype))
+            check_labels(truth, logits[members[0]][-1].shape[-1])
     return {k: (torch.cat(logits[k]), torch.cat(labels)) for k in members}
 
 

@@ -51,8 +51,7 @@ def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
     Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest of them
     where they differ), so the order of the ingredients does not matter. Integer and boolean buffers
     (counters, position ids) are copied from the heaviest ingredient, the first of equals: an average of
-    them has no meaning.
-    Beside the result, one tensor is held in memory.
+    them has no meaning. Beside the result, one tensor is held in memory.
 
     Args:
         weights: (N,) mixing weights, not negative, sum 1.
