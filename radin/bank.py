@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -44,7 +45,8 @@ class LogitBank:
     """The ingredients' logits on one split.
 
     Args:
-        logits: (N, n, C) in half or single precision (double is rounded to single); finite. Kept on the CPU.
+        logits: (N, n, C) in half or single precision (double is rounded to single); finite. Kept on the CPU
+            until `to` moves them.
         labels: (n,) whole numbers from 0 to C - 1.
         names: N names for tables; "0", "1", ... when not given.
 
@@ -78,7 +80,9 @@ class LogitBank:
     def _check_values(self) -> None:
         check_labels(self.labels, self.num_classes)
         half = self.logits.dtype == torch.float16
-        for k, name in enumerate(self.names):  # model by model: no (N, n, C) mask in memory
+        for k, name in enumerate(self.names):
+            if all(extreme.isfinite() for extreme in self.logits[k].aminmax()):
+                continue
             bad = (~torch.isfinite(self.logits[k])).any(-1).nonzero().flatten()
             if len(bad):
                 raise BankError(
@@ -106,7 +110,13 @@ class LogitBank:
 
     def accuracies(self) -> Tensor:
         """Accuracy of each ingredient alone, in percent: (N,) double."""
-        return accuracy(self.logits, self.labels)
+        return torch.stack([accuracy(logits, self.labels) for logits in self.logits]).cpu()
+
+    def to(self, device: str | torch.device) -> LogitBank:
+        """The same bank with its tensors on another device; stage 1 then computes there."""
+        moved = copy(self)
+        moved.logits, moved.labels = self.logits.to(device), self.labels.to(device)
+        return moved
 
     def save(self, path: str | Path) -> Path:
         """Write the bank as one safetensors file, atomically."""

@@ -1,6 +1,8 @@
-"""The compiled loops of stage 1 on the CPU. `radin.rank` says what they compute and why it is exact.
+"""The compiled loops of stage 1 on the CPU. `radin.margins` says what they compute and why it is exact.
 
-Kept apart because importing numba takes half a second: `radin.rank` imports this file when it first counts.
+Kept apart because importing numba takes half a second: `radin.margins` imports this file when it first counts.
+Each function works in one thread and lets go of Python's lock, so that blocks of images run side by side.
+`radin.kernels_torch` has the same functions for a GPU.
 """
 
 from __future__ import annotations
@@ -8,134 +10,325 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+import torch
+from numba import njit, types
+from numba.extending import overload
+from torch import Tensor
 
 Array = np.ndarray[Any, Any]
+Found = tuple[int, Tensor, Tensor, Tensor]
 
-NEVER = -1  # some class is ahead of the label in every ingredient
-
-
-# Row after row in the order of memory: this is the one pass over all logits, and it runs at memory speed.
-# The two flags let the compiler take maxima eight at a time; logits are finite, a bank is checked for that.
-@njit(parallel=True, cache=True, fastmath={"nnan", "nsz"})
-def right_alone(logits: Array, labels: Array) -> Array:
-    """Whether each ingredient is right on each image: (N, n)."""
-    models, images, classes = logits.shape
-    right = np.empty((models, images), np.bool_)
-    for flat in prange(models * images):
-        row, label = logits[flat // images, flat % images], labels[flat % images]
-        own, below, above = row[label], np.float32(-np.inf), np.float32(-np.inf)
-        for c in range(label):
-            below = max(below, row[c])
-        for c in range(label + 1, classes):
-            above = max(above, row[c])
-        right[flat // images, flat % images] = below < own and above <= own
-    return right
+_IMAGES_AT_ONCE = 32  # the logits of so many images are read twice and stay in the cache between
+_STRONGEST = 8  # rivals that others are compared with; more drop hardly any further rival
 
 
-@njit(cache=True, inline="always")
-def _count_behind(logits: Array, image: int, label: int, behind: Array) -> None:
-    """For each class: in how many ingredients the label is not ahead of it (a tie goes to the lower class)."""
-    behind[:] = 0
-    for k in range(logits.shape[0]):
-        row = logits[k, image]
-        own = row[label]
-        for c in range(label):
-            behind[c] += np.int32(row[c] >= own)
-        for c in range(label + 1, logits.shape[2]):
-            behind[c] += np.int32(row[c] > own)
+def _order(logit):  # type: ignore[no-untyped-def]
+    """A number in the order of the logits: a single-precision logit itself, an integer for a half-precision one.
+
+    numba knows no half precision on CPUs; it is handed the 16 bits: a sign and a magnitude. Written as a
+    two's complement they are in the order of the logits, and -0 equals 0.
+    """
 
 
-@njit(parallel=True, cache=True)
-def count_rivals(logits: Array, labels: Array, images: Array) -> Array:
-    """How many classes can beat the label for some candidate, on each of the given images (I,): (I,), or NEVER."""
+@overload(_order)
+def _order_of(logit):  # type: ignore[no-untyped-def]  # numba wants both signatures alike
+    if logit != types.int16:
+        return lambda logit: logit
+
+    def from_bits(logit):  # type: ignore[no-untyped-def]
+        sign = np.int16(logit >> np.int16(15))
+        return np.int16(np.int16(np.int16(logit & np.int16(0x7FFF)) ^ sign) - sign)
+
+    return from_bits
+
+
+def _value(logit):  # type: ignore[no-untyped-def]
+    """The logit in double precision."""
+
+
+@overload(_value)
+def _value_of(logit):  # type: ignore[no-untyped-def]
+    if logit != types.int16:
+        return lambda logit: np.float64(logit)
+
+    def from_bits(logit):  # type: ignore[no-untyped-def]
+        # The magnitude's exponent and fraction at single precision's place; the exponents' biases differ by 112.
+        magnitude = np.int32(np.int32(np.int32(logit) & np.int32(0x7FFF)) << np.int32(13))
+        value = np.float64(magnitude.view(np.float32)) * 2.0**112
+        return -value if logit < 0 else value
+
+    return from_bits
+
+
+@njit(cache=True, nogil=True)
+def _beats(strong: Array, weak: Array) -> bool:
+    """Whether the label's margins over one rival are nowhere larger than those over another."""
+    larger = 0
+    for k in range(len(strong)):
+        larger += int(strong[k] > weak[k])
+    return larger == 0
+
+
+@njit(cache=True, nogil=True)
+def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, Array, Array, Array]:
     models, _, classes = logits.shape
-    counts = np.empty(len(images), np.int32)
-    for j in prange(len(images)):
-        behind = np.empty(classes, np.int32)
-        _count_behind(logits, images[j], labels[images[j]], behind)
-        rivals, most = 0, 0
-        for c in range(classes):
-            rivals += behind[c] > 0
-            most = max(most, behind[c])
-        counts[j] = NEVER if most == models else rivals
-    return counts
+    ahead = np.empty((models, _IMAGES_AT_ONCE), np.bool_)
+    behind = np.empty(classes, np.int32)
+    rivals = np.empty((classes, models), np.float64)
+    ties = np.empty(classes, np.bool_)
+    total = np.empty(classes, np.float64)
+    room = 256
+    margins, wins_ties = np.empty((room, models), np.float64), np.empty(room, np.bool_)
+    starts = np.zeros(last - first + 1, np.int64)
+    sure, contested, rows = 0, 0, 0
+    for begin in range(first, last, _IMAGES_AT_ONCE):
+        end = min(last, begin + _IMAGES_AT_ONCE)
+        # Row after row in the order of memory: this is the pass over all logits, and it runs at memory speed.
+        for k in range(models):
+            for image in range(begin, end):
+                row = logits[k, image]
+                own = _order(row[labels[image]])
+                at_least = np.int32(0)
+                for c in range(classes):
+                    at_least += np.int32(_order(row[c]) >= own)
+                ahead[k, image - begin] = at_least == 1  # the label itself
+        for image in range(begin, end):
+            label, doubtful = labels[image], 0
+            for k in range(models):
+                doubtful += int(not ahead[k, image - begin])
+            if doubtful == 0:
+                sure += 1
+                continue
+            # In how many ingredients the label is not ahead of each class (a tie goes to the lower class).
+            behind[:] = 0
+            for k in range(models):
+                if not ahead[k, image - begin]:
+                    row = logits[k, image]
+                    own = _order(row[label])
+                    for c in range(label):
+                        behind[c] += np.int32(_order(row[c]) >= own)
+                    for c in range(label + 1, classes):
+                        behind[c] += np.int32(_order(row[c]) > own)
+            found, most = 0, np.int32(0)
+            for c in range(classes):
+                found += int(behind[c] > 0)
+                most = max(most, behind[c])
+            if most == models:
+                continue  # some class is ahead of the label in every ingredient, so in every average
+            if found == 0:
+                sure += 1
+                continue
+            found = 0
+            for c in range(classes):
+                if behind[c] > 0:
+                    total[found] = 0.0
+                    for k in range(models):
+                        rivals[found, k] = _value(logits[k, image, label]) - _value(logits[k, image, c])
+                        total[found] += rivals[found, k]
+                    ties[found] = c < label
+                    found += 1
+            if rows + found > room:
+                while rows + found > room:
+                    room *= 2
+                more_margins, more_ties = np.empty((room, models), np.float64), np.empty(room, np.bool_)
+                more_margins[:rows], more_ties[:rows] = margins[:rows], wins_ties[:rows]
+                margins, wins_ties = more_margins, more_ties
+            # A rival that another one beats in every ingredient never decides. The strongest are kept first.
+            for _ in range(_STRONGEST):
+                strongest = 0
+                for q in range(1, found):
+                    if total[q] < total[strongest]:
+                        strongest = q
+                if total[strongest] == np.inf:
+                    break
+                margins[rows], wins_ties[rows] = rivals[strongest], ties[strongest]
+                total[strongest] = np.inf  # kept, or dropped
+                for q in range(found):
+                    if total[q] < np.inf and (wins_ties[rows] or not ties[q]) and _beats(margins[rows], rivals[q]):
+                        total[q] = np.inf
+                rows += 1
+            for q in range(found):
+                if total[q] < np.inf:
+                    margins[rows], wins_ties[rows] = rivals[q], ties[q]
+                    rows += 1
+            contested += 1
+            starts[contested] = rows
+    return sure, margins[:rows].copy(), wins_ties[:rows].copy(), starts[: contested + 1].copy()
 
 
-@njit(parallel=True, cache=True)
-def collect_margins(logits: Array, labels: Array, contested: Array, starts: Array) -> tuple[Array, Array]:
-    """Margins of the label over each rival, ingredient by ingredient.
+@njit(cache=True, nogil=True)
+def _least(margins: Array, caps: Array) -> float:
+    """A lower bound of sum_k p_k margin_k over all weights with 0 <= p_k <= caps_k and sum 1.
+
+    For any number t the sum is t - sum p_k (t - margin_k), which is at least t - sum caps_k max(0, t - margin_k):
+    a concave function of t, whose top is searched by halving. Any t gives a bound, a better one a tighter one.
+    """
+    low, high = margins.min(), margins.max()
+    best = low
+    for _ in range(8):
+        t = (low + high) / 2
+        bound, slope = t, 1.0
+        for k in range(len(margins)):
+            if margins[k] < t:
+                bound -= caps[k] * (t - margins[k])
+                slope -= caps[k]
+        best = max(best, bound)
+        if slope > 0:
+            low = t
+        else:
+            high = t
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _drop_decided(margins: Array, wins_ties: Array, starts: Array, caps: Array) -> tuple[int, Array, Array, Array]:
+    kept = np.empty(len(margins), np.bool_)
+    new_starts = np.zeros(len(starts), np.int64)
+    sure, contested, rows = 0, 0, 0
+    for j in range(len(starts) - 1):
+        left, lost = 0, False
+        for row in range(starts[j], starts[j + 1]):
+            # A bound counts only when it is clear of zero by far more than its own rounding.
+            clear = 1e-9 * np.abs(margins[row]).max()
+            kept[row] = not _least(margins[row], caps) > clear
+            lost = lost or _least(-margins[row], caps) > clear
+            left += int(kept[row])
+        if lost:
+            kept[starts[j] : starts[j + 1]] = False
+        elif left == 0:
+            sure += 1
+        else:
+            rows += left
+            contested += 1
+            new_starts[contested] = rows
+    return sure, margins[kept], wins_ties[kept], new_starts[: contested + 1].copy()
+
+
+@njit(cache=True, nogil=True)
+def _subset_sums(margins: Array, sums: Array) -> None:
+    """Sums over every subset by bitmask: each from a smaller one by one addition."""
+    sums[0] = 0.0
+    for k in range(len(margins)):
+        half = 1 << k
+        for s in range(half):
+            sums[half + s] = sums[s] + margins[k]
+
+
+@njit(cache=True, nogil=True)
+def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
+    # A subset's margin is the sum over its low ingredients plus the sum over its high ones. The two small tables
+    # are added up once for each rival; what is left for each of the 2^N subsets is one comparison.
+    models = margins.shape[1]
+    low_models = (models + 1) // 2
+    low, high = np.empty(1 << low_models, np.float64), np.empty(1 << (models - low_models), np.float64)
+    right = np.empty((len(high), len(low)), np.uint8)
+    hits = np.zeros((len(high), len(low)), np.int32)
+    for j in range(len(starts) - 1):
+        right[:] = 1
+        for row in range(starts[j], starts[j + 1]):
+            _subset_sums(margins[row, :low_models], low)
+            _subset_sums(margins[row, low_models:], high)
+            if wins_ties[row]:
+                for h in range(len(high)):
+                    least = -high[h]
+                    for s in range(len(low)):
+                        right[h, s] &= np.uint8(low[s] > least)
+            else:
+                for h in range(len(high)):
+                    least = -high[h]
+                    for s in range(len(low)):
+                        right[h, s] &= np.uint8(low[s] >= least)
+        for h in range(len(high)):
+            for s in range(len(low)):
+                hits[h, s] += right[h, s]
+    return hits.ravel()
+
+
+@njit(cache=True, nogil=True)
+def _count_candidates(averages: Array, wins_ties: Array, starts: Array) -> Array:
+    candidates = averages.shape[1]
+    hits, right = np.zeros(candidates, np.int64), np.empty(candidates, np.uint8)
+    for j in range(len(starts) - 1):
+        right[:] = 1
+        for row in range(starts[j], starts[j + 1]):
+            if wins_ties[row]:
+                for m in range(candidates):
+                    right[m] &= np.uint8(averages[row, m] > 0)
+            else:
+                for m in range(candidates):
+                    right[m] &= np.uint8(averages[row, m] >= 0)
+        for m in range(candidates):
+            hits[m] += right[m]
+    return hits
+
+
+@njit(cache=True, nogil=True)
+def _count_moves(margins: Array, wins_ties: Array, starts: Array, sums: Array, sign: float) -> Array:
+    models = margins.shape[1]
+    hits, right = np.zeros(models, np.int64), np.empty(models, np.uint8)
+    for j in range(len(starts) - 1):
+        right[:] = 1
+        for row in range(starts[j], starts[j + 1]):
+            if wins_ties[row]:
+                for k in range(models):
+                    right[k] &= np.uint8(sums[row] + sign * margins[row, k] > 0)
+            else:
+                for k in range(models):
+                    right[k] &= np.uint8(sums[row] + sign * margins[row, k] >= 0)
+        for k in range(models):
+            hits[k] += right[k]
+    return hits
+
+
+def collect(logits: Tensor, labels: Tensor, first: int, last: int) -> Found:
+    """What decides the images first to last - 1 in any ensemble.
 
     Args:
-        contested: (I,) images with rivals.
-        starts: (I + 1,) where each one's rows begin.
+        logits: (N, n, C).
+        labels: (n,).
 
-    Returns: margins (R, N) in double precision; (R,) whether a rival wins ties (its class is the lower).
+    Returns: how many images are right in every ensemble; margins (R, N) of the label over each rival in each
+        ingredient, double; (R,) whether a rival wins ties (its class is the lower); (I + 1,) where the
+        margins of each contested image begin. Images that no ensemble has right are in none of them.
     """
-    models, _, classes = logits.shape
-    margins = np.empty((starts[-1], models), np.float64)
-    wins_ties = np.empty(starts[-1], np.bool_)
-    for j in prange(len(contested)):
-        image, row = contested[j], starts[j]
-        label = labels[image]
-        behind = np.empty(classes, np.int32)
-        _count_behind(logits, image, label, behind)
-        for c in range(classes):
-            if behind[c] > 0:
-                for k in range(models):
-                    margins[row, k] = np.float64(logits[k, image, label]) - np.float64(logits[k, image, c])
-                wins_ties[row] = c < label
-                row += 1
-    return margins, wins_ties
+    if not logits.is_contiguous() or logits.dtype not in (torch.float32, torch.float16):
+        block = logits[:, first:last].float().contiguous()
+        return collect(block, labels[first:last], 0, last - first)
+    # Single and half precision are read in place, from disk if they lie there.
+    values = logits.view(torch.int16).numpy() if logits.dtype == torch.float16 else logits.numpy()
+    return _as_tensors(*_collect(values, labels.numpy(), first, last))
 
 
-@njit(parallel=True, cache=True)
-def count_subsets(margins: Array, wins_ties: Array, starts: Array, threads: int) -> Array:
-    """On how many contested images each subset of the ingredients is right: (2^N - 1,), by bitmask - 1.
+def _as_tensors(sure: int, *arrays: Array) -> Found:
+    margins, wins_ties, starts = map(torch.from_numpy, arrays)
+    return sure, margins, wins_ties, starts
 
-    A rival's margins summed over a subset are those over the subset without its last ingredient plus
-    one more: one addition for each of the 2^N sums, each half of the table from the half before it.
+
+def drop_decided(margins: Tensor, wins_ties: Tensor, starts: Tensor, caps: Tensor) -> Found:
+    """`collect`'s answer without what no candidate can change, when ingredient k weighs at most caps[k] in each.
+
+    Margins (R, N), ties (R,) and starts (I + 1,) are those of `collect`; caps (N,) belong to weights of sum 1.
+
+    Returns: how many images more are right in each of them, and the rest as `collect` does.
     """
-    models = margins.shape[1]
-    size = 1 << models
-    hits = np.zeros((threads, size), np.int64)
-    for thread in prange(threads):
-        right = np.empty(size, np.uint8)
-        sums = np.empty(size, np.float64)
-        for j in range(thread, len(starts) - 1, threads):
-            right[:] = 1
-            for row in range(starts[j], starts[j + 1]):
-                sums[0] = 0.0
-                for k in range(models):
-                    half = 1 << k
-                    for s in range(half):
-                        sums[half + s] = sums[s] + margins[row, k]
-                if wins_ties[row]:
-                    for s in range(size):
-                        right[s] &= sums[s] > 0
-                else:
-                    for s in range(size):
-                        right[s] &= sums[s] >= 0
-            for s in range(size):
-                hits[thread, s] += right[s]
-    return hits.sum(0)[1:]
+    return _as_tensors(*_drop_decided(margins.numpy(), wins_ties.numpy(), starts.numpy(), caps.numpy()))
 
 
-@njit(parallel=True, cache=True)
-def count_candidates(averages: Array, wins_ties: Array, starts: Array, hits: Array, threads: int) -> None:
-    """Add to hits (M,) on how many contested images each candidate is right, from its averaged margins (R, M)."""
-    candidates = averages.shape[1]
-    for thread in prange(threads):
-        first, last = thread * candidates // threads, (thread + 1) * candidates // threads
-        right = np.empty(last - first, np.uint8)
-        for j in range(len(starts) - 1):
-            right[:] = 1
-            for row in range(starts[j], starts[j + 1]):
-                if wins_ties[row]:
-                    for m in range(first, last):
-                        right[m - first] &= averages[row, m] > 0
-                else:
-                    for m in range(first, last):
-                        right[m - first] &= averages[row, m] >= 0
-            for m in range(first, last):
-                hits[m] += right[m - first]
+def count_subsets(margins: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
+    """On how many contested images each subset of the ingredients is right: (2^N,), by bitmask."""
+    return torch.from_numpy(_count_subsets(margins.numpy(), wins_ties.numpy(), starts.numpy()))
+
+
+def count_candidates(averages: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
+    """On how many contested images each candidate is right, from averaged margins (R, M): (M,)."""
+    return torch.from_numpy(_count_candidates(averages.numpy(), wins_ties.numpy(), starts.numpy()))
+
+
+def count_moves(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor, sign: int) -> Tensor:
+    """On how many contested images one is right with one more (sign 1) or one less (-1) of each ingredient: (N,).
+
+    Args:
+        sums: (R,) margins summed over what there is before.
+    """
+    counted = _count_moves(margins.numpy(), wins_ties.numpy(), starts.numpy(), sums.numpy(), float(sign))
+    return torch.from_numpy(counted)

@@ -44,7 +44,8 @@ def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
     whole = {metric: fast_estimate(bank, candidates, metric) for metric in ("accuracy", "nll")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module("radin.rank"), "_CHUNK", chunk)
-        patch.setattr(importlib.import_module("radin.rank"), "_CANDIDATES_AT_ONCE", 1 + chunk // 8)
+        patch.setattr("radin.margins._CHUNK", chunk)
+        patch.setattr("radin.margins._CANDIDATES_AT_ONCE", 1 + chunk // 8)
         assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
         torch.testing.assert_close(fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12)
 

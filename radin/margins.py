@@ -1,0 +1,205 @@
+"""Stage 1's shortcut: the few margins that decide the accuracy of every ensemble, and how they are counted.
+
+Where all ingredients are right, every average of them with weights >= 0 is right; where some class is ahead
+of the label in all of them, every average is wrong. On the images left, the contested ones, a class behind the
+label in all ingredients stays behind in every average and is dropped. An ensemble is right exactly when its
+margin over each class that remains, a rival, is positive (zero will do where the rival has the higher index);
+margins average as logits do. A rival is dropped too when another one is at least as far ahead in all ingredients.
+Nothing here is an approximation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from radin.bank import LogitBank
+from radin.errors import ParameterError
+
+_CHUNK = 2**22  # numbers in one block of work: 32 MiB in double precision
+_CANDIDATES_AT_ONCE = 2**12
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What is left of some images of a bank: all that any ensemble's accuracy on them depends on.
+
+    Attributes:
+        sure: how many images are right in every ensemble.
+        values: (R, N) margins of the label over each rival in each ingredient, double precision.
+        wins_ties: (R,) whether the rival wins a tie: its class is the lower one.
+        starts: (I + 1,) where the rows of each contested image begin.
+    """
+
+    sure: int
+    values: Tensor
+    wins_ties: Tensor
+    starts: Tensor
+
+
+def kernels_for(bank: LogitBank) -> ModuleType:
+    """The loops for the device on which the bank lies."""
+    if bank.logits.device.type == "cpu":
+        from radin import kernels  # numba, only once it is needed
+
+        return kernels
+    from radin import kernels_torch
+
+    return kernels_torch
+
+
+def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator[Result]:
+    """work(margins) for consecutive blocks of images, in order, on as many threads as torch may use.
+
+    A block holds _CHUNK logits at most, so that on any bank, random logits too, memory stays bounded.
+    """
+    kernels = kernels_for(bank)
+    threads = torch.get_num_threads() if bank.logits.device.type == "cpu" else 1
+    at_once = max(1, min(_CHUNK // (bank.num_models * bank.num_classes), math.ceil(bank.num_images / threads)))
+    blocks = [range(i, min(bank.num_images, i + at_once)) for i in range(0, bank.num_images, at_once)]
+
+    def run(images: range) -> Result:
+        return work(Margins(*kernels.collect(bank.logits, bank.labels, images.start, images.stop)))
+
+    with tqdm(total=len(blocks), desc="ranking", delay=3, leave=False) as bar, ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(blocks), 2 * threads):  # a few blocks at a time: their margins are all in memory
+            some = blocks[first : first + 2 * threads]
+            for result in pool.map(run, some) if len(some) > 1 else map(run, some):
+                yield result
+                bar.update()
+
+
+def collect(bank: LogitBank) -> Margins:
+    """The margins of a whole bank.
+
+    Where models agree they are a few hundredths of the bank. Of random logits, where every class is a
+    rival, they take more memory than the bank.
+    """
+    return _join(list(_over_blocks(bank, lambda margins: margins)))
+
+
+def _join(parts: list[Margins]) -> Margins:
+    starts, rows = [parts[0].starts[:1]], 0
+    for part in parts:
+        starts.append(part.starts[1:] + rows)
+        rows += len(part.values)
+    return Margins(
+        sum(part.sure for part in parts),
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.wins_ties for part in parts]),
+        torch.cat(starts),
+    )
+
+
+def count_every_subset(bank: LogitBank) -> Tensor:
+    """On how many images each subset of the ingredients is right as an ensemble: (2^N,) by bitmask.
+
+    Entry 0, the empty set, means nothing.
+    """
+    kernels = kernels_for(bank)
+    hits = torch.zeros(2**bank.num_models, dtype=torch.int64)
+    for sure, counted in _over_blocks(
+        bank, lambda part: (part.sure, kernels.count_subsets(part.values, part.wins_ties, part.starts))
+    ):
+        hits += counted.cpu()
+        hits += sure
+    return hits
+
+
+def count_candidates(bank: LogitBank, weights: Tensor) -> Tensor:
+    """On how many images each candidate is right as an ensemble: (M,).
+
+    Args:
+        weights: (M, N) double, each row of any positive scale.
+    """
+    kernels = kernels_for(bank)
+    # Slightly more than the largest weight of each ingredient, lest a bound fail by a rounding.
+    caps = (weights / weights.sum(1, keepdim=True)).amax(0) * (1 + 1e-9)
+    weights = weights.to(bank.logits.device)
+
+    def undecided(part: Margins) -> Margins:
+        sure, *rest = kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
+        return Margins(part.sure + sure, *rest)
+
+    hits = torch.zeros(len(weights), dtype=torch.int64)
+    waiting: list[Margins] = []
+    for part in _over_blocks(bank, undecided):
+        waiting.append(part)
+        if sum(len(margins.values) for margins in waiting) * bank.num_models >= _CHUNK:
+            hits += _count_averages(kernels, _join(waiting), weights)
+            waiting = []
+    return hits + _count_averages(kernels, _join(waiting), weights) if waiting else hits
+
+
+def _count_averages(kernels: ModuleType, margins: Margins, weights: Tensor) -> Tensor:
+    """On how many images each candidate is right: (M,), a block of averages at a time."""
+    hits = torch.full((len(weights),), margins.sure, dtype=torch.int64)
+    starts = margins.starts.cpu()
+    for first in range(0, len(weights), _CANDIDATES_AT_ONCE):
+        some = weights[first : first + _CANDIDATES_AT_ONCE]
+        image = 0
+        while image < len(starts) - 1:
+            # As many images as fit, and at least one: an image's rivals are not divided.
+            fit = torch.searchsorted(starts, starts[image] + _CHUNK // len(some), right=True)
+            stop = max(image + 1, int(fit) - 1)
+            rows = slice(int(starts[image]), int(starts[stop]))
+            averages = margins.values[rows] @ some.T  # (rivals, candidates)
+            within = margins.starts[image : stop + 1] - margins.starts[image]
+            hits[first : first + len(some)] += kernels.count_candidates(averages, margins.wins_ties[rows], within).cpu()
+            image = stop
+    return hits
+
+
+class Moves:
+    """Fast estimates of all ensembles one move away, for searches.
+
+    The bank is read once, to collect its margins; a move then costs one addition for each of them and touches
+    no logit. An ensemble is given by counts (N,): how often each ingredient is in, 0 or 1 for a subset.
+
+    Every answer is an accuracy in percent, the same as `radin.fast_estimate` gives, or NaN where there is no
+    such move. Raises ParameterError for counts that are no whole numbers of at least 0.
+    """
+
+    def __init__(self, bank: LogitBank) -> None:
+        self._kernels, self._margins = kernels_for(bank), collect(bank)
+        self._models, self._images = bank.num_models, bank.num_images
+
+    def add(self, counts: Tensor) -> Tensor:
+        """With one more of each ingredient: (N,). From nothing (all counts 0) they are the single models."""
+        return self._accuracy(self._sums(counts), 1)
+
+    def drop(self, counts: Tensor) -> Tensor:
+        """With one less of each ingredient: (N,); NaN where there is none, or nothing else."""
+        accuracy = self._accuracy(self._sums(counts), -1)
+        counts = torch.as_tensor(counts)
+        accuracy[(counts == 0) | (counts.sum() <= 1)] = math.nan
+        return accuracy
+
+    def swap(self, counts: Tensor) -> Tensor:
+        """With ingredient i taken out and j put in: (N, N); NaN in the rows of ingredients that are not in."""
+        accuracy, sums = torch.full((self._models, self._models), math.nan, dtype=torch.float64), self._sums(counts)
+        for i in torch.as_tensor(counts).nonzero().flatten().tolist():
+            accuracy[i] = self._accuracy(sums - self._margins.values[:, i], 1)
+        return accuracy
+
+    def _sums(self, counts: Tensor) -> Tensor:
+        numbers = torch.as_tensor(counts).detach().to("cpu", torch.float64)
+        if numbers.shape != (self._models,) or not ((numbers >= 0) & (numbers == numbers.round())).all():
+            raise ParameterError(
+                f"counts must be {self._models} whole numbers of at least 0, one for each ingredient; not {counts!r}."
+            )
+        return self._margins.values @ numbers.to(self._margins.values.device)
+
+    def _accuracy(self, sums: Tensor, sign: int) -> Tensor:
+        m = self._margins
+        hits = m.sure + self._kernels.count_moves(m.values, m.wins_ties, m.starts, sums, sign).cpu()
+        return hits.double() * 100 / self._images
