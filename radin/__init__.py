@@ -5,7 +5,7 @@
 
 from radin.bank import LogitBank
 from radin.bench import SoupBench
-from radin.candidates import exhaustive, monte_carlo
+from radin.candidates import dirichlet, exhaustive, greedy_path, monte_carlo
 from radin.craft import RECIPES, Soup, Trial, craft
 from radin.data import load_split
 from radin.errors import RadinError
@@ -29,9 +29,11 @@ __all__ = [
     "average",
     "craft",
     "digits_zoo",
+    "dirichlet",
     "evaluator",
     "exhaustive",
     "fast_estimate",
+    "greedy_path",
     "interpolate",
     "load_split",
     "monte_carlo",

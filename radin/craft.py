@@ -7,7 +7,7 @@ looks a row up in a soup bench is not its business.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from radin.bank import LogitBank
-from radin.candidates import exhaustive, from_subsets, monte_carlo
+from radin.candidates import distinct, exhaustive, from_subsets, monte_carlo
 from radin.errors import BudgetError, ParameterError, check_seed, check_whole
 from radin.rank import check_prior, fast_estimate, rank
 from radin.soup import check_weights
@@ -155,21 +155,11 @@ def _best(trials: Sequence[Trial]) -> Trial:
     return max(trials, key=_merit)  # max keeps the first of equals: the better ranked
 
 
-def _first_distinct(candidates: Tensor, order: Iterable[int], count: int) -> list[Tensor]:
-    """The first `count` different rows in the given order: one soup is not evaluated twice."""
-    rows: dict[tuple[float, ...], Tensor] = {}
-    for i in order:
-        if len(rows) == count:
-            break
-        rows.setdefault(tuple(candidates[i].tolist()), candidates[i])
-    return list(rows.values())
-
-
 def _radin(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """RADIN: rank all candidates by fast estimate plus prior, evaluate the first B, return the best by validation."""
     candidates = order.candidates_for(bank)
-    ranked = rank(bank, candidates, order.prior).order
-    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, ranked.numpy(), ledger.left)])
+    ranked = rank(bank, candidates, order.prior, top=ledger.left).order
+    return _best([ledger.spend(weights) for weights in candidates[ranked]])
 
 
 def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
@@ -202,9 +192,9 @@ def _best_single(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
 
 def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
-    candidates = order.candidates_for(bank)
-    drawn = np.random.default_rng(order.seed).permutation(len(candidates))
-    return _best([ledger.spend(weights) for weights in _first_distinct(candidates, drawn, ledger.left)])
+    candidates = distinct(order.candidates_for(bank))
+    drawn = np.random.default_rng(order.seed).permutation(len(candidates))[: ledger.left]
+    return _best([ledger.spend(weights) for weights in candidates[drawn]])
 
 
 def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
