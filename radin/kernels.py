@@ -19,6 +19,7 @@ Array = np.ndarray[Any, Any]
 Found = tuple[int, Tensor, Tensor, Tensor]
 
 _IMAGES_AT_ONCE = 32  # the logits of so many images are read twice and stay in the cache between
+_CANDIDATES_AT_ONCE = 256  # the weights of so many stay in the cache
 _STRONGEST = 8  # rivals that others are compared with; more drop hardly any further rival
 
 
@@ -244,21 +245,38 @@ def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
     return hits.ravel()
 
 
-@njit(cache=True, nogil=True)
-def _count_candidates(averages: Array, wins_ties: Array, starts: Array) -> Array:
-    candidates = averages.shape[1]
-    hits, right = np.zeros(candidates, np.int64), np.empty(candidates, np.uint8)
-    for j in range(len(starts) - 1):
-        right[:] = 1
-        for row in range(starts[j], starts[j + 1]):
-            if wins_ties[row]:
-                for m in range(candidates):
-                    right[m] &= np.uint8(averages[row, m] > 0)
-            else:
-                for m in range(candidates):
-                    right[m] &= np.uint8(averages[row, m] >= 0)
-        for m in range(candidates):
-            hits[m] += right[m]
+# One rounding for each product and sum lets the processor do both at once.
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _count_candidates(margins: Array, wins_ties: Array, starts: Array, weights: Array) -> Array:
+    models, candidates = weights.shape
+    hits = np.zeros(candidates, np.int64)
+    right, average = np.empty(_CANDIDATES_AT_ONCE, np.uint8), np.empty(_CANDIDATES_AT_ONCE, np.float64)
+    for first in range(0, candidates, _CANDIDATES_AT_ONCE):
+        last = min(candidates, first + _CANDIDATES_AT_ONCE)
+        here = last - first
+        for j in range(len(starts) - 1):
+            right[:] = 1
+            for row in range(starts[j], starts[j + 1]):
+                average[:] = 0.0
+                whole = models - models % 4
+                for k in range(0, whole, 4):  # four ingredients at a time: fewer trips to the running sum
+                    m0, m1, m2, m3 = margins[row, k], margins[row, k + 1], margins[row, k + 2], margins[row, k + 3]
+                    p0, p1 = weights[k][first:last], weights[k + 1][first:last]
+                    p2, p3 = weights[k + 2][first:last], weights[k + 3][first:last]
+                    for m in range(here):
+                        average[m] += m0 * p0[m] + m1 * p1[m] + m2 * p2[m] + m3 * p3[m]
+                for k in range(whole, models):
+                    m0, p0 = margins[row, k], weights[k][first:last]
+                    for m in range(here):
+                        average[m] += m0 * p0[m]
+                if wins_ties[row]:
+                    for m in range(here):
+                        right[m] &= np.uint8(average[m] > 0)
+                else:
+                    for m in range(here):
+                        right[m] &= np.uint8(average[m] >= 0)
+            for m in range(here):
+                hits[first + m] += right[m]
     return hits
 
 
@@ -319,9 +337,9 @@ def count_subsets(margins: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
     return torch.from_numpy(_count_subsets(margins.numpy(), wins_ties.numpy(), starts.numpy()))
 
 
-def count_candidates(averages: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
-    """On how many contested images each candidate is right, from averaged margins (R, M): (M,)."""
-    return torch.from_numpy(_count_candidates(averages.numpy(), wins_ties.numpy(), starts.numpy()))
+def count_candidates(margins: Tensor, wins_ties: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """On how many contested images each candidate is right: (M,), with weights (N, M) in double precision."""
+    return torch.from_numpy(_count_candidates(margins.numpy(), wins_ties.numpy(), starts.numpy(), weights.numpy()))
 
 
 def count_moves(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor, sign: int) -> Tensor:

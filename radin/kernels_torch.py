@@ -70,15 +70,25 @@ def count_subsets(margins: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
     return hits
 
 
-def count_candidates(averages: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
-    """On how many contested images each candidate is right, from averaged margins (R, M): (M,)."""
-    wins = torch.where(wins_ties.unsqueeze(1), averages > 0, averages >= 0)
-    right = torch.ones(len(starts) - 1, averages.shape[1], dtype=torch.bool, device=averages.device)
-    for images, rows in _rival_by_rival(starts):
-        right[images] &= wins[rows]
-    return right.sum(0)
+def count_candidates(margins: Tensor, wins_ties: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """On how many contested images each candidate is right: (M,), with weights (N, M) in double precision."""
+    candidates = weights.shape[1]
+    hits = torch.zeros(candidates, dtype=torch.int64, device=margins.device)
+    images_at_once = max(1, _AT_ONCE // candidates)
+    for first in range(0, len(starts) - 1, images_at_once):
+        part = starts[first : first + images_at_once + 1]
+        right = torch.ones(len(part) - 1, candidates, dtype=torch.bool, device=margins.device)
+        for images, rows in _rival_by_rival(part):
+            averages = margins[rows] @ weights
+            right[images] &= torch.where(wins_ties[rows].unsqueeze(1), averages > 0, averages >= 0)
+        hits += right.sum(0)
+    return hits
 
 
 def count_moves(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor, sign: int) -> Tensor:
     """On how many contested images one is right with one more (sign 1) or one less (-1) of each ingredient: (N,)."""
-    return count_candidates(sums.unsqueeze(1) + sign * margins, wins_ties, starts)
+    right = torch.ones(len(starts) - 1, margins.shape[1], dtype=torch.bool, device=margins.device)
+    for images, rows in _rival_by_rival(starts):
+        after = sums[rows].unsqueeze(1) + sign * margins[rows]
+        right[images] &= torch.where(wins_ties[rows].unsqueeze(1), after > 0, after >= 0)
+    return right.sum(0)

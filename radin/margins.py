@@ -25,7 +25,6 @@ from radin.bank import LogitBank
 from radin.errors import ParameterError
 
 _CHUNK = 2**22  # numbers in one block of work: 32 MiB in double precision
-_CANDIDATES_AT_ONCE = 2**12
 Result = TypeVar("Result")
 
 
@@ -84,10 +83,7 @@ def collect(bank: LogitBank) -> Margins:
     Where models agree they are a few hundredths of the bank. Of random logits, where every class is a
     rival, they take more memory than the bank.
     """
-    return _join(list(_over_blocks(bank, lambda margins: margins)))
-
-
-def _join(parts: list[Margins]) -> Margins:
+    parts = list(_over_blocks(bank, lambda margins: margins))
     starts, rows = [parts[0].starts[:1]], 0
     for part in parts:
         starts.append(part.starts[1:] + rows)
@@ -106,13 +102,11 @@ def count_every_subset(bank: LogitBank) -> Tensor:
     Entry 0, the empty set, means nothing.
     """
     kernels = kernels_for(bank)
-    hits = torch.zeros(2**bank.num_models, dtype=torch.int64)
-    for sure, counted in _over_blocks(
-        bank, lambda part: (part.sure, kernels.count_subsets(part.values, part.wins_ties, part.starts))
-    ):
-        hits += counted.cpu()
-        hits += sure
-    return hits
+
+    def count(part: Margins) -> tuple[int, Tensor]:
+        return part.sure, kernels.count_subsets(part.values, part.wins_ties, part.starts)
+
+    return _total(_over_blocks(bank, count), 2**bank.num_models)
 
 
 def count_candidates(bank: LogitBank, weights: Tensor) -> Tensor:
@@ -124,38 +118,21 @@ def count_candidates(bank: LogitBank, weights: Tensor) -> Tensor:
     kernels = kernels_for(bank)
     # Slightly more than the largest weight of each ingredient, lest a bound fail by a rounding.
     caps = (weights / weights.sum(1, keepdim=True)).amax(0) * (1 + 1e-9)
-    weights = weights.to(bank.logits.device)
+    columns = weights.T.contiguous().to(bank.logits.device)
 
-    def undecided(part: Margins) -> Margins:
-        sure, *rest = kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
-        return Margins(part.sure + sure, *rest)
+    def count(part: Margins) -> tuple[int, Tensor]:
+        decided, *rest = kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
+        return part.sure + decided, kernels.count_candidates(*rest, columns)
 
-    hits = torch.zeros(len(weights), dtype=torch.int64)
-    waiting: list[Margins] = []
-    for part in _over_blocks(bank, undecided):
-        waiting.append(part)
-        if sum(len(margins.values) for margins in waiting) * bank.num_models >= _CHUNK:
-            hits += _count_averages(kernels, _join(waiting), weights)
-            waiting = []
-    return hits + _count_averages(kernels, _join(waiting), weights) if waiting else hits
+    return _total(_over_blocks(bank, count), len(weights))
 
 
-def _count_averages(kernels: ModuleType, margins: Margins, weights: Tensor) -> Tensor:
-    """On how many images each candidate is right: (M,), a block of averages at a time."""
-    hits = torch.full((len(weights),), margins.sure, dtype=torch.int64)
-    starts = margins.starts.cpu()
-    for first in range(0, len(weights), _CANDIDATES_AT_ONCE):
-        some = weights[first : first + _CANDIDATES_AT_ONCE]
-        image = 0
-        while image < len(starts) - 1:
-            # As many images as fit, and at least one: an image's rivals are not divided.
-            fit = torch.searchsorted(starts, starts[image] + _CHUNK // len(some), right=True)
-            stop = max(image + 1, int(fit) - 1)
-            rows = slice(int(starts[image]), int(starts[stop]))
-            averages = margins.values[rows] @ some.T  # (rivals, candidates)
-            within = margins.starts[image : stop + 1] - margins.starts[image]
-            hits[first : first + len(some)] += kernels.count_candidates(averages, margins.wins_ties[rows], within).cpu()
-            image = stop
+def _total(counts: Iterator[tuple[int, Tensor]], length: int) -> Tensor:
+    """The sum of what each block counted; the first number of a block counts for every entry."""
+    hits = torch.zeros(length, dtype=torch.int64)
+    for everywhere, counted in counts:
+        hits += counted.cpu()
+        hits += everywhere
     return hits
 
 
