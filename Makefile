@@ -25,7 +25,7 @@ ifneq ($(filter-out $(VARIABLES),$(GIVEN)),)
 $(error unknown variable $(filter-out $(VARIABLES),$(GIVEN)); this Makefile knows $(VARIABLES))
 endif
 
-.PHONY: help book test serve lint pins clean
+.PHONY: help book test serve bench lint pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -43,6 +43,9 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 	@[ -f _build/html/index.html ] || $(MAKE) --no-print-directory book
 	@echo 'http://localhost:$(PORT) (Ctrl-C ends it)'
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 20 minutes); the table goes to the book, too
+	@$(BIN)/python tests/benchmarks/stage_one.py
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .

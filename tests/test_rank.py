@@ -45,7 +45,6 @@ def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module("radin.rank"), "_CHUNK", chunk)
         patch.setattr("radin.margins._CHUNK", chunk)
-        patch.setattr("radin.margins._CANDIDATES_AT_ONCE", 1 + chunk // 8)
         assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
         torch.testing.assert_close(fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12)
 
@@ -70,6 +69,20 @@ def test_many_classes_and_images_agree_with_the_loop(dtype, rows):
         for p in candidates.double()
     ]
     assert fast_estimate(bank, candidates).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@given(bank=tied_banks(), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_the_table_of_all_subsets_and_candidates_one_by_one_agree(bank, data):
+    N = bank.num_models
+    masks = data.draw(st.lists(st.integers(1, 2**N - 1), min_size=1, max_size=8))
+    subsets = exhaustive(N)[[mask - 1 for mask in masks]]
+    expected = [float(exact_accuracy(bank, p)) for p in subsets]
+    for gain, unused in ((0, "count_every_subset"), (2**30, "count_candidates")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.import_module("radin.rank"), "_TABLE_GAIN", gain)
+            patch.setattr(importlib.import_module("radin.rank"), unused, None)
+            assert fast_estimate(bank, subsets).tolist() == expected
 
 
 def exact_nll(bank: LogitBank, weights: Tensor) -> float:
@@ -139,6 +152,86 @@ def test_order_of_the_ranking(data, bank, prior):
     assert ranking.order.dtype == torch.int64
     assert ranking.scores.tolist() == pytest.approx([float(score) for score in scores], abs=1e-9)
     assert torch.equal(ranking.estimates, fast_estimate(bank, candidates))
+
+
+def first_distinct(candidates: Tensor, order: Tensor, count: int) -> list[int]:
+    """The first `count` indices in the order whose rows of weights have not come before."""
+    seen, chosen = [], []
+    for i in order.tolist():
+        if candidates[i].tolist() not in seen:
+            seen.append(candidates[i].tolist())
+            chosen.append(i)
+    return chosen[:count]
+
+
+@given(data=st.data(), bank=tied_banks(), prior=st.sampled_from([0, 0.25, 1, 8, 100, 1e6]))
+@settings(max_examples=200, deadline=None)
+def test_top_is_the_beginning_of_the_whole_order(data, bank, prior):
+    N = bank.num_models
+    rows = data.draw(st.lists(mixing_weights(N), min_size=1, max_size=5))
+    rows += [row * data.draw(st.sampled_from([1.0, 1.0, 1 + 2**-20])) for row in rows]  # repeats, and nearly so
+    rows = [torch.where(row == 0, data.draw(st.sampled_from([0.0, -0.0])), row) for row in rows]
+    subsets = exhaustive(N)[data.draw(st.lists(st.integers(0, 2**N - 2), max_size=8))]
+    candidates = torch.cat([torch.stack(rows), subsets])
+    candidates = candidates[data.draw(st.permutations(range(len(candidates))))]
+    whole = rank(bank, candidates, prior)
+    top = data.draw(st.integers(1, len(candidates) + 2))
+    some = rank(bank, candidates, prior, top)
+    assert some.order.tolist() == first_distinct(candidates, whole.order, top)
+    assert some.order.dtype == torch.int64
+    assert torch.equal(some.estimates, whole.estimates)
+    assert torch.equal(some.scores, whole.scores)
+
+
+@pytest.mark.parametrize("top", [1, 2, 3, 20, 63, 64, 500])
+def test_top_finds_enough_behind_many_repeats(top):
+    """The best candidate a thousand times over, then ties, then all that is left."""
+    bank = random_bank(6, 7)
+    best = int(rank(bank, exhaustive(6)).order[0])
+    candidates = torch.cat([exhaustive(6)[best].repeat(1000, 1), exhaustive(6).repeat(2, 1)])
+    whole = rank(bank, candidates)
+    assert rank(bank, candidates, top=top).order.tolist() == first_distinct(candidates, whole.order, top)
+    assert len(rank(bank, candidates, top=top).order) == min(top, 63)
+
+
+def test_zero_and_minus_zero_are_one_weight():
+    candidates = torch.tensor([[1.0, -0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert sorted(rank(random_bank(2), candidates, top=3).order.tolist()) == [0, 2]
+
+
+@pytest.mark.parametrize("top", [0, -1, True, 1.5, "1", math.nan, [1]])
+def test_impossible_tops(top):
+    with pytest.raises(ParameterError, match="top must be a whole number of at least 1, not "):
+        rank(random_bank(), exhaustive(3), top=top)
+
+
+def test_numpy_tops_are_tops():
+    assert len(rank(random_bank(), exhaustive(3), top=np.int64(2)).order) == 2
+    assert len(rank(random_bank(), exhaustive(3), top=None).order) == 7
+
+
+@pytest.mark.parametrize("top", [None, 1, 5])
+def test_one_candidate_is_the_first(top):
+    for p in ([[0.0, 1.0, 0.0]], [[0.2, 0.3, 0.5]]):
+        ranking = rank(random_bank(), torch.tensor(p), prior=1.0, top=top)
+        assert ranking.order.tolist() == [0]
+        assert ranking.estimates.shape == ranking.scores.shape == (1,)
+
+
+@pytest.mark.parametrize("N", [61, 62, 63, 64, 124, 125, 200])
+def test_bitmasks_of_any_length_order_as_whole_numbers_do(N):
+    """One image and few sizes: nearly all is tied, down to the bitmask."""
+    rng = torch.Generator().manual_seed(N)
+    bank = random_bank(N, 1, 2, seed=N)
+    size = torch.randint(1, 4, (120, 1), generator=rng)
+    members = torch.rand(120, N, generator=rng).argsort(1) < size
+    members[:20] = members[20:40]
+    members = torch.cat([members, torch.eye(N, dtype=torch.bool)])  # each bit alone
+    masks = [sum(1 << k for k in row.nonzero().flatten().tolist()) for row in members]
+    ranking = rank(bank, members / members.sum(1, keepdim=True))
+    keys = zip(ranking.estimates.tolist(), members.sum(1).tolist(), masks, strict=True)
+    expected = [(-estimate, -held, mask, i) for i, (estimate, held, mask) in enumerate(keys)]
+    assert ranking.order.tolist() == [key[-1] for key in sorted(expected)]
 
 
 def test_a_strong_prior_favours_the_most_ingredients():

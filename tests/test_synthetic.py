@@ -1,0 +1,40 @@
+"""radin/synthetic.py: banks as accurate as asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from radin import fast_estimate
+from radin.errors import ParameterError
+from radin.synthetic import synthetic_bank
+
+
+@pytest.mark.parametrize(("N", "C"), [(13, 10), (13, 200), (30, 100)])
+def test_accuracies_come_out_near_the_targets(N, C):
+    bank = synthetic_bank(N, 4000, C, single=70, ensemble=75)
+    assert bank.logits.shape == (N, 4000, C)
+    assert bank.accuracies().mean().item() == pytest.approx(70, abs=2)
+    assert fast_estimate(bank, torch.full((1, N), 1 / N)).item() == pytest.approx(75, abs=2)
+
+
+def test_seeds_and_precision():
+    one, same, other = (synthetic_bank(2, 50, 5, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.logits, same.logits)
+    assert torch.equal(one.labels, same.labels)
+    assert not torch.equal(one.logits, other.logits)
+    half = synthetic_bank(2, 50, 5, dtype=torch.float16)
+    assert half.logits.dtype == torch.float16
+    torch.testing.assert_close(half.logits.float(), one.logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("single", "ensemble"), [(20, 80), (80, 70), (90, 100), (float("nan"), 80)])
+def test_accuracies_out_of_reach(single, ensemble):
+    with pytest.raises(ParameterError, match="chance < single <= ensemble < 100"):
+        synthetic_bank(3, 10, 5, single=single, ensemble=ensemble)
+
+
+@pytest.mark.parametrize("sizes", [(0, 5, 5), (2, 0, 5), (2, 5, 1), (2, 5, 2.5)])
+def test_impossible_sizes(sizes):
+    with pytest.raises(ParameterError, match="must be a whole number of at least"):
+        synthetic_bank(*sizes)
