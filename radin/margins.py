@@ -11,8 +11,9 @@ Nothing here is an approximation.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
@@ -59,22 +60,27 @@ def kernels_for(bank: LogitBank) -> ModuleType:
 def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator[Result]:
     """work(margins) for consecutive blocks of images, in order, on as many threads as torch may use.
 
-    A block holds _CHUNK logits at most, so that on any bank, random logits too, memory stays bounded.
+    A block holds a limited number of logits, so that on any bank, random logits too, memory stays bounded.
     """
     kernels = kernels_for(bank)
-    threads = torch.get_num_threads() if bank.logits.device.type == "cpu" else 1
-    at_once = max(1, min(_CHUNK // (bank.num_models * bank.num_classes), math.ceil(bank.num_images / threads)))
+    on_cpu = bank.logits.device.type == "cpu"
+    threads, chunk = (torch.get_num_threads(), _CHUNK) if on_cpu else (1, 32 * _CHUNK)  # a GPU wants long work
+    at_once = max(1, min(chunk // (bank.num_models * bank.num_classes), math.ceil(bank.num_images / threads)))
     blocks = [range(i, min(bank.num_images, i + at_once)) for i in range(0, bank.num_images, at_once)]
 
     def run(images: range) -> Result:
         return work(Margins(*kernels.collect(bank.logits, bank.labels, images.start, images.stop)))
 
+    waiting: deque[Future[Result]] = deque()
     with tqdm(total=len(blocks), desc="ranking", delay=3, leave=False) as bar, ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(blocks), 2 * threads):  # a few blocks at a time: their margins are all in memory
-            some = blocks[first : first + 2 * threads]
-            for result in pool.map(run, some) if len(some) > 1 else map(run, some):
-                yield result
+        for images in blocks:
+            waiting.append(pool.submit(run, images))
+            if len(waiting) > 2 * threads:  # no further ahead: what is found waits in memory
+                yield waiting.popleft().result()
                 bar.update()
+        while waiting:
+            yield waiting.popleft().result()
+            bar.update()
 
 
 def collect(bank: LogitBank) -> Margins:

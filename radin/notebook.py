@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from importlib import resources
 from typing import Any
 
-from radin.errors import DataError, ParameterError, check_seed, check_whole
+from radin.errors import ParameterError, check_seed, check_whole
 from radin.finetune import digits_zoo
 from radin.predict import pick_device
 from radin.rank import check_prior
@@ -57,15 +58,9 @@ def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:
     return digits_zoo(num_models=5 if quick else 10, quick=quick, device=device)
 
 
-def book_file(name: str) -> Path:
-    """The path of a file that ships in the repository's book folder, such as the results of a benchmark.
-
-    Raises DataError when the module was installed without the repository.
-    """
-    path = Path(__file__).resolve().parent.parent / "book" / name
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; the notebooks need the repository, not the module alone: clone it.")
-    return path
+def measured(name: str) -> Any:
+    """What a benchmark of this repository measured, as it was last kept with the module: "stage_one"."""
+    return json.loads(resources.files("radin").joinpath("results", f"{name}.json").read_text("utf-8"))
 
 
 def glue(name: str, value: Any, show: bool = False) -> None:

@@ -3,7 +3,7 @@
 The floor is one max-reduction over the same logits, the least that any exact method must do once: read them.
 Each case runs in a process of its own, floor and peer in the same process as radin. Finished cases are kept
 in `_build/bench/stage_one.json`, so that a killed run goes on where it stopped; at the end the results are copied
-to `book/stage_one.json`, which the book's page of benchmarks shows.
+to `radin/results/stage_one.json`, which the book's chapter on stage 1 shows.
 
     python tests/benchmarks/stage_one.py            # all cases; some 20 minutes, 20 GB of memory, 7 GB of disk
     python tests/benchmarks/stage_one.py --case subsets_single    # one of them, printed
@@ -317,7 +317,7 @@ def run_all(quick: bool) -> None:
         print(f"{time.monotonic() - start:.0f} s", flush=True)
     print(table(results))
     if not quick:
-        write(results, ROOT / "book" / "stage_one.json")
+        write(results, ROOT / "radin" / "results" / "stage_one.json")
     print(path)
 
 
