@@ -62,6 +62,26 @@ def _value_of(logit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _is_ahead(row: Array, label: int) -> bool:
+    """Whether the label's logit is above all others, with no tie."""
+    own = _order(row[label])
+    at_least = np.int32(0)
+    for c in range(len(row)):
+        at_least += np.int32(_order(row[c]) >= own)
+    return at_least == 1  # the label itself
+
+
+@njit(cache=True, nogil=True)
+def _add_behind(row: Array, label: int, behind: Array) -> None:
+    """Count, for each class, that the label is not ahead of it here; a tie goes to the lower class."""
+    own = _order(row[label])
+    for c in range(label):
+        behind[c] += np.int32(_order(row[c]) >= own)
+    for c in range(label + 1, len(row)):
+        behind[c] += np.int32(_order(row[c]) > own)
+
+
+@njit(cache=True, nogil=True)
 def _beats(strong: Array, weak: Array) -> bool:
     """Whether the label's margins over one rival are nowhere larger than those over another."""
     larger = 0
@@ -71,12 +91,36 @@ def _beats(strong: Array, weak: Array) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: Array) -> int:
+    """Copy one image's rivals to the head of margins and wins_ties, strongest first; returns how many.
+
+    A rival that another one beats in every ingredient never decides, and is left out. `total` holds each
+    rival's margins added up; it is used up.
+    """
+    kept = 0
+    for _ in range(min(_STRONGEST, len(rivals))):
+        strongest = total.argmin()
+        if total[strongest] == np.inf:
+            break
+        margins[kept], wins_ties[kept] = rivals[strongest], ties[strongest]
+        total[strongest] = np.inf  # kept, or left out
+        for q in range(len(rivals)):
+            if total[q] < np.inf and (wins_ties[kept] or not ties[q]) and _beats(margins[kept], rivals[q]):
+                total[q] = np.inf
+        kept += 1
+    for q in range(len(rivals)):
+        if total[q] < np.inf:
+            margins[kept], wins_ties[kept] = rivals[q], ties[q]
+            kept += 1
+    return kept
+
+
+@njit(cache=True, nogil=True)
 def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, Array, Array, Array]:
     models, _, classes = logits.shape
     ahead = np.empty((models, _IMAGES_AT_ONCE), np.bool_)
-    behind = np.empty(classes, np.int32)
-    rivals = np.empty((classes, models), np.float64)
-    ties = np.empty(classes, np.bool_)
+    behind = np.empty(classes, np.int32)  # in how many ingredients the label is not ahead of each class
+    rivals, ties = np.empty((classes, models), np.float64), np.empty(classes, np.bool_)
     total = np.empty(classes, np.float64)
     room = 256
     margins, wins_ties = np.empty((room, models), np.float64), np.empty(room, np.bool_)
@@ -87,38 +131,18 @@ def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, 
         # Row after row in the order of memory: this is the pass over all logits, and it runs at memory speed.
         for k in range(models):
             for image in range(begin, end):
-                row = logits[k, image]
-                own = _order(row[labels[image]])
-                at_least = np.int32(0)
-                for c in range(classes):
-                    at_least += np.int32(_order(row[c]) >= own)
-                ahead[k, image - begin] = at_least == 1  # the label itself
+                ahead[k, image - begin] = _is_ahead(logits[k, image], labels[image])
         for image in range(begin, end):
-            label, doubtful = labels[image], 0
-            for k in range(models):
-                doubtful += int(not ahead[k, image - begin])
-            if doubtful == 0:
-                sure += 1
-                continue
-            # In how many ingredients the label is not ahead of each class (a tie goes to the lower class).
+            label = labels[image]
             behind[:] = 0
             for k in range(models):
                 if not ahead[k, image - begin]:
-                    row = logits[k, image]
-                    own = _order(row[label])
-                    for c in range(label):
-                        behind[c] += np.int32(_order(row[c]) >= own)
-                    for c in range(label + 1, classes):
-                        behind[c] += np.int32(_order(row[c]) > own)
-            found, most = 0, np.int32(0)
-            for c in range(classes):
-                found += int(behind[c] > 0)
-                most = max(most, behind[c])
-            if most == models:
-                continue  # some class is ahead of the label in every ingredient, so in every average
-            if found == 0:
+                    _add_behind(logits[k, image], label, behind)
+            most = behind.max()
+            if most == 0:
                 sure += 1
-                continue
+            if most == 0 or most == models:
+                continue  # some class is ahead of the label in no ingredient, or in all, and so in every average
             found = 0
             for c in range(classes):
                 if behind[c] > 0:
@@ -134,24 +158,7 @@ def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, 
                 more_margins, more_ties = np.empty((room, models), np.float64), np.empty(room, np.bool_)
                 more_margins[:rows], more_ties[:rows] = margins[:rows], wins_ties[:rows]
                 margins, wins_ties = more_margins, more_ties
-            # A rival that another one beats in every ingredient never decides. The strongest are kept first.
-            for _ in range(_STRONGEST):
-                strongest = 0
-                for q in range(1, found):
-                    if total[q] < total[strongest]:
-                        strongest = q
-                if total[strongest] == np.inf:
-                    break
-                margins[rows], wins_ties[rows] = rivals[strongest], ties[strongest]
-                total[strongest] = np.inf  # kept, or dropped
-                for q in range(found):
-                    if total[q] < np.inf and (wins_ties[rows] or not ties[q]) and _beats(margins[rows], rivals[q]):
-                        total[q] = np.inf
-                rows += 1
-            for q in range(found):
-                if total[q] < np.inf:
-                    margins[rows], wins_ties[rows] = rivals[q], ties[q]
-                    rows += 1
+            rows += _keep(rivals[:found], ties[:found], total[:found], margins[rows:], wins_ties[rows:])
             contested += 1
             starts[contested] = rows
     return sure, margins[:rows].copy(), wins_ties[:rows].copy(), starts[: contested + 1].copy()

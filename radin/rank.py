@@ -68,7 +68,6 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
 
 def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
     """Exact accuracy of each ensemble without ever forming one; see `radin.margins`."""
-    # A table of all subsets costs some 30 times less for each of its 2^N rows than a candidate on its own.
     if subsets and bank.num_models <= EXHAUSTIVE_LIMIT and 2**bank.num_models <= _TABLE_GAIN * len(p):
         hits = count_every_subset(bank)[_bitmasks(p)[0]]
     else:
