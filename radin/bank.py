@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,6 +18,7 @@ from radin.errors import BankError
 from radin.files import atomic_path
 
 _FORMAT = "radin-bank-1"
+_DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -130,6 +133,8 @@ class LogitBank:
     def load(cls, path: str | Path) -> LogitBank:
         """Open a saved bank; its logits are mapped from disk and read once, to check them.
 
+        It may be larger than memory. Then it is read-only: an attempt to change a logit in place ends the program.
+
         Raises BankError when the file is missing, damaged, or not a bank.
         """
         tensors, metadata = load_tensors(path, _FORMAT)
@@ -148,11 +153,31 @@ def load_tensors(path: str | Path, expected_format: str) -> tuple[dict[str, Tens
     if not path.is_file():
         raise BankError(f"{path}: no such file.")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except RuntimeError:  # of torch: a mapping that could be written to may not be larger than memory
+            tensors, metadata = _map_read_only(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BankError(f"{path}: damaged or not a safetensors file ({error}); make it again.") from error
     if metadata.get("format") != expected_format:
         raise BankError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}; make it again.")
+    return tensors, metadata
+
+
+def _map_read_only(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a safetensors file of any size; writing to one of them ends the program."""
+    with path.open("rb") as file:
+        start = 8 + (length := int.from_bytes(file.read(8), "little"))
+        header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for key, entry in header.items():
+        first, last = entry["data_offsets"]
+        numbers = np.memmap(path, np.uint8, "r", start + first, (last - first,))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            flat = torch.frombuffer(numbers, dtype=_DTYPES[entry["dtype"]])
+        tensors[key] = flat.view(entry["shape"])
     return tensors, metadata

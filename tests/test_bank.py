@@ -114,3 +114,32 @@ def test_logits_with_a_gradient_are_logits():
     bank = LogitBank(torch.randn(2, 5, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1]))
     assert not bank.logits.requires_grad
     assert fast_estimate(bank, exhaustive(2)).shape == (3,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_bank_larger_than_memory_is_mapped_read_only(tmp_path, monkeypatch, dtype):
+    bank = LogitBank(random_bank(3, 40, 5).logits.to(dtype), random_bank(3, 40, 5).labels, ["a", "b", "c"])
+    path = bank.save(tmp_path / "bank.safetensors")
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("unable to mmap 27044160336 bytes: Cannot allocate memory (12)")  # torch's words
+
+    monkeypatch.setattr("radin.bank.safe_open", refuse)
+    mapped = LogitBank.load(path)
+    assert torch.equal(mapped.logits, bank.logits)
+    assert torch.equal(mapped.labels, bank.labels)
+    assert mapped.names == bank.names
+    assert torch.equal(fast_estimate(mapped, exhaustive(3)), fast_estimate(bank, exhaustive(3)))
+
+
+@pytest.mark.parametrize("cut", [4, 100, 400])
+def test_a_damaged_large_bank_is_refused_too(tmp_path, monkeypatch, cut):
+    path = random_bank(3, 40, 5).save(tmp_path / "bank.safetensors")
+    path.write_bytes(path.read_bytes()[:-cut] if cut < 400 else b"\x10" + bytes(7) + b"not json at all!")
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("unable to mmap")
+
+    monkeypatch.setattr("radin.bank.safe_open", refuse)
+    with pytest.raises(BankError, match="damaged"):
+        LogitBank.load(path)
