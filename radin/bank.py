@@ -18,6 +18,7 @@ from radin.errors import BankError
 from radin.files import atomic_path
 
 _FORMAT = "radin-bank-1"
+_LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
@@ -59,10 +60,10 @@ class LogitBank:
 
     def __init__(self, logits: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
         logits, labels = torch.as_tensor(logits).detach().cpu(), torch.as_tensor(labels).cpu()
-        if logits.ndim != 3 or not logits.is_floating_point():
+        if logits.ndim != 3 or logits.dtype not in _LOGIT_DTYPES:
             raise BankError(
-                f"Logits must be floating point of shape (N, n, C): ingredients, images, classes; "
-                f"these are {logits.dtype} of shape {tuple(logits.shape)}."
+                f"Logits must be floating point (half, bfloat16, single or double) of shape (N, n, C): ingredients, "
+                f"images, classes; these are {logits.dtype} of shape {tuple(logits.shape)}."
             )
         if 0 in logits.shape:
             raise BankError(
@@ -76,7 +77,7 @@ class LogitBank:
         if names is not None and len(names) != len(logits):
             raise BankError(f"{len(names)} names were given for {len(logits)} ingredients.")
         self.logits = logits.float() if logits.dtype == torch.float64 else logits
-        self.labels = labels.long()
+        self.labels = labels.long().contiguous()
         self.names = [str(name) for name in names] if names is not None else [str(k) for k in range(len(logits))]
         self._check_values()
 

@@ -7,6 +7,8 @@ Each function works in one thread and lets go of Python's lock, so that blocks o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,14 @@ Found = tuple[int, Tensor, Tensor, Tensor]
 _IMAGES_AT_ONCE = 32  # the logits of so many images are read twice and stay in the cache between
 _CANDIDATES_AT_ONCE = 256  # the weights of so many stay in the cache
 _STRONGEST = 8  # rivals that others are compared with; more drop hardly any further rival
+
+
+def _loop(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """The function compiled; kept on disk for the next process where there is a folder that may be written to."""
+    try:
+        return njit(function, nogil=True, cache=True, **options)
+    except RuntimeError:  # numba found none
+        return njit(function, nogil=True, **options)
 
 
 def _order(logit):  # type: ignore[no-untyped-def]
@@ -53,15 +63,17 @@ def _value_of(logit):  # type: ignore[no-untyped-def]
         return lambda logit: np.float64(logit)
 
     def from_bits(logit):  # type: ignore[no-untyped-def]
-        # The magnitude's exponent and fraction at single precision's place; the exponents' biases differ by 112.
-        magnitude = np.int32(np.int32(np.int32(logit) & np.int32(0x7FFF)) << np.int32(13))
-        value = np.float64(magnitude.view(np.float32)) * 2.0**112
+        magnitude = np.int32(np.int32(logit) & np.int32(0x7FFF))
+        if magnitude < 0x400:  # exponent 0: no leading one
+            value = magnitude * 2.0**-24
+        else:  # exponent and fraction at single precision's place; the exponents' biases differ by 112
+            value = np.float64(np.int32(magnitude << np.int32(13)).view(np.float32)) * 2.0**112
         return -value if logit < 0 else value
 
     return from_bits
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _is_ahead(row: Array, label: int) -> bool:
     """Whether the label's logit is above all others, with no tie."""
     own = _order(row[label])
@@ -71,7 +83,7 @@ def _is_ahead(row: Array, label: int) -> bool:
     return at_least == 1  # the label itself
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _add_behind(row: Array, label: int, behind: Array) -> None:
     """Count, for each class, that the label is not ahead of it here; a tie goes to the lower class."""
     own = _order(row[label])
@@ -81,7 +93,7 @@ def _add_behind(row: Array, label: int, behind: Array) -> None:
         behind[c] += np.int32(_order(row[c]) > own)
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _beats(strong: Array, weak: Array) -> bool:
     """Whether the label's margins over one rival are nowhere larger than those over another."""
     larger = 0
@@ -90,7 +102,7 @@ def _beats(strong: Array, weak: Array) -> bool:
     return larger == 0
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: Array) -> int:
     """Copy one image's rivals to the head of margins and wins_ties, strongest first; returns how many.
 
@@ -115,7 +127,7 @@ def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: A
     return kept
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, Array, Array, Array]:
     models, _, classes = logits.shape
     ahead = np.empty((models, _IMAGES_AT_ONCE), np.bool_)
@@ -165,7 +177,7 @@ def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, 
 
 
 # Sums may be taken in any order here: the bound counts only when it is clear of zero.
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@partial(_loop, fastmath={"reassoc", "contract", "nsz"})
 def _above_zero(margins: Array, sign: float, caps: Array) -> bool:
     """Whether sum_k p_k sign margin_k > 0 is certain for all weights with 0 <= p_k <= caps_k and sum 1.
 
@@ -195,7 +207,7 @@ def _above_zero(margins: Array, sign: float, caps: Array) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _drop_decided(margins: Array, wins_ties: Array, starts: Array, caps: Array) -> tuple[int, Array, Array, Array]:
     kept = np.empty(len(margins), np.bool_)
     new_starts = np.zeros(len(starts), np.int64)
@@ -217,7 +229,7 @@ def _drop_decided(margins: Array, wins_ties: Array, starts: Array, caps: Array) 
     return sure, margins[kept], wins_ties[kept], new_starts[: contested + 1].copy()
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _subset_sums(margins: Array, sums: Array) -> None:
     """Sums over every subset by bitmask: each from a smaller one by one addition."""
     sums[0] = 0.0
@@ -227,7 +239,7 @@ def _subset_sums(margins: Array, sums: Array) -> None:
             sums[half + s] = sums[s] + margins[k]
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
     # A subset's margin is the sum over its low ingredients plus the sum over its high ones. The two small tables
     # are added up once for each rival; what is left for each of the 2^N subsets is one comparison.
@@ -257,7 +269,7 @@ def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
     return hits.ravel()
 
 
-@njit(cache=True, nogil=True)
+@_loop
 def _still_right(right: Array, margins: Array, wins_ties: bool) -> None:
     if wins_ties:
         for m in range(len(right)):
@@ -267,8 +279,7 @@ def _still_right(right: Array, margins: Array, wins_ties: bool) -> None:
             right[m] &= np.uint8(margins[m] >= 0)
 
 
-# One rounding for each product and sum lets the processor do both at once.
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@_loop
 def _count_candidates(margins: Array, wins_ties: Array, starts: Array, weights: Array) -> Array:
     models, candidates = weights.shape
     hits = np.zeros(candidates, np.int64)
@@ -304,8 +315,8 @@ def _count_candidates(margins: Array, wins_ties: Array, starts: Array, weights: 
     return hits
 
 
-@njit(cache=True, nogil=True)
-def _count_moves(margins: Array, wins_ties: Array, starts: Array, sums: Array, sign: float) -> Array:
+@_loop
+def _count_additions(margins: Array, wins_ties: Array, starts: Array, sums: Array) -> Array:
     models = margins.shape[1]
     hits, right = np.zeros(models, np.int64), np.empty(models, np.uint8)
     for j in range(len(starts) - 1):
@@ -313,10 +324,10 @@ def _count_moves(margins: Array, wins_ties: Array, starts: Array, sums: Array, s
         for row in range(starts[j], starts[j + 1]):
             if wins_ties[row]:
                 for k in range(models):
-                    right[k] &= np.uint8(sums[row] + sign * margins[row, k] > 0)
+                    right[k] &= np.uint8(sums[row] + margins[row, k] > 0)
             else:
                 for k in range(models):
-                    right[k] &= np.uint8(sums[row] + sign * margins[row, k] >= 0)
+                    right[k] &= np.uint8(sums[row] + margins[row, k] >= 0)
         for k in range(models):
             hits[k] += right[k]
     return hits
@@ -366,11 +377,10 @@ def count_candidates(margins: Tensor, wins_ties: Tensor, starts: Tensor, weights
     return torch.from_numpy(_count_candidates(margins.numpy(), wins_ties.numpy(), starts.numpy(), weights.numpy()))
 
 
-def count_moves(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor, sign: int) -> Tensor:
-    """On how many contested images one is right with one more (sign 1) or one less (-1) of each ingredient: (N,).
+def count_additions(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor) -> Tensor:
+    """On how many contested images one is right with one more of each ingredient: (N,).
 
     Args:
         sums: (R,) margins summed over what there is before.
     """
-    counted = _count_moves(margins.numpy(), wins_ties.numpy(), starts.numpy(), sums.numpy(), float(sign))
-    return torch.from_numpy(counted)
+    return torch.from_numpy(_count_additions(margins.numpy(), wins_ties.numpy(), starts.numpy(), sums.numpy()))

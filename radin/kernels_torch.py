@@ -9,7 +9,7 @@ from torch import Tensor
 
 Found = tuple[int, Tensor, Tensor, Tensor]
 
-_AT_ONCE = 2**26  # truth values, one for each image and subset, in one block
+_AT_ONCE = 2**26  # truth values, one for each image and candidate, in one block
 
 
 def collect(logits: Tensor, labels: Tensor, first: int, last: int) -> Found:
@@ -85,10 +85,10 @@ def count_candidates(margins: Tensor, wins_ties: Tensor, starts: Tensor, weights
     return hits
 
 
-def count_moves(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor, sign: int) -> Tensor:
-    """On how many contested images one is right with one more (sign 1) or one less (-1) of each ingredient: (N,)."""
+def count_additions(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor) -> Tensor:
+    """On how many contested images one is right with one more of each ingredient: (N,)."""
     right = torch.ones(len(starts) - 1, margins.shape[1], dtype=torch.bool, device=margins.device)
     for images, rows in _rival_by_rival(starts):
-        after = sums[rows].unsqueeze(1) + sign * margins[rows]
+        after = sums[rows].unsqueeze(1) + margins[rows]
         right[images] &= torch.where(wins_ties[rows].unsqueeze(1), after > 0, after >= 0)
     return right.sum(0)

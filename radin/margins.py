@@ -5,7 +5,7 @@ of the label in all of them, every average is wrong. On the images left, the con
 label in all ingredients stays behind in every average and is dropped. An ensemble is right exactly when its
 margin over each class that remains, a rival, is positive (zero will do where the rival has the higher index);
 margins average as logits do. A rival is dropped too when another one is at least as far ahead in all ingredients.
-Nothing here is an approximation.
+Nothing here is an approximation: the answers are those of averages formed in double precision.
 """
 
 from __future__ import annotations
@@ -148,41 +148,51 @@ class Moves:
     The bank is read once, to collect its margins; a move then costs one addition for each of them and touches
     no logit. An ensemble is given by counts (N,): how often each ingredient is in, 0 or 1 for a subset.
 
-    Every answer is an accuracy in percent, the same as `radin.fast_estimate` gives, or NaN where there is no
-    such move. Raises ParameterError for counts that are no whole numbers of at least 0.
+    Every answer is an accuracy in percent, for subsets the same as `radin.fast_estimate` gives, or NaN where there
+    is no such move. Raises ParameterError for counts that are no whole numbers of at least 0.
     """
 
     def __init__(self, bank: LogitBank) -> None:
         self._kernels, self._margins = kernels_for(bank), collect(bank)
-        self._models, self._images = bank.num_models, bank.num_images
+        self._images = bank.num_images
 
     def add(self, counts: Tensor) -> Tensor:
         """With one more of each ingredient: (N,). From nothing (all counts 0) they are the single models."""
-        return self._accuracy(self._sums(counts), 1)
+        return self._after_addition(self._check(counts))
 
     def drop(self, counts: Tensor) -> Tensor:
         """With one less of each ingredient: (N,); NaN where there is none, or nothing else."""
-        accuracy = self._accuracy(self._sums(counts), -1)
-        counts = torch.as_tensor(counts)
-        accuracy[(counts == 0) | (counts.sum() <= 1)] = math.nan
+        counts, m = self._check(counts), self._margins
+        less = counts - torch.eye(len(counts), dtype=counts.dtype, device=counts.device)  # row i: without one i
+        accuracy = self._percent(self._kernels.count_candidates(m.values, m.wins_ties, m.starts, less.T.contiguous()))
+        accuracy[((counts == 0) | (counts.sum() <= 1)).cpu()] = math.nan
         return accuracy
 
     def swap(self, counts: Tensor) -> Tensor:
         """With ingredient i taken out and j put in: (N, N); NaN in the rows of ingredients that are not in."""
-        accuracy, sums = torch.full((self._models, self._models), math.nan, dtype=torch.float64), self._sums(counts)
-        for i in torch.as_tensor(counts).nonzero().flatten().tolist():
-            accuracy[i] = self._accuracy(sums - self._margins.values[:, i], 1)
+        counts = self._check(counts)
+        accuracy = torch.full((len(counts), len(counts)), math.nan, dtype=torch.float64)
+        for i in counts.nonzero().flatten().tolist():
+            # Summed up afresh: a difference would keep the rounding of an ingredient with very large logits.
+            less = counts.clone()
+            less[i] -= 1
+            accuracy[i] = self._after_addition(less)
         return accuracy
 
-    def _sums(self, counts: Tensor) -> Tensor:
-        numbers = torch.as_tensor(counts).detach().to("cpu", torch.float64)
-        if numbers.shape != (self._models,) or not ((numbers >= 0) & (numbers == numbers.round())).all():
+    def _check(self, counts: Tensor) -> Tensor:
+        margins = self._margins.values
+        numbers = torch.as_tensor(counts).detach().to(margins.device, torch.float64)
+        whole = (numbers >= 0) & (numbers == numbers.floor()) & numbers.isfinite()
+        if numbers.shape != margins.shape[1:] or not whole.all():
             raise ParameterError(
-                f"counts must be {self._models} whole numbers of at least 0, one for each ingredient; not {counts!r}."
+                f"counts must be {margins.shape[1]} whole numbers of at least 0, one for each ingredient, "
+                f"not {counts!r}."
             )
-        return self._margins.values @ numbers.to(self._margins.values.device)
+        return numbers
 
-    def _accuracy(self, sums: Tensor, sign: int) -> Tensor:
+    def _after_addition(self, counts: Tensor) -> Tensor:
         m = self._margins
-        hits = m.sure + self._kernels.count_moves(m.values, m.wins_ties, m.starts, sums, sign).cpu()
-        return hits.double() * 100 / self._images
+        return self._percent(self._kernels.count_additions(m.values, m.wins_ties, m.starts, m.values @ counts))
+
+    def _percent(self, hits: Tensor) -> Tensor:
+        return (self._margins.sure + hits.cpu()).double() * 100 / self._images

@@ -214,6 +214,7 @@ def test_counts_of_any_type_are_counts():
         [],
         1,
         [1, math.nan, 0],
+        [math.inf, 0, 0],
         torch.full((3,), math.nan),
         torch.tensor([1.0, -math.inf, 0.0]),
     ],
@@ -409,3 +410,9 @@ def test_the_gpu_counts_larger_banks():
     assert torch.equal(fast_estimate(bank.to("cuda"), rows), fast_estimate(bank, rows))
     p = torch.rand(3000, 16, generator=torch.Generator().manual_seed(0)).softmax(1)
     assert torch.equal(fast_estimate(bank.to("cuda"), p), fast_estimate(bank, p))
+
+
+def test_one_ingredient_of_huge_logits_leaves_no_rounding_behind():
+    bank = LogitBank(torch.tensor([[[0, 1e-3]], [[1e30, 0]], [[0, 1e-4]]]), torch.tensor([0]))
+    assert Moves(bank).drop([1, 1, 0])[1].item() == 0
+    assert Moves(bank).swap([1, 1, 0])[1].tolist() == [0, 100, 0]

@@ -131,6 +131,13 @@ def test_one_number_for_one_accuracy():
         assert fast_estimate(bank, torch.ones(1, 1)).item() == bank.accuracies().item(), f"{n // 3} of {n}"
 
 
+@pytest.mark.parametrize(("label", "expected"), [(0, 100), (1, 0)])
+def test_a_tie_stays_a_tie_with_weights_in_double_precision(label, expected):
+    logits = torch.tensor([[[3.0, 0.0]], [[0.0, 3.0]], [[1.0, 1.0]], [[1.0, 1.0]]])
+    p = torch.tensor([[1 / 3, 1 / 3, 1 / 6, 1 / 6]], dtype=torch.float64)
+    assert fast_estimate(LogitBank(logits, torch.tensor([label])), p).item() == expected
+
+
 def test_ensembles_of_equal_models_are_the_model():
     one = random_bank(1, 50)
     bank = LogitBank(one.logits.repeat(4, 1, 1), one.labels)
