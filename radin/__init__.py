@@ -13,6 +13,7 @@ from radin.finetune import digits_zoo
 from radin.predict import evaluator, predict, soup_logits
 from radin.rank import Ranking, fast_estimate, rank
 from radin.soup import average, interpolate, save_soup
+from radin.synthetic import synthetic_bank
 from radin.zoo import Zoo
 
 __version__ = "0.1.0"
@@ -41,4 +42,5 @@ __all__ = [
     "rank",
     "save_soup",
     "soup_logits",
+    "synthetic_bank",
 ]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from radin.errors import BankError
+from radin.errors import BankError, ParameterError
 from radin.files import atomic_path
 
 _FORMAT = "radin-bank-1"
@@ -117,9 +117,16 @@ class LogitBank:
         return torch.stack([accuracy(logits, self.labels) for logits in self.logits]).cpu()
 
     def to(self, device: str | torch.device) -> LogitBank:
-        """The same bank with its tensors on another device; stage 1 then computes there."""
+        """The same bank with its tensors on another device, "cpu" or "cuda"; stage 1 then computes there.
+
+        Raises ParameterError for a device that is not there, or has no double precision.
+        """
         moved = copy(self)
-        moved.logits, moved.labels = self.logits.to(device), self.labels.to(device)
+        try:
+            moved.logits, moved.labels = self.logits.to(device), self.labels.to(device)
+            torch.zeros(1, dtype=torch.float64, device=moved.logits.device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ParameterError(f"device={device!r} cannot hold a bank here; use 'cpu' or 'cuda'.") from error
         return moved
 
     def save(self, path: str | Path) -> Path:

@@ -4,7 +4,8 @@ Where all ingredients are right, every average of them with weights >= 0 is righ
 of the label in all of them, every average is wrong. On the images left, the contested ones, a class behind the
 label in all ingredients stays behind in every average and is dropped. An ensemble is right exactly when its
 margin over each class that remains, a rival, is positive (zero will do where the rival has the higher index);
-margins average as logits do. A rival is dropped too when another one is at least as far ahead in all ingredients.
+margins average as logits do. On the CPU a rival is dropped, too, when one of the strongest is at least as far
+ahead in all ingredients (and takes ties where it does).
 Nothing here is an approximation: the answers are those of averages formed in double precision.
 """
 
@@ -86,8 +87,8 @@ def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator
 def collect(bank: LogitBank) -> Margins:
     """The margins of a whole bank.
 
-    Where models agree they are a few hundredths of the bank. Of random logits, where every class is a
-    rival, they take more memory than the bank.
+    Where models agree they are a few hundredths of the bank. Of random logits, where every class is a rival, they
+    take several times the memory of the bank.
     """
     parts = list(_over_blocks(bank, lambda margins: margins))
     starts, rows = [parts[0].starts[:1]], 0
@@ -145,11 +146,14 @@ def _total(counts: Iterator[tuple[int, Tensor]], length: int) -> Tensor:
 class Moves:
     """Fast estimates of all ensembles one move away, for searches.
 
-    The bank is read once, to collect its margins; a move then costs one addition for each of them and touches
-    no logit. An ensemble is given by counts (N,): how often each ingredient is in, 0 or 1 for a subset.
+    The bank is read once, to collect its margins (see `collect` for what they take); a move then costs one addition
+    for each of them and touches no logit. An ensemble is given by counts (N,): how often each ingredient is in, 0 or
+    1 for a subset. `radin.candidates.from_subsets(counts.unsqueeze(0))` makes a candidate of them.
 
-    Every answer is an accuracy in percent, for subsets the same as `radin.fast_estimate` gives, or NaN where there
-    is no such move. Raises ParameterError for counts that are no whole numbers of at least 0.
+    Every answer is the exact accuracy in percent of the ensemble with those counts, on the CPU, or minus infinity
+    where there is no such move. (`radin.fast_estimate` of the same mixing weights may break a tie by the
+    rounding of 3/7; for subsets it gives the same.) Raises ParameterError for counts that are no whole numbers of
+    at least 0.
     """
 
     def __init__(self, bank: LogitBank) -> None:
@@ -161,23 +165,23 @@ class Moves:
         return self._after_addition(self._check(counts))
 
     def drop(self, counts: Tensor) -> Tensor:
-        """With one less of each ingredient: (N,); NaN where there is none, or nothing else."""
+        """With one less of each ingredient: (N,); minus infinity where there is none, or nothing else."""
         counts, m = self._check(counts), self._margins
         less = counts - torch.eye(len(counts), dtype=counts.dtype, device=counts.device)  # row i: without one i
         accuracy = self._percent(self._kernels.count_candidates(m.values, m.wins_ties, m.starts, less.T.contiguous()))
-        accuracy[((counts == 0) | (counts.sum() <= 1)).cpu()] = math.nan
+        accuracy[((counts == 0) | (counts.sum() <= 1)).cpu()] = -math.inf
         return accuracy
 
     def swap(self, counts: Tensor) -> Tensor:
-        """With ingredient i taken out and j put in: (N, N); NaN in the rows of ingredients that are not in."""
+        """With ingredient i taken out and another, j, put in: (N, N); minus infinity where i is not in, or is j."""
         counts = self._check(counts)
-        accuracy = torch.full((len(counts), len(counts)), math.nan, dtype=torch.float64)
+        accuracy = torch.full((len(counts), len(counts)), -math.inf, dtype=torch.float64)
         for i in counts.nonzero().flatten().tolist():
             # Summed up afresh: a difference would keep the rounding of an ingredient with very large logits.
             less = counts.clone()
             less[i] -= 1
             accuracy[i] = self._after_addition(less)
-        return accuracy
+        return accuracy.fill_diagonal_(-math.inf)
 
     def _check(self, counts: Tensor) -> Tensor:
         margins = self._margins.values

@@ -18,7 +18,7 @@ from radin.soup import check_weights
 
 METRICS = ("accuracy", "nll")
 _CHUNK = 2**20  # numbers in one block of the likelihood: 8 MiB in double precision
-_TABLE_GAIN = 16  # one candidate on its own costs as much as this many rows of the table of all subsets
+_TABLE_GAIN = 16  # one candidate on its own costs as much as so many rows of the table of all subsets (on a CPU)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def check_prior(prior: float) -> float:
 
 
 def rank(bank: LogitBank, candidates: Tensor, prior: float = 0.0, top: int | None = None) -> Ranking:
-    """Rank candidates by  `accuracy of the ensemble (percent) + prior * |S| / N`.
+    """Rank candidates by `accuracy of the ensemble (percent) + prior * |S| / N`.
 
     For mixing weights that are no subset, `|S|` is the effective number 1 / sum p_k^2. Ties go to more
     ingredients, then to the lower bitmask, then to the earlier candidate.

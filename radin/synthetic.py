@@ -34,8 +34,11 @@ def synthetic_bank(
         single, ensemble: accuracies in percent, between chance and 100, the ensemble's the higher.
         dtype: of the logits, half or single precision.
 
-    Raises ParameterError for accuracies that are out of reach.
+    Raises ParameterError for accuracies that are out of reach: one ingredient alone cannot have two, and a few can
+    gain only so much.
     """
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ParameterError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype!r}.")
     for name, number, least in (
         ("num_models", num_models, 1),
         ("num_images", num_images, 1),
@@ -81,8 +84,14 @@ def _calibrate(
     for _ in range(16):  # the noisier the ingredients, the more the ensemble gains
         noise = (low + high) / 2
         lead = torch.cat([missing(shared + noise * draw) for draw in draws]).quantile(single).item()
-        if (missing(shared + noise * average) < lead).double().mean() < ensemble:
+        reached = (missing(shared + noise * average) < lead).double().mean().item()
+        if reached < ensemble:
             low = noise
         else:
             high = noise
+    if abs(reached - ensemble) > 0.02:
+        raise ParameterError(
+            f"With {num_models} ingredients of {100 * single:g}% an ensemble of {100 * ensemble:g}% is out of reach; "
+            f"the nearest is {100 * reached:.0f}%. Bring single and ensemble closer together."
+        )
     return lead, noise

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from radin import LogitBank, exhaustive, fast_estimate
 from radin.bank import accuracy
-from radin.errors import BankError
+from radin.errors import BankError, ParameterError
 
 
 def test_a_bank_says_its_sizes():
@@ -143,3 +143,9 @@ def test_a_damaged_large_bank_is_refused_too(tmp_path, monkeypatch, cut):
     monkeypatch.setattr("radin.bank.safe_open", refuse)
     with pytest.raises(BankError, match="damaged"):
         LogitBank.load(path)
+
+
+@pytest.mark.parametrize("device", ["cud", "cuda:99"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(ParameterError, match="cannot hold a bank here; use 'cpu' or 'cuda'"):
+        random_bank().to(device)

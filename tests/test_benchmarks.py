@@ -41,9 +41,12 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(stage_one, "WORK", tmp_path)
     monkeypatch.setattr(stage_one, "CASES", {"few_classes": None, "likelihood": None})
     done = {"hardware": {}, "cases": {"few_classes": {"seconds": 1.0, "times_faster_than_loop": 7.0}}}
-    (tmp_path / "quick.json").write_text(json.dumps(done))
+    (tmp_path / f"quick-{stage_one.code()}.json").write_text(json.dumps(done))
     stage_one.run_all(quick=True)
     results = json.loads((tmp_path / "quick.json").read_text())
     assert results["cases"]["few_classes"] == done["cases"]["few_classes"]
     assert results["cases"]["likelihood"]["times_faster_than_loop"] > 0
-    assert "likelihood ..." in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "likelihood ..." in said
+    assert "few_classes ..." not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"], "the next run measures again"

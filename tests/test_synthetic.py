@@ -38,3 +38,20 @@ def test_accuracies_out_of_reach(single, ensemble):
 def test_impossible_sizes(sizes):
     with pytest.raises(ParameterError, match="must be a whole number of at least"):
         synthetic_bank(*sizes)
+
+
+@pytest.mark.parametrize(("N", "single", "ensemble"), [(1, 50, 80), (2, 20, 99)])
+def test_gains_that_so_few_ingredients_cannot_have(N, single, ensemble):
+    with pytest.raises(ParameterError, match="out of reach; the nearest is"):
+        synthetic_bank(N, 10, 10, single=single, ensemble=ensemble)
+
+
+def test_one_ingredient_is_its_own_ensemble():
+    bank = synthetic_bank(1, 2000, 10, single=77, ensemble=77)
+    assert bank.accuracies().item() == pytest.approx(77, abs=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
+def test_impossible_dtypes(dtype):
+    with pytest.raises(ParameterError, match="dtype must be"):
+        synthetic_bank(3, 10, 5, dtype=dtype)

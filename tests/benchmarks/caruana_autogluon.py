@@ -1,7 +1,7 @@
 """Run AutoGluon's ensemble selection on saved probabilities; for stage_one.py, in AutoGluon's own environment.
 
-It averages probabilities where radin averages logits, breaks ties at random where radin takes the first, and
-cuts its path at the first best step. The time is that of `fit` alone.
+It averages probabilities where radin averages logits. Of equals it takes one that is in already, then one at random,
+where radin takes the first; and it cuts its path at the first best step. The time is that of `fit` alone.
 """
 
 from __future__ import annotations
