@@ -17,7 +17,7 @@ from radin.margins import count_candidates, count_every_subset
 from radin.soup import check_weights
 
 METRICS = ("accuracy", "nll")
-_CHUNK = 2**20  # numbers in one block of the likelihood: 8 MiB in double precision
+_CHUNK = 2**18  # numbers in one block of the likelihood: 2 MiB in double precision, which a cache holds
 _TABLE_GAIN = 16  # one candidate on its own costs as much as so many rows of the table of all subsets (on a CPU)
 
 
