@@ -44,7 +44,7 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 	@echo 'http://localhost:$(PORT) (Ctrl-C ends it)'
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 20 minutes); the table goes to the book, too
+bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table goes to the book, too
 	@$(BIN)/python tests/benchmarks/stage_one.py
 
 lint: $(STAMP) ## check style and types

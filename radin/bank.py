@@ -88,11 +88,10 @@ class LogitBank:
             if all(extreme.isfinite() for extreme in self.logits[k].aminmax()):
                 continue
             bad = (~torch.isfinite(self.logits[k])).any(-1).nonzero().flatten()
-            if len(bad):
-                raise BankError(
-                    f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first is image "
-                    f"{int(bad[0])}; leave this ingredient out{' or keep single precision' if half else ''}."
-                )
+            raise BankError(
+                f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first is image "
+                f"{int(bad[0])}; leave this ingredient out{' or keep single precision' if half else ''}."
+            )
 
     @property
     def num_models(self) -> int:

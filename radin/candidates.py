@@ -150,10 +150,16 @@ def distinct(candidates: Tensor) -> Tensor:
     """
     if candidates.ndim != 2 or candidates.shape[1] == 0:
         raise ParameterError(f"Candidates must have shape (M, N) with N >= 1; these have {tuple(candidates.shape)}.")
+    return candidates[first_places(candidates).to(candidates.device)]
+
+
+def first_places(candidates: Tensor) -> Tensor:
+    """Where each different row of candidates (M, N) comes first: ascending indices (at most M,)."""
     rows = (candidates.detach().cpu() + 0).contiguous()  # + 0 makes -0.0 the 0.0 that it equals
-    # A key stays where it came first, whichever of its equal rows it ends up naming.
-    found = {key: i for i, key in enumerate(_keys(rows.view(torch.uint8).numpy()))}
-    return candidates[torch.tensor(list(found.values()), dtype=torch.long, device=candidates.device)]
+    found: dict[bytes, int] = {}
+    for i, key in enumerate(_keys(rows.view(torch.uint8).numpy())):
+        found.setdefault(key, i)
+    return torch.tensor(list(found.values()), dtype=torch.long)
 
 
 def _check_sizes(num_models: int, min_size: int, max_size: int | None) -> range:

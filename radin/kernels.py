@@ -322,12 +322,7 @@ def _count_additions(margins: Array, wins_ties: Array, starts: Array, sums: Arra
     for j in range(len(starts) - 1):
         right[:] = 1
         for row in range(starts[j], starts[j + 1]):
-            if wins_ties[row]:
-                for k in range(models):
-                    right[k] &= np.uint8(sums[row] + margins[row, k] > 0)
-            else:
-                for k in range(models):
-                    right[k] &= np.uint8(sums[row] + margins[row, k] >= 0)
+            _still_right(right, sums[row] + margins[row], wins_ties[row])
         for k in range(models):
             hits[k] += right[k]
     return hits

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from radin.bank import LogitBank
-from radin.candidates import EXHAUSTIVE_LIMIT
+from radin.candidates import EXHAUSTIVE_LIMIT, first_places
 from radin.errors import ParameterError, check_whole
 from radin.margins import count_candidates, count_every_subset
 from radin.soup import check_weights
@@ -146,11 +146,7 @@ def _first_distinct(candidates: Tensor, keys: list[np.ndarray], top: int) -> np.
         if reach < len(best):
             best = np.flatnonzero(keys[-1] <= np.partition(keys[-1], reach - 1)[reach - 1])
         best = best[np.lexsort([key[best] for key in keys])]
-        found: dict[tuple[float, ...], int] = {}
-        for i in best.tolist():
-            found.setdefault(tuple(candidates[i].tolist()), i)
-            if len(found) == top:
-                break
-        if len(found) == top or len(best) == len(candidates):
-            return np.array(list(found.values()), dtype=np.int64)
+        found = best[first_places(candidates[best]).numpy()]
+        if len(found) >= top or len(best) == len(candidates):
+            return found[:top]
         reach *= 4
