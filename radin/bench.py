@@ -4,88 +4,138 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from radin.bank import LogitBank, load_tensors
 from radin.candidates import exhaustive
-from radin.errors import BankError, ParameterError
-from radin.files import atomic_path, store_folder, update_hash
-from radin.predict import evaluator, predict, single_thread
+from radin.errors import BankError, OffGridError, ParameterError
+from radin.files import atomic_path, hash_file, store_folder, update_hash
+from radin.models import SmallResNet
+from radin.predict import predict
+from radin.rank import METRICS, fast_estimate
 from radin.soup import check_weights
+from radin.tabulate import pack_bits, tabulate, unpack_bits
 from radin.zoo import Zoo
 
-_FORMAT = "radin-bench-1"
+_FORMAT = "radin-bench-2"
+_BENCH, _MANIFEST, _INIT = "bench.safetensors", "manifest.json", "init.safetensors"
 PARTS = ("val", "test")
+Tables = Mapping[str, Tensor]
 
 
 class SoupBench:
-    """All 2^N - 1 soups of a zoo with their accuracies, in the row order of `exhaustive(N)`.
+    """All 2^N - 1 soups of a zoo, evaluated, in the row order of `exhaustive(N)`.
 
     Args:
         val, test: logit banks of the same N ingredients.
-        val_accuracy, test_accuracy: (2^N - 1,) accuracy of every soup, in percent.
-        zoo: the ingredients, when they are at hand.
+        soups: for "val" and "test" the table (2^N - 1, 2) of every soup: accuracy in percent and mean
+            negative log-likelihood in nats.
+        ensembles: the same of every ensemble; computed from the banks when not given.
+        right: for "val" and "test" whether each soup is right on each image, packed: (2^N - 1, ceil(n / 8)).
+        zoo: the ingredients, or a function that opens them.
+        manifest: what the shipped files say of themselves: recipe, data, hardware, checksums.
     """
 
     def __init__(
-        self, val: LogitBank, test: LogitBank, val_accuracy: Tensor, test_accuracy: Tensor, zoo: Zoo | None = None
+        self,
+        val: LogitBank,
+        test: LogitBank,
+        soups: Tables,
+        ensembles: Tables | None = None,
+        right: Tables | None = None,
+        zoo: Zoo | Callable[[], Zoo] | None = None,
+        manifest: Mapping[str, Any] | None = None,
     ) -> None:
         rows = 2**val.num_models - 1
-        if test.num_models != val.num_models or len(val_accuracy) != rows or len(test_accuracy) != rows:
-            raise BankError(
-                f"A bench of {val.num_models} ingredients needs {rows} accuracies per part; there are "
-                f"{len(val_accuracy)} for val, {len(test_accuracy)} for test, and the test bank has "
-                f"{test.num_models} ingredients."
-            )
+        for kind, tables in (("soups", soups), ("ensembles", ensembles or {})):
+            for part, table in tables.items():
+                if table.shape != (rows, len(METRICS)):
+                    raise BankError(
+                        f"A bench of {val.num_models} ingredients needs a table ({rows}, {len(METRICS)}) of {kind} "
+                        f"on {part}, not {tuple(table.shape)}."
+                    )
+        if test.num_models != val.num_models:
+            raise BankError(f"The val bank has {val.num_models} ingredients, the test bank {test.num_models}.")
         self.val, self.test = val, test
-        self._accuracy = {"val": val_accuracy.double(), "test": test_accuracy.double()}
+        self.manifest = dict(manifest or {})
+        for part, packed in (right or {}).items():
+            if packed.shape != (rows, math.ceil({"val": val, "test": test}[part].num_images / 8)):
+                raise BankError(f"The table of right answers on {part} does not fit {rows} soups and the bank's images.")
+        self._right = dict(right or {})
+        self._tables = {"soups": dict(soups), "ensembles": dict(ensembles or {})}
         self._zoo = zoo
 
     def __repr__(self) -> str:
-        return f"SoupBench({self.num_models} ingredients, {len(self._accuracy['val'])} soups)"
+        return f"SoupBench({self.num_models} ingredients, {2**self.num_models - 1:,} soups)"
 
     @property
     def num_models(self) -> int:
         return self.val.num_models
 
-    @property
+    @cached_property
     def candidates(self) -> Tensor:
         """Every subset as mixing weights: (2^N - 1, N)."""
         return exhaustive(self.num_models)
 
-    def accuracies(self, part: str) -> Tensor:
-        """True accuracy of every soup on "val" or "test", in percent: (2^N - 1,)."""
-        if part not in PARTS:
-            raise ParameterError(f"part must be one of {', '.join(PARTS)}, not {part!r}.")
-        return self._accuracy[part]
+    @cached_property
+    def sizes(self) -> Tensor:
+        """How many ingredients each subset has: (2^N - 1,)."""
+        return (self.candidates > 0).sum(1)
+
+    def bank(self, part: str) -> LogitBank:
+        """The ingredients' logits on "val" or "test"."""
+        return {"val": self.val, "test": self.test}[_check_part(part)]
+
+    def soups(self, part: str, metric: str = "accuracy") -> Tensor:
+        """The metric of every soup on "val" or "test": (2^N - 1,), accuracy in percent or "nll" in nats."""
+        return self._tables["soups"][_check_part(part)][:, _column(metric)]
+
+    def ensembles(self, part: str, metric: str = "accuracy") -> Tensor:
+        """The same of every ensemble; on "val" these are the fast estimates."""
+        tables = self._tables["ensembles"]
+        if _check_part(part) not in tables:
+            both = [fast_estimate(self.bank(part), self.candidates, name) for name in METRICS]
+            tables[part] = torch.stack(both, 1).double()
+        return tables[part][:, _column(metric)]
+
+    def right(self, part: str, rows: Sequence[int]) -> Tensor:
+        """Whether some soups are right, image by image: (len(rows), n) boolean; what paired intervals need.
+
+        Raises BankError when the bench came without these answers.
+        """
+        if _check_part(part) not in self._right:
+            raise BankError("This bench came without the soups' answers to single images; build it again.")
+        return unpack_bits(self._right[part][list(rows)], self.bank(part).num_images)
 
     def row(self, weights: Tensor | Sequence[float]) -> int:
         """The row of a subset, given as mixing weights (N,).
 
-        Raises ParameterError for weights that are not equal on a subset: those were never evaluated.
+        Raises OffGridError for weights that are not equal on a subset: those were never evaluated.
         """
         p = check_weights(weights, self.num_models)
         used = p > 0
         if not torch.allclose(p[used], p[used].mean(), rtol=1e-4, atol=0):
-            raise ParameterError(
+            raise OffGridError(
                 "This soup is not in the bench: it holds subsets with equal weights only. "
                 f"The weights were {[round(w, 4) for w in p.tolist()]}."
             )
         return sum(2**k for k in used.nonzero().flatten().tolist()) - 1
 
-    def evaluator(self, part: str = "val") -> Callable[[Tensor | Sequence[float]], float]:
-        """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up."""
-        table = self.accuracies(part)
-        return lambda weights: table[self.row(weights)].item()
+    def evaluator(self, part: str = "val") -> LookUp:
+        """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up; it counts its calls."""
+        self.soups(part)
+        return LookUp(self, part)
 
     @property
     def oracle(self) -> tuple[Tensor, float]:
@@ -93,17 +143,34 @@ class SoupBench:
 
         Nobody can choose it without looking at the test split; it is the yardstick of regret.
         """
-        best = int(self._accuracy["test"].argmax())
-        return self.candidates[best], self._accuracy["test"][best].item()
+        best = int(self.soups("test").argmax())
+        return self.candidates[best], self.soups("test")[best].item()
 
     def regret(self, weights: Tensor | Sequence[float]) -> float:
         """Oracle test accuracy minus this soup's, in percentage points."""
-        return self.oracle[1] - self._accuracy["test"][self.row(weights)].item()
+        return self.oracle[1] - self.soups("test")[self.row(weights)].item()
+
+    def sub(self, members: Sequence[int]) -> SoupBench:
+        """The bench of fewer ingredients, as if the others had never been trained; it costs nothing.
+
+        Raises ParameterError for a member that is not there or is named twice.
+        """
+        chosen = list(members)
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.num_models)):
+            raise ParameterError(f"members must be different numbers from 0 to {self.num_models - 1}, not {chosen}.")
+        bits = torch.tensor([2**k for k in chosen])
+        rows = ((exhaustive(len(chosen)) > 0) * bits).sum(1) - 1
+        kinds = (*self._tables.values(), self._right)
+        tables = [{part: table[rows] for part, table in kind.items()} for kind in kinds]
+        banks = [LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test)]
+        return SoupBench(*banks, *tables)
 
     def zoo(self) -> Zoo:
         """The ingredients. Raises BankError when the bench came without them."""
         if self._zoo is None:
-            raise BankError("This bench was loaded without its ingredients; only its tables and banks are here.")
+            raise BankError("This bench came without its ingredients; only its tables and banks are here.")
+        if not isinstance(self._zoo, Zoo):
+            self._zoo = self._zoo()
         return self._zoo
 
     @classmethod
@@ -113,30 +180,35 @@ class SoupBench:
         val: Dataset[Any],
         test: Dataset[Any],
         device: str = "auto",
+        dtype: torch.dtype = torch.float32,
         cache: bool | Path = True,
         progress: bool = True,
     ) -> SoupBench:
         """Evaluate every subset of a small zoo on both parts: 2 (2^N - 1) evaluations, once.
 
-        The tables are kept under the content of the ingredients and of what they predict; a second call
-        reads them.
+        What is done is kept on disk under the content of the ingredients and of the images; a second
+        call reads it, and a killed one goes on.
+
+        Args:
+            dtype: of the banks, torch.float32 or torch.float16.
 
         Raises ParameterError for more ingredients than `exhaustive` lists.
         """
-        rows = exhaustive(len(zoo))
-        banks = [predict(zoo, split, device=device, cache=cache, progress=progress) for split in (val, test)]
+        exhaustive(len(zoo))  # a zoo too large is refused before anything is predicted
+        banks = [
+            predict(zoo, split, device=device, dtype=dtype, cache=cache, progress=progress) for split in (val, test)
+        ]
         path = None
         if (folder := store_folder(cache, "benches")) is not None:
             path = folder / f"{_content(zoo, banks)}.safetensors"
         if path is not None and path.exists():
             with suppress(BankError):  # damaged: build it again
                 return cls.load(path, zoo)
-        evaluators = [evaluator(zoo, split, device=device) for split in (val, test)]
-        table = torch.empty(len(rows), len(PARTS), dtype=torch.float64)
-        with single_thread():  # small zoos have small networks
-            for i, weights in enumerate(tqdm(rows, desc="evaluating every soup", disable=not progress)):
-                table[i] = torch.tensor([evaluate(weights) for evaluate in evaluators], dtype=table.dtype)
-        bench = cls(banks[0], banks[1], table[:, 0], table[:, 1], zoo)
+        soups, right = {}, {}
+        for part, split in zip(PARTS, (val, test), strict=True):
+            soups[part], answers = tabulate(zoo, split, device, cache=cache, progress=progress)
+            right[part] = pack_bits(answers)
+        bench = cls(*banks, soups, right=right, zoo=zoo)
         if path is not None:
             bench.save(path)
         return bench
@@ -145,27 +217,119 @@ class SoupBench:
         """Write banks and tables as one safetensors file, atomically (without the ingredients)."""
         path = Path(path)
         tensors = {}
-        for part, bank in (("val", self.val), ("test", self.test)):
+        for part in PARTS:
+            bank = self.bank(part)
+            self.ensembles(part)
             tensors[f"{part}.logits"] = bank.logits.contiguous()
             tensors[f"{part}.labels"] = bank.labels.contiguous()
-            tensors[f"{part}.accuracy"] = self._accuracy[part].contiguous()
+            for kind, tables in self._tables.items():
+                tensors[f"{part}.{kind}"] = tables[part].double().contiguous()
+            if part in self._right:
+                tensors[f"{part}.right"] = self._right[part].contiguous()
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"format": _FORMAT, "names": json.dumps(self.val.names)})
         return path
 
     @classmethod
-    def load(cls, path: str | Path, zoo: Zoo | None = None) -> SoupBench:
-        """Read a bench that `save` wrote.
+    def load(cls, name: str | Path, zoo: Zoo | None = None) -> SoupBench:
+        """Read a shipped bench by its name, or a file that `save` wrote.
 
-        Raises BankError when the file is missing, damaged or of another version.
+        Args:
+            name: one of `radin.bench.shipped()`, a folder laid out like theirs, or a file.
+
+        Raises BankError when nothing of that name is there, or a file is damaged or of another version.
         """
+        if str(name) in shipped():
+            return cls._load_folder(_shipped_root() / str(name))
+        path = Path(name)
+        if path.is_dir():
+            return cls._load_folder(path)
+        if path.suffix != ".safetensors" and not path.exists():
+            raise BankError(
+                f"Unknown bench {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}; or give the path of a file."
+            )
+        return cls._read(path, zoo)
+
+    @classmethod
+    def _read(cls, path: Path, zoo: Zoo | Callable[[], Zoo] | None, manifest: Any = None) -> SoupBench:
         tensors, metadata = load_tensors(path, _FORMAT)
         try:
             names = json.loads(metadata["names"])
-            banks = {part: LogitBank(tensors[f"{part}.logits"], tensors[f"{part}.labels"], names) for part in PARTS}
-            return cls(banks["val"], banks["test"], tensors["val.accuracy"], tensors["test.accuracy"], zoo)
+            banks = [LogitBank(tensors[f"{part}.logits"], tensors[f"{part}.labels"], names) for part in PARTS]
+            kinds = [{part: tensors[f"{part}.{kind}"] for part in PARTS} for kind in ("soups", "ensembles")]
+            right = {part: tensors[f"{part}.right"] for part in PARTS if f"{part}.right" in tensors}
+            return cls(*banks, *kinds, right, zoo, manifest)
         except (KeyError, json.JSONDecodeError) as error:
             raise BankError(f"{path}: not a whole soup bench ({error} is missing); build it again.") from error
+
+    @classmethod
+    def _load_folder(cls, folder: Path) -> SoupBench:
+        manifest = read_manifest(folder)
+        check_file(folder, _BENCH, manifest)
+
+        def open_zoo() -> Zoo:
+            paths = [folder / name for name in manifest["files"] if name not in (_BENCH, _INIT)]
+            for path in (*paths, folder / _INIT):
+                check_file(folder, path.name, manifest)
+            return Zoo.open(paths, build=lambda: network(manifest), init=folder / _INIT, progress=False)
+
+        ships_ingredients = _INIT in manifest["files"]
+        return cls._read(folder / _BENCH, open_zoo if ships_ingredients else None, manifest)
+
+
+class LookUp:
+    """An evaluator that reads a bench: called with mixing weights (N,), it returns the soup's accuracy in percent.
+
+    Attributes:
+        bench, part: where it looks.
+        count: how many evaluations were asked of it.
+    """
+
+    def __init__(self, bench: SoupBench, part: str) -> None:
+        self.bench, self.part, self.count = bench, part, 0
+
+    def __call__(self, weights: Tensor | Sequence[float]) -> float:
+        row = self.bench.row(weights)
+        self.count += 1
+        return self.bench.soups(self.part)[row].item()
+
+
+# Shipped benches ----------------------------------------------------------------------------------
+
+
+def _shipped_root() -> Path:
+    return Path(str(resources.files("radin"))) / "benches"
+
+
+def shipped() -> list[str]:
+    """The names of the benches that come with the module."""
+    return sorted(path.parent.name for path in _shipped_root().glob(f"*/{_MANIFEST}"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a shipped folder says of itself. Raises BankError when that is missing or not ours."""
+    path = folder / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BankError(f"{path}: not a readable manifest ({error}); fetch the bench again.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT or "files" not in manifest:
+        raise BankError(f"{path}: not the manifest of a bench of format {_FORMAT!r}; it is of another version.")
+    return manifest
+
+
+def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises BankError when a file of a shipped bench is missing or not the one the manifest was written for."""
+    path = folder / name
+    if not path.is_file():
+        raise BankError(f"{path}: no such file, although the manifest beside it lists it; fetch the bench again.")
+    if (found := hash_file(path)) != manifest["files"].get(name):
+        raise BankError(f"{path}: damaged or changed (its SHA-256 is {found[:12]}...); fetch the bench again.")
+
+
+def network(manifest: Mapping[str, Any]) -> nn.Module:
+    """An empty network of the kind that a shipped bench's ingredients are."""
+    return SmallResNet(num_classes=len(manifest["class_names"]), widths=tuple(manifest["widths"]))
 
 
 def _content(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
@@ -175,3 +339,15 @@ def _content(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
         update_hash(digest, f"{part}.logits", bank.logits)
         update_hash(digest, f"{part}.labels", bank.labels)
     return digest.hexdigest()
+
+
+def _check_part(part: str) -> str:
+    if part not in PARTS:
+        raise ParameterError(f"part must be one of {', '.join(PARTS)}, not {part!r}.")
+    return part
+
+
+def _column(metric: str) -> int:
+    if metric not in METRICS:
+        raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+    return METRICS.index(metric)

@@ -29,6 +29,10 @@ class ParameterError(RadinError, ValueError):
     """A value given by the caller is impossible: mixing weights, budget, prior, recipe, device, ..."""
 
 
+class OffGridError(ParameterError):
+    """A soup bench was asked for a soup that it does not hold."""
+
+
 class BudgetError(RadinError):
     """A recipe asked for an evaluation after its budget was spent."""
 

@@ -79,6 +79,12 @@ def _umask() -> int:
     return current
 
 
+def hash_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_text(*parts: str) -> str:
     """Hex SHA-256 of the parts, each kept apart from the next."""
     digest = hashlib.sha256()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from radin.augment import augment, mixup
 from radin.data import ArraySplit, load_split
 from radin.errors import DataError, check_seed, check_whole
 from radin.files import atomic_path, cache_root, hash_text
@@ -56,9 +60,26 @@ def sweep(num_models: int, seed: int = 0) -> list[Hyperparameters]:
 
 
 def train(
-    model: nn.Module, split: ArraySplit, hyperparameters: Hyperparameters, seed: int, batch_size: int = 32
+    model: nn.Module,
+    split: ArraySplit,
+    hyperparameters: Hyperparameters,
+    seed: int,
+    batch_size: int = 32,
+    resume: Path | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+    progress: str = "",
 ) -> nn.Module:
     """Train a model in place with AdamW and one cosine decay, wherever its parameters lie; returns it.
+
+    Args:
+        hyperparameters: lr, weight_decay, epochs, label_smoothing and mixup; what `augment` takes; and
+            `warmup`, the share of all steps over which the rate rises to lr, and `floor`, the share of
+            lr that it falls to (0 and 0 without them).
+        seed: of the order of the images and of their augmentation.
+        resume: a file that keeps the state after every epoch, so that a killed run goes on from there
+            and ends with the same weights; it is removed at the end.
+        after_epoch: called with the number of epochs done.
+        progress: the name of a progress bar; none without it.
 
     Raises DataError when the loss stops being finite.
     """
@@ -67,52 +88,78 @@ def train(
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(seed)
     images, labels = split.images, F.one_hot(split.labels, split.num_classes).float()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=h["lr"], weight_decay=h["weight_decay"])
-    steps = epochs * math.ceil(len(split) / batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=h["lr"], weight_decay=h["weight_decay"])
+    per_epoch = math.ceil(len(split) / batch_size)
+    schedule = _schedule(optimizer, epochs * per_epoch, h)
+    key = hash_text(json.dumps(h, sort_keys=True), str(seed), str(batch_size), split.fingerprint, repr(model))
+    state = _State(resume, key, rng, model=model, optimizer=optimizer, schedule=schedule)
+    done = state.restore()
     model.train()
-    for _ in range(epochs):
+    bar = tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=progress, disable=not progress)
+    for epoch in range(done + 1, epochs + 1):
         for chosen in torch.randperm(len(split), generator=rng).split(batch_size):
-            x = augment(images[chosen], h["augment"], h["noise"], rng)
+            x = augment(images[chosen], h, rng)
             x, y = mixup(x, labels[chosen], h["mixup"], rng)
             loss = F.cross_entropy(model(x.to(device)), y.to(device), label_smoothing=h["label_smoothing"])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    if not torch.isfinite(loss):
-        raise DataError(f"Training diverged with {h}; lower the learning rate.")
+            bar.update()
+        if not torch.isfinite(loss):
+            raise DataError(f"Training diverged with {h}; lower the learning rate.")
+        if after_epoch is not None:
+            after_epoch(epoch)
+        if epoch < epochs:
+            state.keep(epoch)
+    bar.close()
+    state.remove()
     return model.eval()
 
 
-def augment(images: Tensor, strength: float, noise: float, rng: torch.Generator) -> Tensor:
-    """Turn, scale and move each image at random, then add Gaussian noise: (n, C, H, W) to the same shape.
+def _schedule(optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters) -> torch.optim.lr_scheduler.LRScheduler:
+    rising, floor = round(h.get("warmup", 0.0) * steps), h.get("floor", 0.0)
 
-    Args:
-        strength: 0 leaves the geometry alone; 1 turns by up to 30 degrees, scales by 25%, moves by an eighth.
-        noise: standard deviation.
-    """
-    n = len(images)
-    if strength > 0:
-        turn, scale, right, down = torch.rand(4, n, generator=rng).mul(2).sub(1).mul(strength)
-        angle, scale = turn * math.pi / 6, 1 + scale / 4
-        cosine, sine = angle.cos() * scale, angle.sin() * scale
-        affine = torch.stack([cosine, -sine, right / 4, sine, cosine, down / 4], 1).view(n, 2, 3)
-        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    if noise > 0:
-        images = images + noise * torch.randn(images.shape, generator=rng)
-    return images
+    def share(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
-def mixup(images: Tensor, targets: Tensor, alpha: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend each image and its target (n, C) with another of the batch; the share is Beta(alpha, alpha)."""
-    if alpha == 0:
-        return images, targets
-    # torch's Beta takes no generator, so numpy draws the share from a seed that the generator gives.
-    share = float(np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng))).beta(alpha, alpha))
-    other = torch.randperm(len(images), generator=rng)
-    return share * images + (1 - share) * images[other], share * targets + (1 - share) * targets[other]
+class _State:
+    """What a killed run needs to go on: kept after every epoch, found again under the same key only."""
+
+    def __init__(self, path: Path | None, key: str, rng: torch.Generator, **parts: Any) -> None:
+        self.path, self.key, self.rng, self.parts = path, key, rng, parts
+
+    def keep(self, epoch: int) -> None:
+        if self.path is None:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        with atomic_path(self.path) as temporary:
+            torch.save({"key": self.key, "epoch": epoch, "rng": self.rng.get_state(), **state}, temporary)
+
+    def restore(self) -> int:
+        """Epochs done, 0 without a state that fits."""
+        if self.path is None or not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["key"] != self.key:
+                return 0
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):  # damaged: train from the start
+            return 0
+        self.rng.set_state(state["rng"])
+        return int(state["epoch"])
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def digits_zoo(
@@ -166,8 +213,16 @@ def digits_zoo(
     return Zoo.open(paths[1:], build=DigitsNet, init=paths[0], progress=False)
 
 
-def save_checkpoint(model: nn.Module, path: Path, hyperparameters: Hyperparameters) -> None:
-    """Write a state dict as safetensors, atomically, its hyper-parameters as JSON in the header."""
+def save_checkpoint(
+    model: nn.Module, path: Path, hyperparameters: Hyperparameters, dtype: torch.dtype | None = None
+) -> None:
+    """Write a state dict as safetensors, atomically, its hyper-parameters as JSON in the header.
+
+    Args:
+        dtype: of the floating-point tensors; their own when not given.
+    """
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    if dtype is not None:
+        state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"hyperparameters": json.dumps(hyperparameters)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from radin import Zoo, digits_zoo, finetune, load_split
 from radin.errors import CheckpointError, DataError, ParameterError
 from radin.models import DigitsNet
+from radin.zoo import open_checkpoint
 
 QUICK = {"quick": True, "device": "cpu", "progress": False}
 
@@ -230,33 +232,93 @@ def test_a_diverged_run_is_refused():
         finetune.train(DigitsNet(4), load_split("digits", "pretrain"), PLAIN | {"lr": 1e30}, seed=0)
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
 
 
-def test_augmentation():
-    images = torch.rand(50, 1, 8, 8)
-    assert torch.equal(finetune.augment(images, 0.0, 0.0, generator()), images)
-    noisy = finetune.augment(images, 0.0, 0.5, generator())
-    assert (noisy - images).std().item() == pytest.approx(0.5, rel=0.05)
-    turned = finetune.augment(images, 1.0, 0.0, generator())
-    assert turned.shape == images.shape
-    assert not torch.equal(turned, images)
-    assert turned.min() >= images.min() - 1e-6
-    assert turned.max() <= images.max() + 1e-6
-    assert torch.equal(turned, finetune.augment(images, 1.0, 0.0, generator()))
+class Killed(Exception):
+    pass
 
 
-def test_mixup_blends_images_and_targets_alike():
-    targets = torch.eye(10)
-    images = targets.view(10, 1, 1, 10).clone()
-    mixed, blended = finetune.mixup(images, targets, 0.4, generator())
-    assert torch.equal(mixed.view(10, 10), blended)
-    assert torch.allclose(blended.sum(1), torch.ones(10))
-    assert not torch.equal(blended, targets)
-    same, kept = finetune.mixup(images, targets, 0.0, generator())
-    assert torch.equal(same, images)
-    assert torch.equal(kept, targets)
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
+    split = load_split("digits", "train")
+    run = PLAIN | {"epochs": 4, "augment": 0.5, "mixup": 0.4, "warmup": 0.2, "floor": 0.1}
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return DigitsNet(8)
+
+    def stop(epoch: int) -> None:
+        epochs.append(epoch)
+        if epoch == stop_after + 1:
+            raise Killed
+
+    whole = finetune.train(fresh(), split, run, seed=3)
+    state, epochs = tmp_path / "run.state", []
+    with pytest.raises(Killed):
+        finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=stop)
+    assert files_below(tmp_path) == ["run.state"]
+    again = finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=epochs.append)
+    assert torch.equal(weights(again), weights(whole))
+    assert epochs == [*range(1, stop_after + 2), *range(stop_after + 1, 5)]
+    assert files_below(tmp_path) == []
+
+
+def test_the_state_of_another_run_is_not_taken_over(tmp_path):
+    split = load_split("digits", "train")
+    state = tmp_path / "run.state"
+
+    def train(seed: int, **options: object) -> torch.Tensor:
+        torch.manual_seed(0)
+        return weights(finetune.train(DigitsNet(8), split, PLAIN, seed=seed, resume=state, **options))
+
+    def stop(epoch: int) -> None:
+        if epoch == 2:
+            raise Killed
+
+    whole = train(4)
+    with pytest.raises(Killed):
+        train(3, after_epoch=stop)
+    assert torch.equal(train(4), whole)
+    with pytest.raises(Killed):
+        train(4, after_epoch=stop)
+    state.write_bytes(state.read_bytes()[:-100])  # damaged: from the start
+    assert torch.equal(train(4), whole)
+
+
+def test_the_rate_rises_and_falls(monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.Optimizer, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    run = PLAIN | {"epochs": 4, "lr": 1e-2, "warmup": 0.25, "floor": 0.1}
+    finetune.train(DigitsNet(8), load_split("digits", "train"), run, seed=0)  # 150 images: 5 steps an epoch
+    assert len(rates) == 20
+    assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
+    assert rates[5] == pytest.approx(1e-2)
+    assert all(later < sooner for sooner, later in zip(rates[5:], rates[6:], strict=False))
+    assert rates[-1] == pytest.approx(1e-3 + 9e-3 * (1 + math.cos(math.pi * 14 / 15)) / 2)
+
+
+def test_frozen_parameters_stay(tmp_path):
+    torch.manual_seed(0)
+    model = DigitsNet(8)
+    model.body.requires_grad_(False)
+    before = model.body[0].weight.clone()
+    finetune.train(model, load_split("digits", "train"), PLAIN, seed=0)
+    assert torch.equal(model.body[0].weight, before)
+
+
+def test_a_checkpoint_in_half_precision(tmp_path):
+    model = DigitsNet(8)
+    finetune.save_checkpoint(model, tmp_path / "half.safetensors", PLAIN, torch.float16)
+    saved = open_checkpoint(tmp_path / "half.safetensors")
+    assert all(torch.equal(saved[key], tensor.half()) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -1,0 +1,162 @@
+"""Evaluating many soups: several at once on a GPU, and resumable after a kill."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from radin.bank import check_labels, load_tensors
+from radin.candidates import exhaustive
+from radin.data import batches, fingerprint
+from radin.errors import BankError, check_whole
+from radin.files import atomic_path, hash_text, store_folder
+from radin.predict import pick_device, single_thread
+from radin.soup import average
+from radin.zoo import Zoo
+
+_FORMAT = "radin-soups-1"
+_KEEP_EVERY = 30  # seconds between two writings of what is done
+_SMALL = 100_000  # parameters; below, a second CPU thread costs more than it brings
+PER_PASS_GPU = 64  # soups; a GPU is idle with one small network at a time, and memory grows with their number
+
+
+def tabulate(
+    zoo: Zoo,
+    split: Dataset[Any],
+    device: str = "auto",
+    batch_size: int = 250,
+    per_pass: int | None = None,
+    cache: bool | Path = True,
+    progress: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate every subset's soup on one split: 2^N - 1 evaluations in the row order of `exhaustive(N)`.
+
+    What is done is written every half minute, and a killed run goes on from there. Rows depend on
+    the first ingredients only, so a larger zoo that begins with the same ingredients takes over the
+    rows of the smaller one.
+
+    Args:
+        zoo: opened with `build`.
+        split: (image, label) pairs; read once for each pass, so better in memory (`radin.data.in_memory`).
+        per_pass: soups that run together, their parameters stacked; 1 on a CPU and 64 on a GPU when not given.
+        cache: the store's folder; True for the default one, False for none.
+
+    Returns: the table (2^N - 1, 2) in double precision, accuracy in percent and mean negative
+    log-likelihood in nats; and (2^N - 1, n) boolean, whether each soup is right on each image.
+
+    Raises ParameterError for more ingredients than `exhaustive` lists, or a zoo without `build`.
+    """
+    rows = exhaustive(len(zoo))
+    chosen = pick_device(device)
+    batch_size = check_whole("batch_size", batch_size, least=1)
+    per_pass = per_pass or (PER_PASS_GPU if chosen.type == "cuda" else 1)
+    model = zoo.model(0).to(chosen)
+    store = None
+    if (folder := store_folder(cache, "soups")) is not None:
+        key = hash_text(_FORMAT, zoo.fingerprints[0], repr(model), fingerprint(split))
+        store = folder / f"{key}.safetensors"
+    known = _known(store, zoo.fingerprints)
+    done = min(len(rows), len(known[0])) if known else 0
+    table = torch.empty(len(rows), 2, dtype=torch.float64)
+    right = torch.empty(len(rows), len(split), dtype=torch.bool)  # type: ignore[arg-type]
+    if known:
+        table[:done], right[:done] = known[0][:done], known[1][:done]
+    kept = time.monotonic()
+    with _threads(model), tqdm(total=len(rows), initial=done, desc="evaluating soups", disable=not progress) as bar:
+        for first in range(done, len(rows), per_pass):
+            last = min(first + per_pass, len(rows))
+            table[first:last], right[first:last] = evaluate_soups(
+                zoo, model, rows[first:last], split, chosen, batch_size
+            )
+            bar.update(last - first)
+            if store is not None and (last == len(rows) or time.monotonic() - kept > _KEEP_EVERY):
+                _keep(store, table[:last], right[:last], zoo.fingerprints)
+                kept = time.monotonic()
+    return table, right
+
+
+def evaluate_soups(
+    zoo: Zoo, model: nn.Module, weights: Tensor, split: Dataset[Any], device: torch.device, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Evaluate the soups of some mixing weights (M, N) in one pass over the split.
+
+    Returns: (M, 2) accuracy in percent and mean negative log-likelihood in nats; (M, n) right or wrong.
+    """
+    soups = [average(zoo, row) for row in weights]
+    like = model.state_dict()
+    stacked = {key: torch.stack([soup[key] for soup in soups]).to(device, like[key].dtype) for key in like}
+
+    def run(state: dict[str, Tensor], images: Tensor) -> Tensor:
+        answer: Tensor = functional_call(model, state, images)
+        return answer
+
+    losses = torch.zeros(len(soups), dtype=torch.float64, device=device)
+    right = []
+    with torch.inference_mode():
+        for images, labels in _on_device(split, batch_size, device):
+            if len(soups) == 1:  # plain layers are several times faster than stacked ones of one soup
+                logits = run({key: tensor[0] for key, tensor in stacked.items()}, images).unsqueeze(0)
+            else:
+                logits = vmap(run, in_dims=(0, None))(stacked, images)  # (M, batch, C)
+            check_labels(labels, logits.shape[-1])
+            right.append(logits.argmax(-1) == labels)
+            truth = labels.expand(len(soups), -1).flatten()
+            losses += F.cross_entropy(logits.flatten(0, 1).double(), truth, reduction="none").view(len(soups), -1).sum(1)
+    all_right = torch.cat(right, 1)
+    percent = all_right.sum(1).double() * 100 / all_right.shape[1]
+    return torch.stack([percent, losses / all_right.shape[1]], 1).cpu(), all_right.cpu()
+
+
+def _on_device(split: Dataset[Any], batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in batches(split, batch_size):
+        yield images.to(device), labels.to(device)
+
+
+def _threads(model: nn.Module) -> AbstractContextManager[None]:
+    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
+    return single_thread() if small else nullcontext()
+
+
+def _known(store: Path | None, fingerprints: list[str]) -> tuple[Tensor, Tensor] | None:
+    """The rows that were evaluated before, (R, 2) and (R, n): those of the ingredients that both zoos begin with."""
+    if store is None or not store.exists():
+        return None
+    try:
+        tensors, metadata = load_tensors(store, _FORMAT)
+        before = json.loads(metadata["fingerprints"])
+        table, right = tensors["table"], unpack_bits(tensors["right"], int(metadata["images"]))
+    except (BankError, KeyError, ValueError):  # damaged: evaluate again
+        return None
+    shared = 0
+    while shared < min(len(before), len(fingerprints)) and before[shared] == fingerprints[shared]:
+        shared += 1
+    return table[: 2**shared - 1], right[: 2**shared - 1]
+
+
+def _keep(store: Path, table: Tensor, right: Tensor, fingerprints: list[str]) -> None:
+    metadata = {"format": _FORMAT, "fingerprints": json.dumps(fingerprints), "images": str(right.shape[1])}
+    with atomic_path(store) as temporary:
+        save_file({"table": table.clone(), "right": pack_bits(right)}, temporary, metadata)
+
+
+def pack_bits(right: Tensor) -> Tensor:
+    """Boolean (rows, n) as bytes (rows, ceil(n / 8)): an eighth of the memory."""
+    return torch.from_numpy(np.packbits(right.numpy(), axis=1))
+
+
+def unpack_bits(packed: Tensor, n: int) -> Tensor:
+    """What `pack_bits` made, as boolean (rows, n) again."""
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=n)).bool()

@@ -1,0 +1,144 @@
+"""radin/tabulate.py: every soup once, whatever interrupts it and however many run together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import build, files_below, save_states, state, tiny_split, tiny_zoo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radin import Zoo, evaluator, exhaustive, soup_logits, tabulate
+from radin.errors import ParameterError
+from radin.models import SmallResNet
+from radin.tabulate import evaluate_soups
+
+SPLIT = tiny_split(33, seed=4)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory) -> Zoo:
+    return tiny_zoo(tmp_path_factory.mktemp("zoo"), 4)
+
+
+def both(zoo: Zoo, cache: object = False, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+    return tabulate.tabulate(zoo, SPLIT, device="cpu", cache=cache, progress=False, **options)
+
+
+def run(zoo: Zoo, cache: object = False, **options: object) -> torch.Tensor:
+    table, right = both(zoo, cache, **options)
+    assert torch.equal(table[:, 0], right.sum(1).double() * 100 / right.shape[1])
+    return table
+
+
+@pytest.fixture(scope="module")
+def table(zoo) -> torch.Tensor:
+    return run(zoo)
+
+
+def test_each_row_is_the_live_evaluation(zoo, table):
+    live = evaluator(zoo, SPLIT, device="cpu")
+    assert table.shape == (15, 2)
+    assert table[:, 0].tolist() == [live(weights) for weights in exhaustive(4)]
+
+
+def test_right_is_said_image_by_image(zoo, tmp_path):
+    _, right = both(zoo)
+    for row, weights in enumerate(exhaustive(4)):
+        logits, labels = soup_logits(zoo, weights, SPLIT, device="cpu")
+        assert torch.equal(right[row], logits.argmax(1) == labels)
+    both(zoo, tmp_path)
+    assert torch.equal(both(zoo, tmp_path)[1], right)  # from the store
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**16))
+def test_packed_bits_come_back(rows, n, seed):
+    bits = torch.rand(rows, n, generator=torch.Generator().manual_seed(seed)) < 0.5
+    assert torch.equal(tabulate.unpack_bits(tabulate.pack_bits(bits), n), bits)
+
+
+@pytest.mark.parametrize("per_pass", [2, 4, 15, 100])
+@pytest.mark.parametrize("batch_size", [5, 250])
+def test_soups_that_run_together_are_the_same(zoo, table, per_pass, batch_size):
+    together = run(zoo, per_pass=per_pass, batch_size=batch_size)
+    assert torch.equal(together[:, 0], table[:, 0])
+    assert torch.allclose(together[:, 1], table[:, 1], rtol=1e-6)
+
+
+def test_stacked_residual_networks_say_what_single_ones_say(tmp_path):
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(SmallResNet(4, widths=(8, 16)).half().state_dict())
+    zoo = Zoo.open(save_states(tmp_path, *models), lambda: SmallResNet(4, widths=(8, 16)), progress=False)
+    images = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    split = type(SPLIT)("noise", "val", images, torch.arange(20) % 4, list("abcd"))
+    single, _ = tabulate.tabulate(zoo, split, device="cpu", cache=False, progress=False)
+    together, _ = tabulate.tabulate(zoo, split, device="cpu", cache=False, progress=False, per_pass=3)
+    assert torch.allclose(single[:, 1], together[:, 1], rtol=1e-4)
+    assert (single[:, 0] - together[:, 0]).abs().max() <= 5  # an image of twenty may lie on a border
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stops", [[1], [4, 9], [14], [2, 3, 4]])
+def test_a_killed_build_goes_on(zoo, table, tmp_path, monkeypatch, stops):
+    monkeypatch.setattr(tabulate, "_KEEP_EVERY", -1)  # write after every soup
+    evaluated = []
+
+    def dying(*arguments: object) -> torch.Tensor:
+        if stops and len(evaluated) == stops[0]:
+            del stops[0]
+            raise Killed
+        evaluated.append(1)
+        return evaluate_soups(*arguments)
+
+    monkeypatch.setattr(tabulate, "evaluate_soups", dying)
+    for _ in range(len(stops)):
+        with pytest.raises(Killed):
+            run(zoo, tmp_path)
+    assert torch.equal(run(zoo, tmp_path), table)
+    assert len(evaluated) == 15  # no soup twice
+    assert torch.equal(run(zoo, tmp_path), table)
+    assert len(evaluated) == 15
+    assert len(files_below(tmp_path)) == 1
+
+
+def test_a_larger_zoo_takes_over_the_rows_of_a_smaller_one(zoo, table, tmp_path, monkeypatch):
+    smaller = Zoo.open(zoo.paths[:3], build, progress=False)
+    assert torch.equal(run(smaller, tmp_path), table[:7])
+    evaluated = []
+    monkeypatch.setattr(tabulate, "evaluate_soups", lambda *a: evaluated.append(1) or evaluate_soups(*a))
+    assert torch.equal(run(zoo, tmp_path), table)
+    assert len(evaluated) == 8
+    assert torch.equal(run(smaller, tmp_path), table[:7])
+    assert len(evaluated) == 8
+
+
+def test_rows_of_other_ingredients_are_not_taken_over(zoo, tmp_path):
+    run(zoo, tmp_path)
+    other = Zoo.open([*zoo.paths[:2], *save_states(tmp_path / "other", state(50), state(51))], build, progress=False)
+    assert torch.equal(run(other, tmp_path), run(other))
+
+
+def test_a_damaged_file_is_evaluated_again(zoo, table, tmp_path):
+    run(zoo, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert torch.equal(run(zoo, tmp_path), table)
+
+
+def test_too_many_ingredients(tmp_path):
+    many = Zoo.open(save_states(tmp_path, *(state(seed) for seed in range(21))), build, progress=False)
+    with pytest.raises(ParameterError, match="too many to list"):
+        run(many)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(zoo, table):
+    there, _ = tabulate.tabulate(zoo, SPLIT, device="cuda", cache=False, progress=False)
+    assert torch.allclose(there[:, 1], table[:, 1], rtol=1e-3)
+
+
