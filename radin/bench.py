@@ -71,7 +71,7 @@ class SoupBench:
         self.manifest = dict(manifest or {})
         for part, packed in (right or {}).items():
             if packed.shape != (rows, math.ceil({"val": val, "test": test}[part].num_images / 8)):
-                raise BankError(f"The table of right answers on {part} does not fit {rows} soups and the bank's images.")
+                raise BankError(f"The table of answers on {part} does not fit {rows} soups and the bank's images.")
         self._right = dict(right or {})
         self._tables = {"soups": dict(soups), "ensembles": dict(ensembles or {})}
         self._zoo = zoo
@@ -240,13 +240,13 @@ class SoupBench:
         Raises BankError when nothing of that name is there, or a file is damaged or of another version.
         """
         if str(name) in shipped():
-            return cls._load_folder(_shipped_root() / str(name))
+            return cls._load_folder(shipped_root() / str(name))
         path = Path(name)
         if path.is_dir():
             return cls._load_folder(path)
         if path.suffix != ".safetensors" and not path.exists():
             raise BankError(
-                f"Unknown bench {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}; or give the path of a file."
+                f"Unknown bench {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}; or give a file."
             )
         return cls._read(path, zoo)
 
@@ -297,13 +297,14 @@ class LookUp:
 # Shipped benches ----------------------------------------------------------------------------------
 
 
-def _shipped_root() -> Path:
+def shipped_root() -> Path:
+    """The folder in the module that holds the shipped benches, one folder each."""
     return Path(str(resources.files("radin"))) / "benches"
 
 
 def shipped() -> list[str]:
     """The names of the benches that come with the module."""
-    return sorted(path.parent.name for path in _shipped_root().glob(f"*/{_MANIFEST}"))
+    return sorted(path.parent.name for path in shipped_root().glob(f"*/{_MANIFEST}"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

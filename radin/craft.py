@@ -1,48 +1,34 @@
 """Recipes: from a logit bank and a budget of evaluations to one soup.
 
 A recipe sees the bank and a ledger, nothing else. Whether an evaluation averages real checkpoints or
-looks a row up in a soup bench is not its business.
+looks a row up in a soup bench is not its business, unless it stands among the live recipes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from radin.bank import LogitBank
 from radin.candidates import distinct, exhaustive, from_subsets, monte_carlo
-from radin.errors import BudgetError, ParameterError, check_seed, check_whole
-from radin.rank import check_prior, fast_estimate, rank
+from radin.errors import ParameterError, check_seed, check_whole
+from radin.learned import BATCH_SIZE, learn, steps_within, training_cost
+from radin.ledger import Evaluate, Ledger, Trial
+from radin.rank import check_prior, rank
 from radin.soup import check_weights
-
-Evaluate = Callable[[Tensor], float]
+from radin.zoo import Zoo
 
 # Without candidates of the caller's, all subsets are ranked up to this many ingredients (8,191 rows),
 # and as many Monte Carlo subsets beyond.
 ALL_SUBSETS_UP_TO = 13
 DEFAULT_CANDIDATES = 2**ALL_SUBSETS_UP_TO - 1
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One soup that a recipe looked at.
-
-    Attributes:
-        weights: (N,) mixing weights.
-        estimate: fast estimate in percent, off the bank.
-        accuracy: validation accuracy in percent: of the soup, by an evaluation; off the bank when not `evaluated`.
-        evaluated: whether it cost an evaluation.
-    """
-
-    weights: Tensor
-    estimate: float
-    accuracy: float
-    evaluated: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +41,8 @@ class Soup:
         accuracy: its validation accuracy in percent (for "ensemble", the ensemble's).
         trials: what was looked at, in order.
         evaluations: how many evaluations were spent; the entry fee is not among them.
+        forward_equivalents: evaluations plus what was spent on training, in the same unit: one forward
+            pass over the validation split.
         budget: how many were allowed.
         note: what the user should know, such as a budget larger than the recipe can use; else empty.
     """
@@ -64,6 +52,7 @@ class Soup:
     accuracy: float
     trials: list[Trial]
     evaluations: int
+    forward_equivalents: float
     budget: int
     note: str = ""
 
@@ -73,57 +62,13 @@ class Soup:
         return (self.weights > 0).nonzero().flatten().tolist()
 
     def __str__(self) -> str:
+        training = self.forward_equivalents - self.evaluations
         text = (
             f"{self.recipe}: validation accuracy {self.accuracy:.2f}%, {len(self.members)} of {len(self.weights)} "
             f"ingredients, {self.evaluations} of {self.budget} evaluations spent"
+            + (f" and {training:.2f} more on training" if training else "")
         )
         return f"{text} ({self.note})" if self.note else text
-
-
-@dataclass
-class Ledger:
-    """The only way for a recipe to an evaluation; it cannot be overspent.
-
-    `look` takes an accuracy off the bank and is free, `spend` evaluates a soup and costs one.
-    """
-
-    bank: LogitBank
-    evaluate: Evaluate
-    budget: int
-    trials: list[Trial] = field(default_factory=list)
-
-    @property
-    def spent(self) -> int:
-        return sum(trial.evaluated for trial in self.trials)
-
-    @property
-    def left(self) -> int:
-        return self.budget - self.spent
-
-    def spend(self, weights: Tensor) -> Trial:
-        """Evaluate one soup. BudgetError when nothing is left, ParameterError for a result that is no accuracy."""
-        if self.left < 1:
-            raise BudgetError(f"The budget of {self.budget} evaluations is spent; raise the budget or stop earlier.")
-        answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
-        try:
-            measured = float(answer)
-        except (TypeError, ValueError):
-            measured = math.nan
-        if not 0 <= measured <= 100:  # NaN fails this too
-            raise ParameterError(
-                f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}."
-            )
-        return self._record(weights, measured, evaluated=True)
-
-    def look(self, weights: Tensor) -> Trial:
-        """The ensemble's accuracy off the bank, free. For one ingredient alone it is the soup's own accuracy."""
-        return self._record(weights, None, evaluated=False)
-
-    def _record(self, weights: Tensor, measured: float | None, evaluated: bool) -> Trial:
-        estimate = fast_estimate(self.bank, weights.unsqueeze(0)).item()
-        trial = Trial(weights.clone(), estimate, estimate if measured is None else measured, evaluated)
-        self.trials.append(trial)
-        return trial
 
 
 @dataclass(frozen=True)
@@ -199,9 +144,46 @@ def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
 
 def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """A reference, not a soup: the logits of all N ingredients averaged. Each later image costs N forward passes."""
+    ledger.notes.append(f"a reference, not a soup: {bank.num_models} forward passes for each image")
     return ledger.look(torch.full((bank.num_models,), 1 / bank.num_models))
 
 
+def _learned(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
+    """Learned soup (Wortsman et al. 2022, appendix I): mixing weights by gradient, for all of the budget but one."""
+    zoo, split = _live(bank, ledger)
+    batch_size = min(BATCH_SIZE, getattr(ledger.evaluate, "batch_size", BATCH_SIZE))
+    # The last evaluation tells how good the result is; with one ingredient there is nothing to learn.
+    steps = steps_within(ledger.left - 1, bank.num_images, batch_size) if len(zoo) > 1 else 0
+    if steps == 0:
+        if len(zoo) > 1:
+            least = math.ceil(training_cost(1, bank.num_images, batch_size)) + 1
+            ledger.notes.append(
+                f"too small a budget for one gradient step, so this is the uniform soup; {least} is enough"
+            )
+        return _uniform(bank, ledger, order)
+    ledger.charge(training_cost(steps, bank.num_images, batch_size))
+    device = getattr(ledger.evaluate, "device", "auto")
+    found = learn(zoo, split, steps, batch_size=batch_size, seed=order.seed, device=device)
+    return ledger.spend(found.weights)
+
+
+def _live(bank: LogitBank, ledger: Ledger) -> tuple[Zoo, Dataset[Any]]:
+    """The networks and images behind the evaluations."""
+    zoo, split = getattr(ledger.evaluate, "zoo", None), getattr(ledger.evaluate, "split", None)
+    if not isinstance(zoo, Zoo) or split is None:
+        raise ParameterError(
+            "This recipe needs real networks and images, not accuracies alone (a soup bench or a function of your "
+            "own gives no more); pass evaluate=radin.evaluator(zoo, split)."
+        )
+    if (len(zoo), len(split)) != (bank.num_models, bank.num_images):
+        raise ParameterError(
+            f"The bank holds {bank.num_models} ingredients and {bank.num_images} images, but evaluate has {len(zoo)} "
+            f"and {len(split)}; make both from one zoo and one split."
+        )
+    return zoo, split
+
+
+# These work with any `evaluate`, so they can be compared on a soup bench, where a call is a look-up.
 RECIPES: dict[str, Recipe] = {
     "radin": _radin,
     "greedy": _greedy,
@@ -210,6 +192,10 @@ RECIPES: dict[str, Recipe] = {
     "random": _random,
     "ensemble": _ensemble,
 }
+
+# These look through `evaluate` at the networks and the images. They are kept apart because whoever loops over
+# RECIPES, to draw a line for each, say, has a bench's look-up in hand as often as not.
+LIVE_RECIPES: dict[str, Recipe] = {"learned": _learned}
 
 
 def craft(
@@ -226,31 +212,42 @@ def craft(
     Args:
         bank: the validation logit bank, N ingredients.
         evaluate: mixing weights (N,) to validation accuracy in percent; called at most `budget` times.
+            "learned" needs `radin.evaluator(zoo, split)`, the others take any function.
         budget: B, at least 1; more than the recipe can use is used up to what exists, and `Soup.note` says so.
-        recipe: "radin", "greedy", "uniform", "best_single", "random", or "ensemble" (a reference).
+        recipe: "radin", "greedy", "uniform", "best_single", "random", "learned", or "ensemble" (a reference).
         candidates: (M, N) mixing weights for "radin" and "random"; by default all subsets of up to 13
             ingredients, and 8,191 Monte Carlo subsets of more.
         prior: lambda, for "radin": the bonus of the full zoo in percentage points.
         seed: of every random choice.
 
     Raises:
-        ParameterError: an impossible budget, recipe, prior or candidate, before anything is evaluated.
+        ParameterError: an impossible budget, recipe, prior or candidate, or no networks for "learned", before
+            anything is evaluated.
 
-    Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy and uniform.
+    Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and learned.
     """
     budget, prior = check_whole("budget", budget, least=1), check_prior(prior)
     seed = check_seed(seed)
-    if recipe not in RECIPES:
-        raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+    recipes = RECIPES | LIVE_RECIPES
+    if recipe not in recipes:
+        raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(recipes)}.")
     if candidates is not None:
         candidates = torch.as_tensor(candidates)
         check_weights(candidates, bank.num_models, rows=True)
     ledger = Ledger(bank, evaluate, budget)
-    chosen = RECIPES[recipe](bank, ledger, Order(candidates, prior, seed))
-    notes = []
-    if recipe == "ensemble":
-        notes.append(f"a reference, not a soup: {bank.num_models} forward passes for each image")
+    chosen = recipes[recipe](bank, ledger, Order(candidates, prior, seed))
+    notes = list(ledger.notes)
     if ledger.left > 0:
-        used = f"can use only {ledger.spent} evaluations here" if ledger.spent else "needs no evaluation"
+        cost, unit = float(ledger.forward_equivalents), "forward-equivalents" if ledger.charged else "evaluations"
+        used = f"can use only {cost:.3g} {unit} here" if cost else "needs no evaluation"
         notes.append(f"this recipe {used}, {ledger.left} of the budget are left")
-    return Soup(recipe, chosen.weights, chosen.accuracy, ledger.trials, ledger.spent, budget, "; ".join(notes))
+    return Soup(
+        recipe=recipe,
+        weights=chosen.weights,
+        accuracy=chosen.accuracy,
+        trials=ledger.trials,
+        evaluations=ledger.spent,
+        forward_equivalents=float(ledger.forward_equivalents),
+        budget=budget,
+        note="; ".join(notes),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -20,6 +21,8 @@ from radin.errors import BankError, DataError, ParameterError, check_whole
 from radin.files import atomic_path, hash_text, store_folder
 from radin.soup import average
 from radin.zoo import Zoo
+
+SoupLike = Tensor | Sequence[float] | Mapping[str, Tensor]  # mixing weights (N,), or a state dict
 
 _FORMAT = "radin-predictions-1"
 PROBE = 8  # images on which a stored prediction is compared with the network before it is trusted
@@ -123,7 +126,7 @@ def _still_says(model: nn.Module, probe: Tensor, stored: Tensor, device: torch.d
     the network subtracts, a setting of the user's own. Asking the network is surer than reading its code.
     """
     with torch.inference_mode():
-        now = _logits(model.to(device), probe, device).float().cpu()
+        now = batch_logits(model.to(device), probe, device).float().cpu()
     known = stored[: len(probe)].float()
     # Another device, batch size or precision moves logits in the third digit at most.
     return now.shape == known.shape and torch.allclose(now, known, rtol=0, atol=1e-2 * known.abs().max().item())
@@ -137,10 +140,18 @@ def _like(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
     return images.to(device, parameter.dtype)
 
 
-def _logits(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """One forward pass: (batch, C). DataError when the network does not take these images or gives no logits."""
+def batch_logits(
+    model: nn.Module, images: Tensor, device: torch.device, state: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """One forward pass: (batch, C). DataError when the network does not take these images or gives no logits.
+
+    Args:
+        state: tensors to use in place of the model's own for this pass; gradients flow back into them.
+    """
     try:
-        answer = model(_like(images, model, device))
+        x = _like(images, model, device)
+        # A state dict names tied tensors more than once; each name then has its own (equal) value.
+        answer = model(x) if state is None else functional_call(model, dict(state), (x,), tie_weights=False)
     except torch.OutOfMemoryError:  # a smaller batch_size mends it, and torch says so
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -179,46 +190,74 @@ def _run(
             on_device = images.to(device)  # once, not once for each model
             labels.append(truth)
             for k, model in models.items():
-                logits[k].append(_logits(model, on_device, device).to("cpu", dtype))
+                logits[k].append(batch_logits(model, on_device, device).to("cpu", dtype))
             check_labels(truth, logits[members[0]][-1].shape[-1])
     return {k: (torch.cat(logits[k]), torch.cat(labels)) for k in members}
 
 
 def soup_logits(
-    zoo: Zoo, weights: Tensor | Sequence[float], split: Dataset[Any], device: str = "auto", batch_size: int = 256
+    zoo: Zoo, soup: SoupLike, split: Dataset[Any], device: str = "auto", batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Average the ingredients and run the soup over a split.
+
+    Args:
+        soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
 
     Returns: logits (n, C) in single precision and labels (n,), on the CPU.
     """
     chosen = pick_device(device)
     batch_size = check_whole("batch_size", batch_size, least=1)
-    return _forward(zoo.model(average(zoo, weights)).to(chosen), split, chosen, batch_size)
+    return _forward(zoo.model(_soup_state(zoo, soup)).to(chosen), split, chosen, batch_size)
 
 
-def evaluator(
-    zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256
-) -> Callable[[Tensor | Sequence[float]], float]:
+class Evaluator:
+    """What `radin.evaluator` returns: call it with mixing weights (N,) for the soup's accuracy in percent.
+
+    Attributes:
+        zoo, split: what it averages and what it predicts, for recipes that need more than an accuracy.
+        device: where it computes.
+        batch_size: images in one forward pass.
+    """
+
+    def __init__(self, zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256) -> None:
+        self.zoo, self.split = zoo, split
+        self.device = pick_device(device)
+        self.batch_size = check_whole("batch_size", batch_size, least=1)
+        self._model = zoo.model(0).to(self.device)
+
+    def __call__(self, soup: SoupLike) -> float:
+        """Accuracy in percent of a soup, given as mixing weights (N,) or as a state dict of the zoo."""
+        self._model.load_state_dict(_soup_state(self.zoo, soup))
+        return accuracy(*_forward(self._model, self.split, self.device, self.batch_size)).item()
+
+
+def evaluator(zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256) -> Evaluator:
     """A function from mixing weights (N,) to the soup's accuracy in percent, by a real forward pass.
 
     Each call is one evaluation of the budget: it averages the checkpoints and predicts the whole split.
+    It also takes the state dict of a soup that no mixing weights describe.
     """
-    chosen = pick_device(device)
-    batch_size = check_whole("batch_size", batch_size, least=1)
-    model = zoo.model(0).to(chosen)
+    return Evaluator(zoo, split, device, batch_size)
 
-    def evaluate(weights: Tensor | Sequence[float]) -> float:
-        model.load_state_dict(average(zoo, weights))
-        return accuracy(*_forward(model, split, chosen, batch_size)).item()
 
-    return evaluate
+def _soup_state(zoo: Zoo, soup: SoupLike) -> Mapping[str, Tensor]:
+    if not isinstance(soup, Mapping):
+        return average(zoo, soup)
+    shapes = {key: tuple(zoo[0][key].shape) for key in zoo.keys()}
+    given = {key: tuple(tensor.shape) for key, tensor in soup.items()}
+    wrong = sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key))
+    if wrong:
+        raise ParameterError(
+            f"This state dict does not fit the zoo; missing, extra or of another shape: {', '.join(wrong[:8])}."
+        )
+    return soup
 
 
 def _forward(model: nn.Module, split: Dataset[Any], device: torch.device, batch_size: int) -> tuple[Tensor, Tensor]:
     logits, labels = [], []
     with torch.inference_mode():
         for images, truth in batches(split, batch_size):
-            logits.append(_logits(model, images, device).float().cpu())
+            logits.append(batch_logits(model, images, device).float().cpu())
             check_labels(truth, logits[-1].shape[-1])
             labels.append(truth)
     return torch.cat(logits), torch.cat(labels)

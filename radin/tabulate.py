@@ -114,7 +114,8 @@ def evaluate_soups(
             check_labels(labels, logits.shape[-1])
             right.append(logits.argmax(-1) == labels)
             truth = labels.expand(len(soups), -1).flatten()
-            losses += F.cross_entropy(logits.flatten(0, 1).double(), truth, reduction="none").view(len(soups), -1).sum(1)
+            loss = F.cross_entropy(logits.flatten(0, 1).double(), truth, reduction="none")
+            losses += loss.view(len(soups), -1).sum(1)
     all_right = torch.cat(right, 1)
     percent = all_right.sum(1).double() * 100 / all_right.shape[1]
     return torch.stack([percent, losses / all_right.shape[1]], 1).cpu(), all_right.cpu()

@@ -25,6 +25,12 @@ def radin_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache.absolute()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> None:
+    """No test downloads a data set; those of downloads talk to a server of their own and lift this."""
+    os.environ["RADIN_OFFLINE"] = "1"
+
+
 def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the build of `root` into `out`, with its words captured."""
     command = [sys.executable, root / "book" / "make.py", "--out", out, *options]

@@ -260,7 +260,9 @@ def test_a_changed_file_is_named(folder, name, damage):
         SoupBench.load(folder).zoo()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "radin-bench-1", "files": {}}', '{"format": "radin-bench-2"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": "radin-bench-1", "files": {}}', '{"format": "radin-bench-2"}']
+)
 def test_a_manifest_that_is_none(folder, content):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(BankError, match=r"manifest\.json: not"):

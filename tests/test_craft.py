@@ -7,14 +7,25 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import build, exact_accuracy, mixing_weights, random_bank, save_states, state, tied_banks, tiny_split
+from helpers import (
+    build,
+    exact_accuracy,
+    mixing_weights,
+    random_bank,
+    save_states,
+    state,
+    tied_banks,
+    tiny_split,
+    tiny_zoo,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from radin import RECIPES, LogitBank, Soup, Zoo, craft, evaluator, exhaustive, monte_carlo, predict, rank
-from radin.craft import Ledger
-from radin.errors import BudgetError, ParameterError
+from radin import RECIPES, LogitBank, Soup, SoupBench, Zoo, craft, evaluator, exhaustive, monte_carlo, predict, rank
+from radin.craft import LIVE_RECIPES
+from radin.errors import ParameterError
+from radin.learned import BATCH_SIZE, learn, training_cost
 
 SPENDERS = ("radin", "random", "greedy")
 
@@ -61,6 +72,7 @@ def test_the_ledger_is_kept(bank, recipe, budget, answer, prior, seed, data):
 
     assert len(evaluate.asked) <= budget
     assert soup.evaluations == len(evaluate.asked) == sum(trial.evaluated for trial in soup.trials)
+    assert soup.forward_equivalents == soup.evaluations
     paid = [trial for trial in soup.trials if trial.evaluated]
     for call, (trial, asked) in enumerate(zip(paid, evaluate.asked, strict=True), start=1):
         assert torch.equal(trial.weights, asked)
@@ -214,7 +226,7 @@ def never(weights: Tensor) -> float:
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, 2.0, True, "4", None, float("nan")])
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(RECIPES | LIVE_RECIPES))
 def test_impossible_budgets(budget, recipe):
     with pytest.raises(ParameterError, match="budget must be a whole number of at least 1, not"):
         craft(random_bank(), never, budget, recipe)
@@ -227,13 +239,13 @@ def test_unknown_recipes(recipe):
 
 
 @pytest.mark.parametrize("prior", [float("nan"), "x", -1, None])
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(RECIPES | LIVE_RECIPES))
 def test_impossible_priors(prior, recipe):
     with pytest.raises(ParameterError, match="prior"):
         craft(random_bank(), never, 1, recipe, prior=prior)
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(RECIPES | LIVE_RECIPES))
 def test_candidates_of_another_zoo(recipe):
     with pytest.raises(ParameterError, match=r"shape \(M, 3\).*\(15, 4\)"):
         craft(random_bank(3), never, 1, recipe, candidates=exhaustive(4))
@@ -252,20 +264,89 @@ def test_an_evaluation_that_is_no_accuracy(answer, recipe):
         craft(random_bank(), lambda weights: answer, 2, recipe)
 
 
-def test_the_ledger_cannot_be_overspent():
-    evaluate = Counting(ANSWERS["ever better"])
-    ledger = Ledger(random_bank(2), evaluate, budget=2)
-    weights = torch.tensor([0.5, 0.5])
-    ledger.look(weights)
-    ledger.spend(weights)
-    ledger.spend(weights)
-    with pytest.raises(BudgetError, match="budget of 2 evaluations is spent"):
-        ledger.spend(weights)
-    assert len(evaluate.asked) == 2
-    assert (ledger.spent, ledger.left) == (2, 0)
-
-
 def test_numpy_budgets_are_budgets():
     soup = craft(random_bank(), lambda weights: np.float32(50), np.int64(2))
     assert (soup.budget, soup.accuracy) == (2, 50.0)
     assert craft(random_bank(), lambda weights: torch.tensor(50), 1).accuracy == 50.0
+
+
+# Recipes that need the networks ------------------------------------------------------------------
+
+NUM_IMAGES = 100
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory) -> Zoo:
+    return tiny_zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="module")
+def bank(zoo) -> LogitBank:
+    return predict(zoo, tiny_split(NUM_IMAGES), device="cpu", cache=False, progress=False)
+
+
+def test_no_recipe_is_of_both_kinds():
+    assert LIVE_RECIPES
+    assert not set(RECIPES) & set(LIVE_RECIPES)
+
+
+@given(budget=st.integers(1, 12), batch_size=st.integers(1, 150), seed=st.integers(0, 3))
+@settings(max_examples=15, deadline=None)
+def test_learned_keeps_its_budget(zoo, bank, budget, batch_size, seed):
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu", batch_size=batch_size)
+    soup = craft(bank, evaluate, budget, "learned", seed=seed)
+    assert soup.evaluations == len(soup.trials) == 1
+    assert soup.accuracy == evaluate(soup.weights)
+    assert soup.weights.sum().item() == pytest.approx(1, abs=1e-6)
+    assert soup.forward_equivalents <= budget
+    size = min(batch_size, BATCH_SIZE)
+    steps = next(k for k in range(10_000) if training_cost(k + 1, NUM_IMAGES, size) > budget - 1)
+    assert soup.forward_equivalents == pytest.approx(1 + float(training_cost(steps, NUM_IMAGES, size)))
+    if steps == 0:
+        assert soup.weights.tolist() == pytest.approx([1 / 3] * 3)
+        assert "too small a budget for one gradient step" in soup.note
+        return
+    found = learn(zoo, evaluate.split, steps, batch_size=size, seed=seed, device="cpu")
+    assert torch.equal(soup.weights, found.weights)
+    assert "on training" in str(soup)
+    assert "too small" not in soup.note
+
+
+def test_the_budget_that_a_note_asks_for_is_enough(zoo, bank):
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu", batch_size=BATCH_SIZE)
+    assert "; 2 is enough" in craft(bank, evaluate, 1, "learned").note
+    assert craft(bank, evaluate, 2, "learned").note == ""
+
+
+def test_a_zoo_of_one_needs_no_learning(tmp_path):
+    zoo, split = tiny_zoo(tmp_path, 1), tiny_split()
+    bank = predict(zoo, split, device="cpu", cache=False, progress=False)
+    soup = craft(bank, evaluator(zoo, split, device="cpu"), 9, "learned")
+    assert (soup.weights.tolist(), soup.accuracy) == ([1.0], bank.accuracies().item())
+    assert (soup.evaluations, soup.forward_equivalents) == (1, 1.0)
+    assert "8 of the budget are left" in soup.note
+
+
+@pytest.mark.parametrize("recipe", sorted(LIVE_RECIPES))
+def test_live_recipes_say_that_a_look_up_is_not_enough(zoo, bank, recipe):
+    bench = SoupBench.build(zoo, tiny_split(), tiny_split(part="test"), device="cpu", cache=False, progress=False)
+    for evaluate, its_bank in ((bench.evaluator("val"), bench.val), (never, bank)):
+        with pytest.raises(ParameterError, match=r"real networks and images.*radin\.evaluator\(zoo, split\)"):
+            craft(its_bank, evaluate, 5, recipe)
+
+
+@pytest.mark.parametrize("recipe", sorted(LIVE_RECIPES))
+def test_live_recipes_refuse_a_bank_of_something_else(zoo, recipe):
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu")
+    for other in (random_bank(4, NUM_IMAGES), random_bank(3, 7)):
+        with pytest.raises(ParameterError, match=f"The bank holds .* evaluate has 3 and {NUM_IMAGES}"):
+            craft(other, evaluate, 5, recipe)
+
+
+def test_learned_on_a_counting_evaluator(zoo, bank):
+    """Whatever shows a zoo and a split will do; it is called once."""
+    evaluate = Counting(ANSWERS["always the same"])
+    evaluate.zoo, evaluate.split = zoo, tiny_split(NUM_IMAGES)
+    soup = craft(bank, evaluate, 3, "learned")
+    assert len(evaluate.asked) == soup.evaluations == 1
+    assert soup.accuracy == 50.0

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_split
+from helpers import save, tiny_split
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import radin.data
-from radin import RadinError, load_split
-from radin.data import HELD_OUT, batches, fingerprint, read_image
+from radin import RadinError, Zoo, load_split, predict
+from radin.data import ArraySplit, FolderSplit, batches, fingerprint, in_memory, read_image
 from radin.errors import DataError
+from radin.folders import HELD_OUT
 
 SHARES = list(radin.data._DIGITS_SHARES)
 
@@ -246,9 +248,9 @@ def test_a_part_without_classes(tmp_path):
 
 
 def test_unknown_part_and_data_set(pets):
-    with pytest.raises(DataError, match=r"pets has no part 'sketch'; it has test, train\."):
+    with pytest.raises(DataError, match=r"pets has no part 'sketch'; it has finetune, pretrain, test, train, val\."):
         load_split(str(pets), "sketch")
-    with pytest.raises(DataError, match="Unknown data set 'pest'.*RADIN_DATA"):
+    with pytest.raises(DataError, match="Unknown data set 'pest': it is none of digits, cifar10, .*RADIN_DATA"):
         load_split("pest", "train", root=pets.parent)
 
 
@@ -297,6 +299,133 @@ def test_fingerprints_of_folders(pets):
     assert load_split(str(pets), "test", size=4).fingerprint != first
     draw_image(pets / "test" / "cat" / "0.png", value=1)
     assert load_split(str(pets), "test").fingerprint != first
+
+
+# In memory --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(pets) -> Path:
+    """Pets in several formats and colours, more than fit into one block."""
+    draw_image(pets / "test" / "cat" / "gray.jpg", mode="L")
+    draw_image(pets / "test" / "cat" / "thin.webp", (6, 6), "RGBA")
+    Image.new("P", (6, 6)).save(pets / "test" / "dog" / "palette.PNG")
+    return pets
+
+
+@pytest.mark.parametrize("block", [1, 4, 9, 1024])
+@pytest.mark.parametrize("size", [None, 5])
+def test_in_memory_is_the_same_split(mixed, monkeypatch, block, size):
+    monkeypatch.setattr("radin.data._BLOCK", block)
+    split = load_split(str(mixed), "test", size=size)
+    quick = in_memory(split, progress=False)
+    assert isinstance(quick, ArraySplit)
+    assert (len(quick), quick.images.shape[1:]) == (9, (3, size or 6, size or 6))
+    assert quick.images.dtype == torch.float32
+    assert torch.equal(quick.images, torch.stack([image for image, _ in split]))
+    assert torch.equal(quick.labels, split.labels)
+    assert (quick.name, quick.part, quick.class_names) == (split.name, split.part, split.class_names)
+    assert quick.fingerprint == load_split(str(mixed), "test", size=size).fingerprint == split.fingerprint
+    assert list(map(len, next(iter(batches(quick, 9))))) == [9, 9]
+
+
+def test_a_prediction_on_the_folder_is_found_for_memory(pets, tmp_path):
+    zoo, split = photo_zoo(tmp_path / "zoo"), load_split(str(pets), "test")
+    predict(zoo, split, cache=tmp_path / "banks", progress=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "banks").rglob("*")}
+    predict(zoo, in_memory(split, progress=False), cache=tmp_path / "banks", progress=False)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "banks").rglob("*")} == before
+
+
+def photo_zoo(folder: Path) -> Zoo:
+    def build() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 6 * 6, 2))
+
+    paths = [save(build().state_dict(), folder / f"{k}.safetensors") for k in range(2)]
+    return Zoo.open(paths, build, progress=False)
+
+
+def test_in_memory_shows_a_bar(pets, capfd):
+    in_memory(load_split(str(pets), "test"))
+    assert "test: 100%" in capfd.readouterr().err
+    in_memory(load_split(str(pets), "test"), progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_lies_in_memory_stays_as_it_is():
+    split = load_split("digits", "val")
+    assert in_memory(split) is split
+
+
+def test_in_memory_takes_splits_only():
+    with pytest.raises(DataError, match=r"is not a split that radin\.load_split made"):
+        in_memory([(torch.zeros(1, 2, 2), 0)])
+
+
+def test_in_memory_names_the_image_at_fault(pets):
+    path = draw_image(pets / "test" / "dog" / "large.png", (9, 8))
+    split = load_split(str(pets), "test")
+    with pytest.raises(
+        DataError, match=r"large\.png has 9 x 8 pixels, .*0\.png has 6 x 6; pass load_split\(..., size="
+    ):
+        in_memory(split, progress=False)
+    assert in_memory(load_split(str(pets), "test", size=4), progress=False).images.shape == (7, 3, 4, 4)
+    for content in (path.read_bytes()[:60], b"hello", b""):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"large\.png: not a readable image \((?!.*BytesIO)"):
+            in_memory(split, progress=False)
+    path.unlink()
+    for read in (lambda: in_memory(split, progress=False), lambda: split.fingerprint, lambda: split[len(split) - 1]):
+        with pytest.raises(DataError, match=r"large\.png: could not be read \(No such file"):
+            read()
+
+
+# Real data: only where RADIN_DATA has it --------------------------------------------------------
+
+
+def real(name: str, part: str) -> FolderSplit:
+    place = Path(os.environ.get("RADIN_DATA", "/nowhere"))
+    if not any(place.glob(f"{name}*")):
+        pytest.skip(f"no {name} under RADIN_DATA")
+    return load_split(name, part)
+
+
+def test_real_cifar10():
+    sizes = {"train": 45_000, "val": 5_000, "test": 10_000, "pretrain": 22_500, "finetune": 22_500}
+    files = {}
+    for part, size in sizes.items():
+        split = real("cifar10", part)
+        assert len(split) == size
+        assert torch.bincount(split.labels).tolist() == [size // 10] * 10
+        files[part] = set(split.files)
+    assert files["train"].isdisjoint(files["val"])
+    assert files["pretrain"].isdisjoint(files["finetune"])
+    assert files["pretrain"] | files["finetune"] == files["train"]
+    image, label = split[0]
+    assert image.shape == (3, 32, 32)
+    assert label == 0
+
+
+def test_real_tiny_imagenet():
+    sizes = {"train": 100_000, "val": 10_000, "pretrain": 50_000, "finetune": 50_000}
+    for part, size in sizes.items():
+        split = real("tiny-imagenet", part)
+        assert (len(split), split.num_classes) == (size, 200)
+    with pytest.raises(DataError, match="never published"):
+        load_split("tiny-imagenet", "test")
+
+
+def test_real_pacs():
+    sizes = {"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929}
+    for domain, size in sizes.items():
+        split = real("pacs", domain)
+        assert (len(split), split.num_classes) == (size, 7)
+        others = [real("pacs", f"without-{domain}/{share}") for share in ("train", "val")]
+        assert sum(map(len, others)) == sum(sizes.values()) - size
+        assert not set(others[0].files) & set(others[1].files)
+
+
+# Batches ----------------------------------------------------------------------------------------
 
 
 def test_batches_hold_everything_in_order():

@@ -236,7 +236,7 @@ def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -252,11 +252,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
     def stop(epoch: int) -> None:
         epochs.append(epoch)
         if epoch == stop_after + 1:
-            raise Killed
+            raise KilledError
 
     whole = finetune.train(fresh(), split, run, seed=3)
     state, epochs = tmp_path / "run.state", []
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=stop)
     assert files_below(tmp_path) == ["run.state"]
     again = finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=epochs.append)
@@ -275,13 +275,13 @@ def test_the_state_of_another_run_is_not_taken_over(tmp_path):
 
     def stop(epoch: int) -> None:
         if epoch == 2:
-            raise Killed
+            raise KilledError
 
     whole = train(4)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(3, after_epoch=stop)
     assert torch.equal(train(4), whole)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(4, after_epoch=stop)
     state.write_bytes(state.read_bytes()[:-100])  # damaged: from the start
     assert torch.equal(train(4), whole)

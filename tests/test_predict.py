@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from radin import LogitBank, RadinError, Zoo, evaluator, predict, soup_logits
+from radin import LogitBank, RadinError, Zoo, average, evaluator, predict, soup_logits
 from radin.data import ArraySplit
 from radin.errors import BankError, DataError, ParameterError
-from radin.predict import PROBE, pick_device, single_thread
+from radin.predict import PROBE, batch_logits, pick_device, single_thread
 
 SPLIT = tiny_split(20)
 
@@ -367,6 +367,38 @@ def test_evaluations_do_not_depend_on_those_before(zoo):
 def test_evaluating_one_ingredient_is_its_accuracy_in_the_bank(zoo):
     bank, evaluate = run(zoo, cache=False), evaluator(zoo, SPLIT, device="cpu")
     assert [evaluate(row) for row in torch.eye(3)] == bank.accuracies().tolist()
+
+
+def test_an_evaluator_shows_what_it_evaluates(zoo):
+    evaluate = evaluator(zoo, SPLIT, device="cpu", batch_size=7)
+    assert evaluate.zoo is zoo
+    assert evaluate.split is SPLIT
+    assert (evaluate.device, evaluate.batch_size) == (torch.device("cpu"), 7)
+
+
+def test_a_state_dict_is_evaluated_like_its_mixing_weights(zoo):
+    evaluate, weights = evaluator(zoo, SPLIT, device="cpu"), [0.5, 0.2, 0.3]
+    averaged = average(zoo, weights)
+    assert evaluate(averaged) == evaluate(weights)
+    for one, other in zip(soup_logits(zoo, averaged, SPLIT), soup_logits(zoo, weights, SPLIT), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_state_dicts_that_do_not_fit(zoo):
+    good = average(zoo, [1, 0, 0])
+    missing = {key: tensor for key, tensor in good.items() if key != "1.bias"}
+    for wrong in (missing, good | {"1.bias": torch.zeros(7)}, good | {"more": torch.zeros(1)}):
+        for use in (evaluator(zoo, SPLIT), lambda state: soup_logits(zoo, state, SPLIT)):
+            with pytest.raises(ParameterError, match="does not fit the zoo.*(1.bias|more)"):
+                use(wrong)
+
+
+def test_a_pass_with_other_tensors_leaves_the_model_alone(zoo):
+    model, other = zoo.model(0), average(zoo, [0, 1, 0])
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    borrowed = batch_logits(model, SPLIT.images, torch.device("cpu"), other)
+    torch.testing.assert_close(borrowed, zoo.model(1)(SPLIT.images))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 def test_the_number_of_threads_is_given_back():

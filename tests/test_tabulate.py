@@ -79,7 +79,7 @@ def test_stacked_residual_networks_say_what_single_ones_say(tmp_path):
     assert (single[:, 0] - together[:, 0]).abs().max() <= 5  # an image of twenty may lie on a border
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -91,13 +91,13 @@ def test_a_killed_build_goes_on(zoo, table, tmp_path, monkeypatch, stops):
     def dying(*arguments: object) -> torch.Tensor:
         if stops and len(evaluated) == stops[0]:
             del stops[0]
-            raise Killed
+            raise KilledError
         evaluated.append(1)
         return evaluate_soups(*arguments)
 
     monkeypatch.setattr(tabulate, "evaluate_soups", dying)
     for _ in range(len(stops)):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             run(zoo, tmp_path)
     assert torch.equal(run(zoo, tmp_path), table)
     assert len(evaluated) == 15  # no soup twice

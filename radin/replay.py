@@ -1,0 +1,107 @@
+"""Recipes replayed on a soup bench at every budget at once: one call instead of one `craft` for each budget.
+
+Each function answers with rows of the bench, one for each budget 1 .. B: the soup that the recipe
+would return. Choices see validation only; what the soups are worth on test is `bench.soups("test")[rows]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from radin.bench import SoupBench
+from radin.candidates import monte_carlo
+from radin.errors import ParameterError, check_whole
+
+Rows = np.ndarray
+
+
+def radin(
+    bench: SoupBench, budget: int, prior: float = 0.0, scores: np.ndarray | None = None, among: Rows | None = None
+) -> Rows:
+    """RADIN: evaluate the soups with the best scores first, return the best evaluated by validation: (budget,).
+
+    Args:
+        prior: lambda, in percentage points.
+        scores: (2^N - 1,), the larger the better; the fast estimates when not given.
+        among: rows of the candidates; all when not given. With fewer candidates than budget the last answer stays.
+    """
+    sizes = bench.sizes.numpy()
+    base = bench.ensembles("val").numpy() if scores is None else np.asarray(scores)
+    if base.shape != sizes.shape:
+        raise ParameterError(f"scores must have one number for each of {len(sizes)} soups, not shape {base.shape}.")
+    budget = check_whole("budget", budget, least=1)
+    rows = np.arange(len(sizes)) if among is None else np.unique(among)
+    # As in `radin.rank`: more ingredients first among equals, then the lower bitmask.
+    merit = (base + prior * sizes / bench.num_models).round(9)
+    tried = rows[np.lexsort((rows, -sizes[rows], -merit[rows]))][:budget]
+    return _best_so_far(bench, tried, budget)
+
+
+def random(bench: SoupBench, budget: int, seed: int = 0) -> Rows:
+    """Evaluate soups drawn blindly, without repeats; return the best by validation: (budget,)."""
+    budget = check_whole("budget", budget, least=1)
+    return _best_so_far(bench, np.random.default_rng(seed).permutation(2**bench.num_models - 1)[:budget], budget)
+
+
+def greedy(bench: SoupBench, budget: int) -> Rows:
+    """The greedy soup (Wortsman et al. 2022, recipe 1) stopped after 1 .. budget evaluations: (budget,)."""
+    budget = check_whole("budget", budget, least=1)
+    val = _val(bench)
+    singles = val[2 ** np.arange(bench.num_models) - 1]
+    order = np.argsort(-singles, kind="stable")
+    kept, answers = 1 << int(order[0]), []
+    for k in order[1 : budget + 1]:
+        tried = kept | 1 << int(k)
+        if val[tried - 1] >= val[kept - 1]:
+            kept = tried
+        answers.append(kept - 1)
+    return _held(answers or [kept - 1], budget)
+
+
+def best_single(bench: SoupBench) -> int:
+    """The row of the best ingredient by validation."""
+    rows = 2 ** np.arange(bench.num_models) - 1
+    return int(rows[_val(bench)[rows].argmax()])
+
+
+def uniform(bench: SoupBench) -> int:
+    """The row of the soup of all ingredients."""
+    return int(2**bench.num_models - 2)
+
+
+def oracle(bench: SoupBench) -> int:
+    """The row of the best soup on test."""
+    return int(bench.soups("test").argmax())
+
+
+def monte_carlo_rows(bench: SoupBench, num_candidates: int, seed: int) -> Rows:
+    """Rows of Monte Carlo candidates, repeats among them: (num_candidates,)."""
+    drawn = monte_carlo(bench.num_models, num_candidates, seed).numpy() > 0
+    return drawn @ (1 << np.arange(bench.num_models)) - 1
+
+
+def member_means(bench: SoupBench, part: str = "val") -> np.ndarray:
+    """The free rival of the fast estimate: the mean accuracy of each subset's members in percent, (2^N - 1,)."""
+    members = bench.candidates.numpy() > 0
+    return members @ bench.bank(part).accuracies().numpy() / members.sum(1)
+
+
+def _val(bench: SoupBench) -> np.ndarray:
+    return bench.soups("val").numpy().round(9)  # 100 * (h / n) and 100 * h / n are one accuracy
+
+
+def _best_so_far(bench: SoupBench, tried: Sequence[int] | Rows, budget: int) -> Rows:
+    tried = np.asarray(tried)
+    val = _val(bench)[tried]
+    # The first of equals is the better ranked: a later one must be strictly better.
+    record = np.maximum.accumulate(val)
+    first = np.concatenate([[True], val[1:] > record[:-1]])
+    return _held(tried[np.maximum.accumulate(np.where(first, np.arange(len(tried)), 0))], budget)
+
+
+def _held(rows: Sequence[int] | Rows, budget: int) -> Rows:
+    """As many answers as budgets: a recipe that has stopped keeps its last."""
+    rows = np.asarray(rows)
+    return np.concatenate([rows, np.full(max(0, budget - len(rows)), rows[-1])])[:budget]

@@ -1,0 +1,158 @@
+"""radin/photos.py: the zoos that are shipped, made again in small."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from helpers import files_below
+
+from radin import SoupBench, evaluator, exhaustive, photos
+from radin.data import ArraySplit
+from radin.errors import ParameterError
+from radin.models import SmallResNet
+
+QUICK = {"epochs": 2, "warmup": 0.1, "augment": 0.2, "flip": 0.5, "colour": 0.0, "erase": 0.0, "noise": 0.0}
+QUICK |= {"lr": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.0, "mixup": 0.0}
+TINY = photos.Plan(
+    "toy",
+    "pretrain",
+    "finetune",
+    "val",
+    "test",
+    QUICK,
+    partial(photos.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2)),
+    3,
+)
+
+
+def coloured(name: str, part: str, size: int | None) -> ArraySplit:
+    """Photos whose class is their colour, with noise."""
+    rng = torch.Generator().manual_seed(len(part) + 10 * len(name))
+    labels = torch.arange(60) % 3
+    images = torch.randn(60, 3, 16, 16, generator=rng) + 2 * torch.eye(3)[labels][:, :, None, None]
+    return ArraySplit(name, part, images, labels, ["red", "green", "blue"])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The toy plan in place of the photos, networks of four channels a group, one process."""
+    folder = tmp_path_factory.mktemp("photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(photos, "_memory", coloured)
+        patch.setattr(photos, "WIDTHS", (8, 16))
+        patch.setattr(photos, "PRETRAINING", QUICK)
+        patch.setitem(photos.PLANS, "toy", TINY)
+        patch.setattr(photos, "JOBS", 1)  # other processes would not see these changes
+        patch.setenv("RADIN_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def shipped(home):
+    return photos.ship("toy", home / "toy", device="cpu", progress=False)
+
+
+def test_a_zoo_starts_from_one_head(home, shipped):
+    zoo = SoupBench.load(home / "toy").zoo()
+    assert len(zoo) == 3
+    assert len(set(zoo.fingerprints)) == 3
+    assert zoo.init is not None
+    for k in range(3):
+        assert all(tensor.dtype == torch.float16 for tensor in (zoo[k][key] for key in zoo.keys()))
+        assert not torch.equal(zoo[k]["head.weight"], zoo.init["head.weight"])
+
+
+def test_what_is_shipped_is_what_was_evaluated(home, shipped):
+    found = SoupBench.load(home / "toy")
+    assert found.val.logits.dtype == torch.float16
+    for part in ("val", "test"):
+        live = evaluator(found.zoo(), coloured("toy", part, None), device="cpu")
+        assert found.soups(part).tolist() == [live(weights) for weights in exhaustive(3)]
+        assert torch.equal(found.soups(part), shipped.soups(part))
+
+
+def test_the_manifest_says_how_it_was_made(home, shipped):
+    manifest = json.loads((home / "toy" / "manifest.json").read_text())
+    assert manifest["ingredients"] == photos.photo_sweep(3, 0, (1e-3, 1e-2), (1, 2))
+    assert manifest["start"] == QUICK
+    assert manifest["data"]["images"] == {"val": 60, "test": 60}
+    assert sorted(manifest["files"]) == sorted(set(files_below(home / "toy")) - {"manifest.json"})
+
+
+def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
+    monkeypatch.setattr(photos, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("radin.tabulate.evaluate_soups", lambda *_: pytest.fail("evaluated again"))
+    before = {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
+    photos.ship("toy", home / "toy", device="cpu", progress=False)
+    assert before == {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("die_at", [1, 2, 3, 5])
+def test_a_killed_making_goes_on_to_the_same_bench(home, shipped, tmp_path, monkeypatch, die_at):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
+    whole, calls = photos.train, []
+
+    def dying(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == die_at:
+            options["after_epoch"] = lambda epoch: (_ for _ in ()).throw(KilledError)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(photos, "train", dying)
+    with pytest.raises(KilledError):
+        photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+    assert not (tmp_path / "toy" / "manifest.json").exists()
+    photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+    for name in files_below(home / "toy"):
+        assert (tmp_path / "toy" / name).read_bytes() == (home / "toy" / name).read_bytes(), name
+
+
+def test_fewer_ingredients_begin_the_same(home, shipped, tmp_path):
+    photos.ship("toy", tmp_path / "fewer", num_models=2, device="cpu", progress=False)
+    fewer = SoupBench.load(tmp_path / "fewer")
+    assert fewer.zoo().fingerprints == shipped.zoo().fingerprints[:2]
+    assert torch.equal(fewer.soups("test"), shipped.soups("test")[:3])
+
+
+def test_the_head_is_fitted_and_the_body_left():
+    torch.manual_seed(0)
+    model, split = SmallResNet(3, widths=(8, 16)), coloured("toy", "train", None)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    photos.fit_head(model, split)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]) != key.startswith("head.")
+    assert (model(split.images).argmax(1) == split.labels).float().mean() > 0.9
+    features = model.features(split.images).detach()
+    model.head.weight.grad = model.head.bias.grad = None
+    loss = torch.nn.functional.cross_entropy(model.head(features), split.labels)
+    (loss + photos.HEAD_DECAY * model.head.weight.square().sum()).backward()
+    assert model.head.weight.grad.abs().max() < 1e-3  # at the minimum
+
+
+def test_sweeps_begin_alike_and_keep_their_bounds():
+    for name, plan in photos.PLANS.items():
+        runs = plan.sweep(200, plan.seed)
+        assert runs[:3] == plan.sweep(3, plan.seed), name
+        assert len({run["lr"] for run in runs}) == 200
+        assert all(run["epochs"] >= 1 and 0 < run["lr"] < 0.1 for run in runs)
+
+
+def test_unknown_names():
+    with pytest.raises(ParameterError, match="Unknown zoo 'cifar100'; it must be one of cifar10, cifar10-wild, pacs-"):
+        photos.photo_zoo("cifar100")
+
+
+def test_the_command(home, shipped, capsys):
+    photos.main(["toy", "--out", str(home), "--device", "cpu"])
+    assert f"{home / 'toy'}: SoupBench(3 ingredients, 7 soups)" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as refused:
+        photos.main(["toy", "--out", str(home), "--num-models", "0"])
+    assert refused.value.code == 1
+    assert "num_models must be a whole number of at least 1" in capsys.readouterr().err

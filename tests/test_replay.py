@@ -1,0 +1,102 @@
+"""radin/replay.py: the same answers as `craft`, at every budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import tied_banks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radin import LogitBank, SoupBench, craft, exhaustive, monte_carlo, replay
+from radin.errors import ParameterError
+
+
+@st.composite
+def benches(draw: st.DrawFn) -> SoupBench:
+    """Benches with ties everywhere: few images, whole-number logits, soups that agree with their ingredients."""
+    bank = draw(tied_banks())
+    rows = 2**bank.num_models - 1
+    tables = {}
+    for part in ("val", "test"):
+        hits = torch.tensor(draw(st.lists(st.integers(0, bank.num_images), min_size=rows, max_size=rows)))
+        accuracy = hits.double() * 100 / bank.num_images
+        accuracy[[2**k - 1 for k in range(bank.num_models)]] = bank.accuracies().double()
+        tables[part] = torch.stack([accuracy, torch.zeros(rows, dtype=torch.float64)], 1)
+    return SoupBench(bank, bank, tables)
+
+
+@settings(deadline=None)  # the first example compiles loops
+@given(benches(), st.integers(1, 12), st.sampled_from([0.0, 1.0, 30.0]))
+def test_radin_is_what_craft_returns(bench, budget, prior):
+    rows = replay.radin(bench, budget, prior)
+    assert len(rows) == budget
+    for allowed in {1, budget}:
+        soup = craft(bench.val, bench.evaluator(), allowed, prior=prior)
+        assert rows[allowed - 1] == bench.row(soup.weights)
+
+
+@given(benches(), st.integers(1, 12), st.integers(1, 20), st.integers(0, 5))
+def test_radin_on_monte_carlo_candidates(bench, budget, num_candidates, seed):
+    among = replay.monte_carlo_rows(bench, num_candidates, seed)
+    candidates = monte_carlo(bench.num_models, num_candidates, seed)
+    assert among.tolist() == [bench.row(weights) for weights in candidates]
+    soup = craft(bench.val, bench.evaluator(), budget, candidates=candidates)
+    assert replay.radin(bench, budget, among=among)[-1] == bench.row(soup.weights)
+
+
+@given(benches(), st.integers(1, 12))
+def test_greedy_is_what_craft_returns(bench, budget):
+    rows = replay.greedy(bench, budget)
+    assert len(rows) == budget
+    for allowed in range(1, budget + 1):
+        soup = craft(bench.val, bench.evaluator(), allowed, recipe="greedy")
+        assert rows[allowed - 1] == bench.row(soup.weights)
+
+
+@given(benches())
+def test_what_needs_no_budget(bench):
+    assert replay.best_single(bench) == bench.row(craft(bench.val, bench.evaluator(), 1, "best_single").weights)
+    assert replay.uniform(bench) == bench.row(craft(bench.val, bench.evaluator(), 1, "uniform").weights)
+    assert replay.oracle(bench) == bench.row(bench.oracle[0])
+
+
+@given(benches(), st.integers(1, 40), st.integers(0, 9))
+def test_random_evaluates_different_soups(bench, budget, seed):
+    rows = replay.random(bench, budget, seed)
+    val = bench.soups("val").numpy()
+    assert (np.diff(val[rows]) >= 0).all()  # more budget, no worse on validation
+    if budget >= len(val):
+        assert val[rows[-1]] == val.max()
+    assert (rows == replay.random(bench, budget, seed)).all()
+
+
+@given(benches(), st.integers(1, 12))
+def test_any_score_can_rank(bench, budget):
+    scores = np.arange(2**bench.num_models - 1)[::-1]  # the lowest bitmask first
+    val = bench.soups("val").numpy().round(9)
+    rows = replay.radin(bench, budget, scores=scores)
+    for b in range(1, budget + 1):
+        assert rows[b - 1] == val[:b].argmax()
+    with pytest.raises(ParameterError, match="one number for each"):
+        replay.radin(bench, budget, scores=scores[:-1] if len(scores) > 1 else np.zeros(2))
+
+
+def test_the_mean_of_the_members():
+    logits = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    bank = LogitBank(logits, [0, 0])
+    table = torch.zeros(7, 2)
+    bench = SoupBench(bank, bank, {"val": table, "test": table})
+    means = replay.member_means(bench)
+    wanted = [bank.accuracies()[weights > 0].mean().item() for weights in exhaustive(3)]
+    assert means.tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5])
+def test_impossible_budgets(budget):
+    bank = LogitBank(torch.eye(2).unsqueeze(0), [0, 0])
+    bench = SoupBench(bank, bank, {part: torch.tensor([[50.0, 0.8]]) for part in ("val", "test")})
+    for recipe in (replay.radin, replay.random, replay.greedy):
+        with pytest.raises(ParameterError, match="budget must be a whole number of at least 1"):
+            recipe(bench, budget)
