@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from radin.bank import LogitBank, load_tensors
 from radin.candidates import exhaustive
+from radin.data import fingerprint, in_memory, load_split
 from radin.errors import BankError, OffGridError, ParameterError
 from radin.files import atomic_path, hash_file, store_folder, update_hash
 from radin.models import SmallResNet
@@ -75,6 +76,7 @@ class SoupBench:
         self._right = dict(right or {})
         self._tables = {"soups": dict(soups), "ensembles": dict(ensembles or {})}
         self._zoo = zoo
+        self._splits: dict[str, Dataset[Any]] = {}
 
     def __repr__(self) -> str:
         return f"SoupBench({self.num_models} ingredients, {2**self.num_models - 1:,} soups)"
@@ -155,15 +157,20 @@ class SoupBench:
 
         Raises ParameterError for a member that is not there or is named twice.
         """
+        rows = self.rows_of(members)
+        kinds = (*self._tables.values(), self._right)
+        tables = [{part: table[rows] for part, table in kind.items()} for kind in kinds]
+        chosen = list(members)
+        banks = [LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test)]
+        return SoupBench(*banks, *tables)
+
+    def rows_of(self, members: Sequence[int]) -> Tensor:
+        """Where the soups of a smaller zoo stand here: row i of `sub(members)` is row `rows_of(members)[i]`."""
         chosen = list(members)
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.num_models)):
             raise ParameterError(f"members must be different numbers from 0 to {self.num_models - 1}, not {chosen}.")
         bits = torch.tensor([2**k for k in chosen])
-        rows = ((exhaustive(len(chosen)) > 0) * bits).sum(1) - 1
-        kinds = (*self._tables.values(), self._right)
-        tables = [{part: table[rows] for part, table in kind.items()} for kind in kinds]
-        banks = [LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test)]
-        return SoupBench(*banks, *tables)
+        return ((exhaustive(len(chosen)) > 0) * bits).sum(1) - 1
 
     def zoo(self) -> Zoo:
         """The ingredients. Raises BankError when the bench came without them."""
@@ -172,6 +179,27 @@ class SoupBench:
         if not isinstance(self._zoo, Zoo):
             self._zoo = self._zoo()
         return self._zoo
+
+    def split(self, part: str, root: str | Path | None = None) -> Dataset[Any]:
+        """The images behind "val" or "test", for live evaluations: (image, label) pairs.
+
+        A shipped bench holds no images; its data set is looked for as `load_split` does.
+
+        Raises DataError when the data set is not there, BankError when the bench does not know it.
+        """
+        if _check_part(part) in self._splits:
+            return self._splits[part]
+        if "data" not in self.manifest:
+            raise BankError("This bench does not know what images it was made from; pass your own split.")
+        data = self.manifest["data"]
+        return in_memory(load_split(data["name"], data["parts"][part], root, data["size"]))
+
+    def has_images_of(self, part: str, split: Dataset[Any]) -> bool | None:
+        """Whether a split holds exactly the images that "val" or "test" was made from; None when that is unknown."""
+        if _check_part(part) in self._splits:
+            return fingerprint(split) == fingerprint(self._splits[part])
+        known = self.manifest.get("data", {}).get("fingerprints", {})
+        return fingerprint(split) == known[part] if part in known else None
 
     @classmethod
     def build(
@@ -203,12 +231,15 @@ class SoupBench:
             path = folder / f"{_content(zoo, banks)}.safetensors"
         if path is not None and path.exists():
             with suppress(BankError):  # damaged: build it again
-                return cls.load(path, zoo)
+                bench = cls.load(path, zoo)
+                bench._splits = {"val": val, "test": test}
+                return bench
         soups, right = {}, {}
         for part, split in zip(PARTS, (val, test), strict=True):
             soups[part], answers = tabulate(zoo, split, device, cache=cache, progress=progress)
             right[part] = pack_bits(answers)
         bench = cls(*banks, soups, right=right, zoo=zoo)
+        bench._splits = {"val": val, "test": test}
         if path is not None:
             bench.save(path)
         return bench

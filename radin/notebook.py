@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from radin.bench import SoupBench, shipped
+from radin.data import load_split
 from radin.errors import ParameterError, check_seed, check_whole
 from radin.finetune import digits_zoo
 from radin.predict import pick_device
@@ -13,18 +16,23 @@ from radin.rank import check_prior
 from radin.zoo import Zoo
 
 ZOOS = ("digits",)
+SOURCES = ("bench", "live")
 
 
-def check_parameters(**given: Any) -> None:
+def check_parameters(zoos: Sequence[str] = ZOOS, **given: Any) -> None:
     """Check a notebook's parameters before any work starts; one sentence says what is wrong and what is allowed.
 
-    Known are budget, prior, num_candidates, seed, zoo, device and quick; a notebook passes those it has.
+    Known are budget, prior, num_candidates, seed, seeds, zoo, source, device and quick; a notebook passes
+    those it has.
+
+    Args:
+        zoos: what `zoo` may be in this notebook.
 
     Raises ParameterError.
     """
     try:
         for name, value in given.items():
-            _check_parameter(name, value)
+            _check_parameter(name, value, zoos)
     except ParameterError as error:
         # In a notebook a user's typing error needs one sentence, not forty lines of ours.
         message = f"ParameterError: {error}"
@@ -32,17 +40,20 @@ def check_parameters(**given: Any) -> None:
         raise
 
 
-def _check_parameter(name: str, value: Any) -> None:
+def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
     match name:
         case "prior":
             check_prior(value)
-        case "budget" | "num_candidates":
+        case "budget" | "num_candidates" | "seeds":
             check_whole(name, value, least=1)
         case "seed":
             check_seed(value)
         case "zoo":
-            if value not in ZOOS:
-                raise ParameterError(f"zoo must be one of {', '.join(map(repr, ZOOS))}, not {value!r}.")
+            if value not in zoos:
+                raise ParameterError(f"zoo must be one of {', '.join(map(repr, zoos))} here, not {value!r}.")
+        case "source":
+            if value not in SOURCES:
+                raise ParameterError(f"source must be one of {', '.join(map(repr, SOURCES))}, not {value!r}.")
         case "device":
             pick_device(value)
         case "quick":
@@ -56,6 +67,21 @@ def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:
     """The zoo that a notebook's `zoo` parameter names; `quick` makes a small, poor one for tests."""
     check_parameters(zoo=name, quick=quick)
     return digits_zoo(num_models=5 if quick else 10, quick=quick, device=device)
+
+
+def benches() -> tuple[str, ...]:
+    """What `open_bench` knows: the digits and the CIFAR-10 benches that are shipped."""
+    return ("digits", *(name for name in shipped() if name.startswith("cifar10")))
+
+
+def open_bench(name: str, quick: bool = False, device: str = "auto") -> SoupBench:
+    """The soup bench that a notebook's `zoo` parameter names; `quick` keeps five of its ingredients, for tests."""
+    check_parameters(benches(), zoo=name, quick=quick)
+    if name == "digits":
+        zoo = open_zoo(name, quick, device)
+        return SoupBench.build(zoo, load_split("digits", "val"), load_split("digits", "test"), device=device)
+    bench = SoupBench.load(name)
+    return bench.sub(range(5)) if quick else bench
 
 
 def measured(name: str) -> Any:

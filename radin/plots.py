@@ -28,6 +28,7 @@ RECIPE_STYLES: dict[str, dict[str, Any]] = {
     "uniform": {"color": "#009E73", "linestyle": "--"},
     "best_single": {"color": "#CC79A7", "linestyle": "-."},
     "ensemble": {"color": "#56B4E9", "linestyle": ":"},
+    "learned": {"color": "#E69F00", "linestyle": "-", "marker": "D"},
     "oracle": {"color": "#222222", "linestyle": (0, (1, 3))},
 }
 
@@ -229,6 +230,53 @@ def accuracy_against_budget(
     axes.set(xlabel="budget B (evaluations)", ylabel=label)
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4, frameon=False, fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def by_size(test: Tensor, sizes: Tensor, threshold: int, label: str = "test accuracy of the soup (%)") -> Figure:
+    """Distribution of the soups' accuracy, those of many ingredients against those of few. After RADIN, figure 5.
+
+    Args:
+        test: (M,) in percent.
+        sizes: (M,) numbers of ingredients.
+        threshold: soups of more ingredients than this are "many".
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 3.8))
+    edges = np.histogram_bin_edges(test, bins=40)
+    many = sizes > threshold
+    for chosen, name, color in (
+        (~many, f"{threshold} or fewer", "#767676"),
+        (many, f"more than {threshold}", "#0072B2"),
+    ):
+        if not chosen.any():
+            continue
+        values = test[chosen]
+        share = np.full(len(values), 100 / len(values))
+        title = f"{name} ingredients ({len(values):,} soups)"
+        axes.hist(values, bins=edges, weights=share, color=color, alpha=0.55, label=title)
+        axes.axvline(values.mean().item(), color=color, linewidth=2.2)
+    axes.set(xlabel=label, ylabel="share of these soups (%)")
+    axes.legend(loc="upper left")
+    figure.tight_layout()
+    return figure
+
+
+def intervals(rows: Mapping[str, tuple[float, float, float]], label: str) -> Figure:
+    """Differences with their 95% intervals, one row each; what lies right of zero favours the first named.
+
+    Args:
+        rows: title to (difference, low, high), as `radin.compare.paired_interval` gives them.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 1.0 + 0.42 * len(rows)))
+    for place, (middle, low, high) in enumerate(rows.values()):
+        color = "#009E73" if low > 0 else "#D55E00" if high < 0 else "#767676"
+        axes.plot([low, high], [place, place], color=color, linewidth=2.4, solid_capstyle="butt")
+        axes.plot(middle, place, "o", color=color, markersize=7)
+    axes.axvline(0, color="#222222", linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
 

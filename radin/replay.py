@@ -6,7 +6,8 @@ would return. Choices see validation only; what the soups are worth on test is `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -86,6 +87,22 @@ def member_means(bench: SoupBench, part: str = "val") -> np.ndarray:
     """The free rival of the fast estimate: the mean accuracy of each subset's members in percent, (2^N - 1,)."""
     members = bench.candidates.numpy() > 0
     return members @ bench.bank(part).accuracies().numpy() / members.sum(1)
+
+
+def over_sub_zoos(bench: SoupBench, size: int, recipes: Mapping[str, Callable[[SoupBench], int]]) -> dict[str, Rows]:
+    """What each recipe returns on every choice of `size` ingredients: one zoo is one sample, these are more.
+
+    Args:
+        recipes: name to a function from the smaller zoo's bench to a row of it.
+
+    Returns: for each name one row of the whole `bench` for each sub-zoo, in the order of `combinations`.
+    """
+    found: dict[str, list[int]] = {name: [] for name in recipes}
+    for members in combinations(range(bench.num_models), check_whole("size", size, least=1)):
+        smaller, rows = bench.sub(members), bench.rows_of(members)
+        for name, recipe in recipes.items():
+            found[name].append(int(rows[recipe(smaller)]))
+    return {name: np.array(rows) for name, rows in found.items()}
 
 
 def _val(bench: SoupBench) -> np.ndarray:

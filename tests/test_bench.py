@@ -219,6 +219,19 @@ def test_impossible_members(bench, members):
         bench.sub(members)
 
 
+def test_the_images_behind_a_bench(bench, zoo, tmp_path):
+    for part, split in SPLITS.items():
+        assert bench.split(part) is split
+        assert bench.has_images_of(part, split)
+        assert not bench.has_images_of(part, tiny_split(30, seed=9))
+    loaded = SoupBench.load(bench.save(tmp_path / "bench.safetensors"))
+    assert loaded.has_images_of("val", SPLITS["val"]) is None
+    with pytest.raises(BankError, match="does not know what images"):
+        loaded.split("val")
+    again = build_bench(zoo, cache=tmp_path / "cache")
+    assert build_bench(zoo, cache=tmp_path / "cache").split("test") is again.split("test") is SPLITS["test"]
+
+
 # Shipped folders ----------------------------------------------------------------------------------
 
 

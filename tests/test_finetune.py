@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -301,7 +302,7 @@ def test_the_rate_rises_and_falls(monkeypatch):
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
     assert rates[5] == pytest.approx(1e-2)
-    assert all(later < sooner for sooner, later in zip(rates[5:], rates[6:], strict=False))
+    assert all(later < sooner for sooner, later in itertools.pairwise(rates[5:]))
     assert rates[-1] == pytest.approx(1e-3 + 9e-3 * (1 + math.cos(math.pi * 14 / 15)) / 2)
 
 

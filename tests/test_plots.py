@@ -132,3 +132,25 @@ def test_style_is_set():
     with mpl.rc_context():
         plots.set_style()
         assert mpl.rcParams["figure.facecolor"] == "white"
+
+
+def test_soups_of_many_and_of_few():
+    test, sizes = torch.tensor([70.0, 71.0, 74.0, 75.0, 76.0]), torch.tensor([1, 2, 3, 4, 4])
+    (axes,) = plots.by_size(test, sizes, 2).axes
+    assert legend(axes) == ["2 or fewer ingredients (2 soups)", "more than 2 ingredients (3 soups)"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [70.5, 75.0]
+    assert sum(bar.get_height() for bar in axes.containers[1]) == pytest.approx(100)
+    (axes,) = plots.by_size(test, sizes, 4).axes
+    assert len(legend(axes)) == 1
+
+
+def test_intervals_take_the_colour_of_their_verdict():
+    figure = plots.intervals(
+        {"a - b": (1.0, 0.5, 1.5), "a - c": (0.1, -0.2, 0.4), "a - d": (-1.0, -2.0, -0.5)}, "points"
+    )
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a - b", "a - c", "a - d"]
+    bars = axes.lines[0:6:2]
+    assert [list(bar.get_xdata()) for bar in bars] == [[0.5, 1.5], [-0.2, 0.4], [-2.0, -0.5]]
+    assert len({bar.get_color() for bar in bars}) == 3
+    assert is_drawn(figure)

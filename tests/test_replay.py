@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,26 @@ def test_impossible_budgets(budget):
     for recipe in (replay.radin, replay.random, replay.greedy):
         with pytest.raises(ParameterError, match="budget must be a whole number of at least 1"):
             recipe(bench, budget)
+
+
+@given(benches(), st.integers(1, 5))
+def test_over_sub_zoos_is_a_loop_over_smaller_zoos(bench, size):
+    recipes = {"radin": lambda sub: replay.radin(sub, 2)[-1], "uniform": replay.uniform}
+    found = replay.over_sub_zoos(bench, size, recipes)
+    zoos = list(combinations(range(bench.num_models), size))
+    assert all(len(rows) == len(zoos) for rows in found.values())
+    for z, members in enumerate(zoos):
+        everyone = torch.zeros(bench.num_models)
+        everyone[list(members)] = 1 / size
+        assert found["uniform"][z] == bench.row(everyone)
+        bank = LogitBank(bench.val.logits[list(members)], bench.val.labels)
+
+        def evaluate(weights: torch.Tensor, members: tuple[int, ...] = members) -> float:
+            whole = torch.zeros(bench.num_models)
+            whole[list(members)] = weights
+            return bench.evaluator()(whole)
+
+        soup = craft(bank, evaluate, 2)
+        whole = torch.zeros(bench.num_models)
+        whole[list(members)] = soup.weights
+        assert found["radin"][z] == bench.row(whole)

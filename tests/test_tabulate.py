@@ -140,5 +140,3 @@ def test_too_many_ingredients(tmp_path):
 def test_on_a_gpu(zoo, table):
     there, _ = tabulate.tabulate(zoo, SPLIT, device="cuda", cache=False, progress=False)
     assert torch.allclose(there[:, 1], table[:, 1], rtol=1e-3)
-
-
