@@ -11,9 +11,10 @@ PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
 
 # `make book BUDGET=8` passes on what is set, as --budget 8.
-PARAMETERS := BUDGET PRIOR NUM_CANDIDATES SEED ZOO DEVICE QUICK
+PARAMETERS := BUDGET PRIOR NUM_CANDIDATES SEED SEEDS ZOO SOURCE DEVICE QUICK
 BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRIOR)') \
 	$(if $(NUM_CANDIDATES),--num-candidates '$(NUM_CANDIDATES)') $(if $(SEED),--seed '$(SEED)') \
+	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(SOURCE),--source '$(SOURCE)') \
 	$(if $(ZOO),--zoo '$(ZOO)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(QUICK),--quick '$(QUICK)')
 
 # A misspelt variable must not pass in silence. (make writes a blank inside a value as backslash, blank.)
@@ -25,7 +26,7 @@ ifneq ($(filter-out $(VARIABLES),$(GIVEN)),)
 $(error unknown variable $(filter-out $(VARIABLES),$(GIVEN)); this Makefile knows $(VARIABLES))
 endif
 
-.PHONY: help book test serve bench lint pins clean
+.PHONY: help book test serve bench zoos lint pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -46,6 +47,9 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 
 bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table goes to the book, too
 	@$(BIN)/python tests/benchmarks/stage_one.py
+
+zoos: $(STAMP) ## train the shipped zoos and evaluate all their soups again (hours; ZOO=cifar10 for one of them)
+	@$(BIN)/python -m radin.photos $(or $(ZOO),all) $(if $(DEVICE),--device '$(DEVICE)')
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .

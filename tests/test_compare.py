@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin.compare import paired_interval
+from radin.compare import jackknife_interval, paired_interval
 from radin.errors import ParameterError
 
 ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
@@ -99,3 +99,40 @@ def test_intervals_over_draws_cover_the_truth():
         _, low, high = paired_interval(a, b)
         covered += low <= 0 <= high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_the_jackknife_of_a_mean_is_the_interval_of_a_mean():
+    values = np.random.default_rng(0).normal(3, 2, 4000)
+    middle, low, high = jackknife_interval(lambda kept: values[kept].mean(), [4000])
+    assert middle == pytest.approx(values.mean())
+    assert (high - low) / 2 == pytest.approx(2.09 * 2 / 4000**0.5, rel=0.4)
+    assert (low + high) / 2 == pytest.approx(middle)
+
+
+def test_the_jackknife_covers_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(300):
+        first, second = rng.normal(0, 1, 200), rng.normal(0.5, 1, 100)
+        _, low, high = jackknife_interval(lambda a, b, x=first, y=second: y[b].mean() - x[a].mean(), [200, 100])
+        covered += low <= 0.5 <= high
+    assert 0.91 < covered / 300 < 0.985
+
+
+def test_the_jackknife_leaves_each_image_out_once():
+    seen = np.zeros((2, 60))
+
+    def statistic(*kept):
+        for part, mask in enumerate(kept):
+            seen[part, : len(mask)] += mask
+        return 0.0
+
+    jackknife_interval(statistic, [60, 45], groups=5)
+    assert (seen[0] == 5).all()  # four of five groups, and all of them once
+    assert (seen[1, :45] == 5).all()
+
+
+@pytest.mark.parametrize(("num_images", "groups"), [([10, 30], 20), ([30], 1)])
+def test_too_few_images_for_the_groups(num_images, groups):
+    with pytest.raises(ParameterError, match="groups need at least as many images"):
+        jackknife_interval(lambda *kept: 0.0, num_images, groups)

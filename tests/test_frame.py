@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 import pins
 import radin
 
-TARGETS = ["book", "test", "serve", "bench", "lint", "pins", "clean"]
+TARGETS = ["book", "test", "serve", "bench", "zoos", "lint", "pins", "clean"]
 
 
 @pytest.fixture(scope="module")

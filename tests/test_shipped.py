@@ -1,0 +1,115 @@
+"""The shipped benches: whole, quick to load, and true where the images are at hand."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import radin
+from radin import SoupBench, exhaustive, fast_estimate, predict
+from radin.bench import shipped
+from radin.data import fingerprint
+from radin.errors import DataError, OffGridError
+from radin.tabulate import evaluate_soups
+
+NAMES = ["cifar10", "cifar10-wild", "pacs-art_painting", "pacs-cartoon", "pacs-photo", "pacs-sketch"]
+WITH_INGREDIENTS = NAMES[:2]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def bench(request) -> SoupBench:
+    return SoupBench.load(request.param)
+
+
+def test_all_are_there(root):
+    assert shipped() == NAMES
+    files = [path for path in (root / "radin" / "benches").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    for name in NAMES:
+        listed = set(SoupBench.load(name).manifest["files"]) | {"manifest.json"}
+        assert {path.name for path in (root / "radin" / "benches" / name).iterdir()} == listed
+
+
+def test_loading_takes_less_than_a_large_import(capsys):
+    start = time.perf_counter()
+    SoupBench.load("cifar10").evaluator("test")
+    with capsys.disabled():
+        print(f"\n  SoupBench.load('cifar10'): {time.perf_counter() - start:.2f} s")
+
+
+def test_tables_agree_with_themselves(bench):
+    rows = range(len(bench.candidates))
+    for part in ("val", "test"):
+        right = bench.right(part, rows)
+        assert torch.equal(bench.soups(part), right.sum(1).double() * 100 / right.shape[1])
+        assert torch.isfinite(bench.soups(part, "nll")).all()
+        assert torch.allclose(bench.ensembles(part), fast_estimate(bench.bank(part), bench.candidates).double())
+        some = torch.arange(0, len(bench.candidates), 37)
+        again = fast_estimate(bench.bank(part), bench.candidates[some], "nll").double()
+        assert torch.allclose(bench.ensembles(part, "nll")[some], again)
+        # A single ingredient is its own soup; its logits in the bank are rounded to half precision.
+        singles = bench.soups(part)[[2**k - 1 for k in range(bench.num_models)]]
+        assert (singles - bench.bank(part).accuracies()).abs().max() <= 0.25
+
+
+def test_the_manifest_says_what_a_reader_must_know(bench):
+    manifest = bench.manifest
+    assert len(manifest["ingredients"]) == bench.num_models
+    assert {"pretraining", "start", "seed", "made_with", "data", "files", "class_names"} <= set(manifest)
+    assert manifest["data"]["images"] == {"val": bench.val.num_images, "test": bench.test.num_images}
+
+
+def test_soups_off_the_grid_and_the_count(bench):
+    evaluate = bench.evaluator()
+    weights = torch.zeros(bench.num_models)
+    weights[:2] = torch.tensor([0.3, 0.7])
+    with pytest.raises(OffGridError):
+        evaluate(weights)
+    soup = radin.craft(bench.val, evaluate, 3)
+    assert evaluate.count == soup.evaluations == 3
+
+
+@pytest.mark.parametrize("name", WITH_INGREDIENTS)
+def test_ingredients_are_shipped_with_their_start(name):
+    bench = SoupBench.load(name)
+    zoo = bench.zoo()
+    assert len(zoo) == bench.num_models
+    assert zoo.init is not None
+    assert zoo.model(0)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def images_of(bench: SoupBench, part: str) -> object:
+    try:
+        split = bench.split(part)
+    except DataError as error:
+        pytest.skip(f"no images: {error}")
+    if fingerprint(split) != bench.manifest["data"]["fingerprints"][part]:
+        pytest.skip("other images than those the bench was made from")
+    return split
+
+
+@pytest.mark.parametrize("name", WITH_INGREDIENTS)
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_rows_evaluated_again_on_the_real_images(name, part):
+    bench = SoupBench.load(name)
+    split, zoo = images_of(bench, part), bench.zoo()
+    rows = np.random.default_rng(len(name)).choice(2**bench.num_models - 1, 10, replace=False)
+    n = bench.bank(part).num_images
+    for row in rows:
+        table, right = evaluate_soups(
+            zoo, zoo.model(0), exhaustive(bench.num_models)[[row]], split, torch.device("cpu"), 250
+        )
+        # Another processor rounds otherwise: an image whose two best classes all but tie may flip.
+        assert (right[0] != bench.right(part, [row])[0]).sum() <= max(2, n // 2000)
+        assert table[0, 1].item() == pytest.approx(bench.soups(part, "nll")[row].item(), abs=1e-3)
+
+
+def test_the_bank_predicted_again_on_the_real_images():
+    bench = SoupBench.load("cifar10")
+    split = images_of(bench, "val")
+    again = predict(bench.zoo(), split, device="cpu", dtype=torch.float16, cache=False, progress=False)
+    assert (again.logits.float() - bench.val.logits.float()).abs().max() < 0.05
+    assert torch.equal(again.labels, bench.val.labels)
