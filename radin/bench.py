@@ -8,29 +8,26 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from radin.bank import LogitBank, load_tensors
 from radin.candidates import exhaustive
 from radin.data import fingerprint, in_memory, load_split
 from radin.errors import BankError, OffGridError, ParameterError
-from radin.files import atomic_path, hash_file, store_folder, update_hash
-from radin.models import SmallResNet
+from radin.files import atomic_path, store_folder, update_hash
 from radin.predict import predict
 from radin.rank import METRICS, fast_estimate
+from radin.shipped import BENCH, BENCH_FORMAT, INIT, check_file, network, read_manifest, shipped, shipped_root
 from radin.soup import check_weights
 from radin.tabulate import pack_bits, tabulate, unpack_bits
 from radin.zoo import Zoo
 
-_FORMAT = "radin-bench-2"
-_BENCH, _MANIFEST, _INIT = "bench.safetensors", "manifest.json", "init.safetensors"
 PARTS = ("val", "test")
 Tables = Mapping[str, Tensor]
 
@@ -159,10 +156,10 @@ class SoupBench:
         """
         rows = self.rows_of(members)
         kinds = (*self._tables.values(), self._right)
-        tables = [{part: table[rows] for part, table in kind.items()} for kind in kinds]
+        soups, ensembles, right = ({part: table[rows] for part, table in kind.items()} for kind in kinds)
         chosen = list(members)
-        banks = [LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test)]
-        return SoupBench(*banks, *tables)
+        val, test = (LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test))
+        return SoupBench(val, test, soups, ensembles, right)
 
     def rows_of(self, members: Sequence[int]) -> Tensor:
         """Where the soups of a smaller zoo stand here: row i of `sub(members)` is row `rows_of(members)[i]`."""
@@ -238,7 +235,7 @@ class SoupBench:
         for part, split in zip(PARTS, (val, test), strict=True):
             soups[part], answers = tabulate(zoo, split, device, cache=cache, progress=progress)
             right[part] = pack_bits(answers)
-        bench = cls(*banks, soups, right=right, zoo=zoo)
+        bench = cls(banks[0], banks[1], soups, right=right, zoo=zoo)
         bench._splits = {"val": val, "test": test}
         if path is not None:
             bench.save(path)
@@ -258,7 +255,7 @@ class SoupBench:
             if part in self._right:
                 tensors[f"{part}.right"] = self._right[part].contiguous()
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "names": json.dumps(self.val.names)})
+            save_file(tensors, temporary, metadata={"format": BENCH_FORMAT, "names": json.dumps(self.val.names)})
         return path
 
     @classmethod
@@ -283,29 +280,29 @@ class SoupBench:
 
     @classmethod
     def _read(cls, path: Path, zoo: Zoo | Callable[[], Zoo] | None, manifest: Any = None) -> SoupBench:
-        tensors, metadata = load_tensors(path, _FORMAT)
+        tensors, metadata = load_tensors(path, BENCH_FORMAT)
         try:
             names = json.loads(metadata["names"])
             banks = [LogitBank(tensors[f"{part}.logits"], tensors[f"{part}.labels"], names) for part in PARTS]
             kinds = [{part: tensors[f"{part}.{kind}"] for part in PARTS} for kind in ("soups", "ensembles")]
             right = {part: tensors[f"{part}.right"] for part in PARTS if f"{part}.right" in tensors}
-            return cls(*banks, *kinds, right, zoo, manifest)
+            return cls(banks[0], banks[1], kinds[0], kinds[1], right, zoo, manifest)
         except (KeyError, json.JSONDecodeError) as error:
             raise BankError(f"{path}: not a whole soup bench ({error} is missing); build it again.") from error
 
     @classmethod
     def _load_folder(cls, folder: Path) -> SoupBench:
         manifest = read_manifest(folder)
-        check_file(folder, _BENCH, manifest)
+        check_file(folder, BENCH, manifest)
 
         def open_zoo() -> Zoo:
-            paths = [folder / name for name in manifest["files"] if name not in (_BENCH, _INIT)]
-            for path in (*paths, folder / _INIT):
+            paths = [folder / name for name in manifest["files"] if name not in (BENCH, INIT)]
+            for path in (*paths, folder / INIT):
                 check_file(folder, path.name, manifest)
-            return Zoo.open(paths, build=lambda: network(manifest), init=folder / _INIT, progress=False)
+            return Zoo.open(paths, build=lambda: network(manifest), init=folder / INIT, progress=False)
 
-        ships_ingredients = _INIT in manifest["files"]
-        return cls._read(folder / _BENCH, open_zoo if ships_ingredients else None, manifest)
+        ships_ingredients = INIT in manifest["files"]
+        return cls._read(folder / BENCH, open_zoo if ships_ingredients else None, manifest)
 
 
 class LookUp:
@@ -325,48 +322,9 @@ class LookUp:
         return self.bench.soups(self.part)[row].item()
 
 
-# Shipped benches ----------------------------------------------------------------------------------
-
-
-def shipped_root() -> Path:
-    """The folder in the module that holds the shipped benches, one folder each."""
-    return Path(str(resources.files("radin"))) / "benches"
-
-
-def shipped() -> list[str]:
-    """The names of the benches that come with the module."""
-    return sorted(path.parent.name for path in shipped_root().glob(f"*/{_MANIFEST}"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a shipped folder says of itself. Raises BankError when that is missing or not ours."""
-    path = folder / _MANIFEST
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BankError(f"{path}: not a readable manifest ({error}); fetch the bench again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT or "files" not in manifest:
-        raise BankError(f"{path}: not the manifest of a bench of format {_FORMAT!r}; it is of another version.")
-    return manifest
-
-
-def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Raises BankError when a file of a shipped bench is missing or not the one the manifest was written for."""
-    path = folder / name
-    if not path.is_file():
-        raise BankError(f"{path}: no such file, although the manifest beside it lists it; fetch the bench again.")
-    if (found := hash_file(path)) != manifest["files"].get(name):
-        raise BankError(f"{path}: damaged or changed (its SHA-256 is {found[:12]}...); fetch the bench again.")
-
-
-def network(manifest: Mapping[str, Any]) -> nn.Module:
-    """An empty network of the kind that a shipped bench's ingredients are."""
-    return SmallResNet(num_classes=len(manifest["class_names"]), widths=tuple(manifest["widths"]))
-
-
 def _content(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
     """Hex hash of the ingredients and their banks, which stand for the networks and the images together."""
-    digest = hashlib.sha256("|".join([_FORMAT, *zoo.fingerprints]).encode())
+    digest = hashlib.sha256("|".join([BENCH_FORMAT, *zoo.fingerprints]).encode())
     for part, bank in zip(PARTS, banks, strict=True):
         update_hash(digest, f"{part}.logits", bank.logits)
         update_hash(digest, f"{part}.labels", bank.labels)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from radin.bench import SoupBench, shipped
+from radin.bench import SoupBench
 from radin.data import load_split
 from radin.errors import ParameterError, check_seed, check_whole
 from radin.finetune import digits_zoo
 from radin.predict import pick_device
 from radin.rank import check_prior
+from radin.shipped import shipped
 from radin.zoo import Zoo
 
 ZOOS = ("digits",)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from radin.bench import SoupBench, shipped_root
+from radin.bench import SoupBench
 from radin.data import ArraySplit, in_memory, load_split
 from radin.datasets import KNOWN
 from radin.errors import ParameterError, RadinError, check_seed, check_whole
@@ -26,6 +26,7 @@ from radin.files import atomic_path, cache_root, hash_file, hash_text
 from radin.finetune import Hyperparameters, save_checkpoint, train
 from radin.models import SmallResNet
 from radin.predict import pick_device, single_thread
+from radin.shipped import BENCH, BENCH_FORMAT, INIT, MANIFEST, shipped_root
 from radin.zoo import Zoo, open_checkpoint
 
 BATCH = 128
@@ -132,7 +133,7 @@ PLANS = {
         "test",
         None,
         partial(photo_sweep, rates=(4e-3, 3e-2), epochs=(3, 6)),
-        num_models=8,
+        num_models=7,
         seed=1,
     ),
     # Fine-tune on three domains, validate in them, test on the fourth.
@@ -145,7 +146,7 @@ PLANS = {
             domain,
             None,
             partial(photo_sweep, rates=(2e-4, 5e-3), epochs=(4, 10)),
-            num_models=7,
+            num_models=6,
             seed=2,
             size=32,
             ships_ingredients=False,
@@ -204,7 +205,7 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
     recipe = json.dumps([plan.start, *plan.sweep(1, seed)])
     key = hash_text("photos-1", recipe, str(seed), chosen.type, hash_file(before), start.fingerprint, tune.fingerprint)
     folder = cache_root() / "zoos" / f"{name}-{key[:16]}"
-    init = folder / "init.safetensors"
+    init = folder / INIT
     if not init.exists():
         model = SmallResNet(start.num_classes, WIDTHS)
         body = {key: tensor for key, tensor in open_checkpoint(before).items() if not key.startswith("head.")}
@@ -272,14 +273,14 @@ def ship(
     val, test = (_memory(plan.data, part, plan.size) for part in (plan.val_part, plan.test_part))
     bench = SoupBench.build(zoo, val, test, device=device, dtype=torch.float16, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [bench.save(folder / "bench.safetensors")]
+    written = [bench.save(folder / BENCH)]
     if plan.ships_ingredients:
-        for path in (zoo.paths[0].parent / "init.safetensors", *zoo.paths):
+        for path in (zoo.paths[0].parent / INIT, *zoo.paths):
             with atomic_path(folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)
             written.append(folder / path.name)
     manifest = {
-        "format": "radin-bench-2",
+        "format": BENCH_FORMAT,
         "name": name,
         "data": {
             "name": plan.data,
@@ -297,7 +298,7 @@ def ship(
         "made_with": {"torch": torch.__version__, "machine": platform.machine(), "device": str(pick_device(device))},
         "files": {path.name: hash_file(path) for path in written},
     }
-    with atomic_path(folder / "manifest.json") as temporary:
+    with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return bench
 

@@ -254,7 +254,7 @@ def by_size(test: Tensor, sizes: Tensor, threshold: int, label: str = "test accu
         values = test[chosen]
         share = np.full(len(values), 100 / len(values))
         title = f"{name} ingredients ({len(values):,} soups)"
-        axes.hist(values, bins=edges, weights=share, color=color, alpha=0.55, label=title)
+        axes.hist(values, bins=edges.tolist(), weights=share, color=color, alpha=0.55, label=title)
         axes.axvline(values.mean().item(), color=color, linewidth=2.2)
     axes.set(xlabel=label, ylabel="share of these soups (%)")
     axes.legend(loc="upper left")

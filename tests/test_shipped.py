@@ -10,9 +10,9 @@ import torch
 
 import radin
 from radin import SoupBench, exhaustive, fast_estimate, predict
-from radin.bench import shipped
 from radin.data import fingerprint
 from radin.errors import DataError, OffGridError
+from radin.shipped import shipped
 from radin.tabulate import evaluate_soups
 
 NAMES = ["cifar10", "cifar10-wild", "pacs-art_painting", "pacs-cartoon", "pacs-photo", "pacs-sketch"]

@@ -1,0 +1,54 @@
+"""The benches that come with the module: where they lie and how they are checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from radin.errors import BankError
+from radin.files import hash_file
+from radin.models import SmallResNet
+
+BENCH_FORMAT = "radin-bench-2"
+BENCH, MANIFEST, INIT = "bench.safetensors", "manifest.json", "init.safetensors"
+
+
+def shipped_root() -> Path:
+    """The folder in the module that holds the shipped benches, one folder each."""
+    return Path(str(resources.files("radin"))) / "benches"
+
+
+def shipped() -> list[str]:
+    """The names of the benches that come with the module."""
+    return sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST}"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a shipped folder says of itself. Raises BankError when that is missing or not ours."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BankError(f"{path}: not a readable manifest ({error}); fetch the bench again.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != BENCH_FORMAT or "files" not in manifest:
+        raise BankError(f"{path}: not the manifest of a bench of format {BENCH_FORMAT!r}; it is of another version.")
+    return manifest
+
+
+def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises BankError when a file of a shipped bench is missing or not the one the manifest was written for."""
+    path = folder / name
+    if not path.is_file():
+        raise BankError(f"{path}: no such file, although the manifest beside it lists it; fetch the bench again.")
+    if (found := hash_file(path)) != manifest["files"].get(name):
+        raise BankError(f"{path}: damaged or changed (its SHA-256 is {found[:12]}...); fetch the bench again.")
+
+
+def network(manifest: Mapping[str, Any]) -> nn.Module:
+    """An empty network of the kind that a shipped bench's ingredients are."""
+    return SmallResNet(num_classes=len(manifest["class_names"]), widths=tuple(manifest["widths"]))
