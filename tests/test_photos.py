@@ -9,21 +9,21 @@ import pytest
 import torch
 from helpers import files_below
 
-from radin import SoupBench, evaluator, exhaustive, photos
+from radin import SoupBench, evaluator, exhaustive, photos, plans
 from radin.data import ArraySplit
 from radin.errors import ParameterError
 from radin.models import SmallResNet
 
 QUICK = {"epochs": 2, "warmup": 0.1, "augment": 0.2, "flip": 0.5, "colour": 0.0, "erase": 0.0, "noise": 0.0}
 QUICK |= {"lr": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.0, "mixup": 0.0}
-TINY = photos.Plan(
+TINY = plans.Plan(
     "toy",
     "pretrain",
     "finetune",
     "val",
     "test",
     QUICK,
-    partial(photos.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2)),
+    partial(plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2)),
     3,
 )
 
@@ -44,7 +44,7 @@ def home(tmp_path_factory):
         patch.setattr(photos, "_memory", coloured)
         patch.setattr(photos, "WIDTHS", (8, 16))
         patch.setattr(photos, "PRETRAINING", QUICK)
-        patch.setitem(photos.PLANS, "toy", TINY)
+        patch.setitem(plans.PLANS, "toy", TINY)
         patch.setattr(photos, "JOBS", 1)  # other processes would not see these changes
         patch.setenv("RADIN_CACHE", str(folder / "cache"))
         yield folder
@@ -76,7 +76,7 @@ def test_what_is_shipped_is_what_was_evaluated(home, shipped):
 
 def test_the_manifest_says_how_it_was_made(home, shipped):
     manifest = json.loads((home / "toy" / "manifest.json").read_text())
-    assert manifest["ingredients"] == photos.photo_sweep(3, 0, (1e-3, 1e-2), (1, 2))
+    assert manifest["ingredients"] == plans.photo_sweep(3, 0, (1e-3, 1e-2), (1, 2))
     assert manifest["start"] == QUICK
     assert manifest["data"]["images"] == {"val": 60, "test": 60}
     assert sorted(manifest["files"]) == sorted(set(files_below(home / "toy")) - {"manifest.json"})
@@ -137,7 +137,7 @@ def test_the_head_is_fitted_and_the_body_left():
 
 
 def test_sweeps_begin_alike_and_keep_their_bounds():
-    for name, plan in photos.PLANS.items():
+    for name, plan in plans.PLANS.items():
         runs = plan.sweep(200, plan.seed)
         assert runs[:3] == plan.sweep(3, plan.seed), name
         assert len({run["lr"] for run in runs}) == 200

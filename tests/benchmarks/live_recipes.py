@@ -22,7 +22,8 @@ from radin.compare import paired_interval
 from radin.data import batches, in_memory, load_split
 from radin.files import atomic_path, hash_text
 from radin.learned import learn, steps_within
-from radin.photos import BATCH, PLANS
+from radin.photos import BATCH
+from radin.plans import PLANS
 from radin.swa import swa
 
 OUT = Path(radin.__file__).parent / "results" / "live_recipes.json"
