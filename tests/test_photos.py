@@ -13,6 +13,7 @@ from radin import SoupBench, evaluator, exhaustive, photos, plans
 from radin.data import ArraySplit
 from radin.errors import ParameterError
 from radin.models import SmallResNet
+from radin.tabulate import evaluate_soups
 
 QUICK = {"epochs": 2, "warmup": 0.1, "augment": 0.2, "flip": 0.5, "colour": 0.0, "erase": 0.0, "noise": 0.0}
 QUICK |= {"lr": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.0, "mixup": 0.0}
@@ -94,24 +95,39 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("die_at", [1, 2, 3, 5])
-def test_a_killed_making_goes_on_to_the_same_bench(home, shipped, tmp_path, monkeypatch, die_at):
+@pytest.mark.parametrize(("run", "soup"), [(1, 1), (2, 5), (3, 7), (5, 13)])
+def test_a_making_killed_twice_ends_in_the_same_bench(home, shipped, tmp_path, monkeypatch, run, soup):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    whole, calls = photos.train, []
+    train, trained, evaluated = photos.train, [], []
 
-    def dying(*arguments: object, **options: object) -> object:
-        calls.append(1)
-        if len(calls) == die_at:
+    def dying_in_a_run(*arguments: object, **options: object) -> object:
+        trained.append(1)
+        if len(trained) == run:
             options["after_epoch"] = lambda epoch: (_ for _ in ()).throw(KilledError)
-        return whole(*arguments, **options)
+        return train(*arguments, **options)
 
-    monkeypatch.setattr(photos, "train", dying)
-    with pytest.raises(KilledError):
-        photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
-    assert not (tmp_path / "toy" / "manifest.json").exists()
-    photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
-    for name in files_below(home / "toy"):
-        assert (tmp_path / "toy" / name).read_bytes() == (home / "toy" / name).read_bytes(), name
+    def dying_among_soups(*arguments: object) -> object:
+        evaluated.append(1)
+        if len(evaluated) == soup:
+            raise KilledError
+        return evaluate_soups(*arguments)
+
+    monkeypatch.setattr(photos, "train", dying_in_a_run)
+    monkeypatch.setattr("radin.tabulate.evaluate_soups", dying_among_soups)
+    monkeypatch.setattr("radin.tabulate._KEEP_EVERY", -1)
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+        assert not (tmp_path / "toy" / "manifest.json").exists()
+    again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+    assert len(evaluated) == 15  # 14 soups, one of them begun twice
+    for part in ("val", "test"):
+        assert torch.equal(again.bank(part).logits, shipped.bank(part).logits)
+        assert torch.equal(again.right(part, range(7)), shipped.right(part, range(7)))
+        for metric in ("accuracy", "nll"):
+            assert torch.equal(again.soups(part, metric), shipped.soups(part, metric))
+            assert torch.equal(again.ensembles(part, metric), shipped.ensembles(part, metric))
+    assert SoupBench.load(tmp_path / "toy").zoo().fingerprints == shipped.zoo().fingerprints
 
 
 def test_fewer_ingredients_begin_the_same(home, shipped, tmp_path):
