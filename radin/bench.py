@@ -159,7 +159,12 @@ class SoupBench:
         soups, ensembles, right = ({part: table[rows] for part, table in kind.items()} for kind in kinds)
         chosen = list(members)
         val, test = (LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test))
-        return SoupBench(val, test, soups, ensembles, right)
+        manifest = dict(self.manifest)
+        if "ingredients" in manifest:
+            manifest["ingredients"] = [manifest["ingredients"][k] for k in chosen]
+        smaller = SoupBench(val, test, soups, ensembles, right, manifest=manifest)
+        smaller._splits = self._splits
+        return smaller
 
     def rows_of(self, members: Sequence[int]) -> Tensor:
         """Where the soups of a smaller zoo stand here: row i of `sub(members)` is row `rows_of(members)[i]`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from radin.augment import augment, mixup
 from radin.data import ArraySplit, load_split
 from radin.errors import DataError, check_seed, check_whole
-from radin.files import atomic_path, cache_root, hash_text
+from radin.files import atomic_path, cache_root, hash_text, update_hash
 from radin.models import DigitsNet
 from radin.predict import pick_device, single_thread
 from radin.zoo import Zoo, open_checkpoint
@@ -77,7 +78,8 @@ def train(
             lr that it falls to (0 and 0 without them).
         seed: of the order of the images and of their augmentation.
         resume: a file that keeps the state after every epoch, so that a killed run goes on from there
-            and ends with the same weights; it is removed at the end.
+            and ends with the same weights (but for dropout, whose draws it does not keep); it is
+            removed at the end. The state of a run from other weights or images is not taken over.
         after_epoch: called with the number of epochs done.
         progress: the name of a progress bar; none without it.
 
@@ -92,8 +94,10 @@ def train(
     optimizer = torch.optim.AdamW(trained, lr=h["lr"], weight_decay=h["weight_decay"])
     per_epoch = math.ceil(len(split) / batch_size)
     schedule = _schedule(optimizer, epochs * per_epoch, h)
-    key = hash_text(json.dumps(h, sort_keys=True), str(seed), str(batch_size), split.fingerprint, repr(model))
-    state = _State(resume, key, rng, model=model, optimizer=optimizer, schedule=schedule)
+    run = (json.dumps(h, sort_keys=True), str(seed), str(batch_size), split.fingerprint, repr(model))
+    state = _State(
+        resume, hash_text(*run, _hash_state(model)), rng, optimizer=optimizer, model=model, schedule=schedule
+    )
     done = state.restore()
     model.train()
     bar = tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=progress, disable=not progress)
@@ -129,6 +133,13 @@ def _schedule(optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters) 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
+def _hash_state(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        update_hash(digest, name, tensor)
+    return digest.hexdigest()
+
+
 class _State:
     """What a killed run needs to go on: kept after every epoch, found again under the same key only."""
 
@@ -148,12 +159,17 @@ class _State:
             return 0
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["key"] != self.key:
-                return 0
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):  # damaged: train from the start
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):  # damaged: from the start
             return 0
+        # Nothing is loaded unless all of it can be: a half-loaded model would be no start of anything.
+        if (
+            not isinstance(state, dict)
+            or state.get("key") != self.key
+            or not {*self.parts, "rng", "epoch"} <= set(state)
+        ):
+            return 0
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         self.rng.set_state(state["rng"])
         return int(state["epoch"])
 

@@ -18,7 +18,7 @@ from radin.bank import check_labels
 from radin.data import batches
 from radin.errors import DataError, ParameterError, check_seed, check_whole
 from radin.predict import batch_logits, pick_device
-from radin.soup import _mix
+from radin.soup import mix
 from radin.zoo import Zoo
 
 BATCH_SIZE = 32
@@ -66,7 +66,7 @@ class LearnedSoup:
     def state_dict(self) -> dict[str, Tensor]:
         """The soup, in the ingredients' own precision and rounded once, as `radin.average` makes one."""
         sources = [self.zoo[k] for k in range(len(self.zoo))]
-        return {key: _mix(sources, p.double(), [key])[key] for key, p in self.tensor_weights.items()}
+        return {key: mix(sources, p.double(), [key])[key] for key, p in self.tensor_weights.items()}
 
     def _shares(self) -> Tensor:
         return self.alpha.double().softmax(-1).float()

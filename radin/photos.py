@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,6 +31,7 @@ BATCH = 128
 WIDTHS = (32, 64, 128)  # of the network; thirteen of it in half precision are 8 MB
 JOBS = -1  # processes on a CPU, one thread each: they get more done than one process with many threads
 HEAD_DECAY = 1e-4
+PRETRAINING_SIZE = 32  # pixels, whatever size the copy of Tiny ImageNet has
 START_SEED = 7  # of the order of the images in an initialisation's training, beside the plan's own seed
 
 
@@ -79,14 +81,16 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
     seed, chosen = check_seed(plan.seed), pick_device(device)
     before = pretrained(seed, chosen, progress)
     start, tune = (_memory(plan.data, part, plan.size) for part in (plan.start_part, plan.tune_part))
-    recipe = json.dumps([plan.start, *plan.sweep(1, seed)])
-    key = hash_text("photos-1", recipe, str(seed), chosen.type, hash_file(before), start.fingerprint, tune.fingerprint)
+    parts = (hash_file(before), start.fingerprint, tune.fingerprint)
+    key = hash_text("photos-2", json.dumps(plan.start), _made_of(), str(seed), chosen.type, *parts)
     folder = cache_root() / "zoos" / f"{name}-{key[:16]}"
     init = folder / INIT
     if not init.exists():
         model = SmallResNet(start.num_classes, WIDTHS)
         body = {key: tensor for key, tensor in open_checkpoint(before).items() if not key.startswith("head.")}
-        model.load_state_dict(body, strict=False)
+        missing, unknown = model.load_state_dict(body, strict=False)
+        assert set(missing) == {"head.weight", "head.bias"}
+        assert not unknown
         fit_head(model.to(chosen), start)
         if plan.start is not None:
             train(model, start, plan.start, START_SEED + seed, BATCH, folder / "init.state", progress="initialisation")
@@ -95,7 +99,7 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
     todo = [
         delayed(_ingredient)(plan, run, init, path, 1000 * seed + k, chosen)
         for k, (path, run) in enumerate(zip(paths, plan.sweep(num_models, seed), strict=True))
-        if not path.exists()
+        if not (path.exists() and _hyperparameters(path) == run)  # the sweep may have been edited
     ]
     finished = Parallel(n_jobs=1 if chosen.type == "cuda" else JOBS, return_as="generator_unordered")(todo)
     for _ in tqdm(finished, total=len(todo), desc=f"fine-tuning {name}", disable=not progress or not todo):
@@ -114,8 +118,8 @@ def _ingredient(plan: Plan, run: Hyperparameters, init: Path, path: Path, seed: 
 
 def pretrained(seed: int, device: torch.device, progress: bool) -> Path:
     """The network trained on Tiny ImageNet that every plan begins with."""
-    split = _memory("tiny-imagenet", "train", None)
-    key = hash_text("tiny-imagenet-1", json.dumps(PRETRAINING), str(seed), device.type, split.fingerprint)
+    split = _memory("tiny-imagenet", "train", PRETRAINING_SIZE)
+    key = hash_text("tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), str(seed), device.type, split.fingerprint)
     path = cache_root() / "zoos" / f"tiny-imagenet-{key[:16]}" / "pretrained.safetensors"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
@@ -125,6 +129,17 @@ def pretrained(seed: int, device: torch.device, progress: bool) -> Path:
         train(model, split, PRETRAINING, seed, BATCH, path.with_suffix(".state"), progress=bar)
         save_checkpoint(model, path, PRETRAINING)
     return path
+
+
+def _made_of() -> str:
+    """What every network here is made of, beside the plan."""
+    return f"{SmallResNet(1, WIDTHS)!r} batch {BATCH} head {HEAD_DECAY} start {START_SEED}"
+
+
+def _hyperparameters(path: Path) -> Hyperparameters:
+    """What a checkpoint says it was trained with."""
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads(file.metadata()["hyperparameters"]))
 
 
 @cache
@@ -150,6 +165,7 @@ def ship(
     val, test = (_memory(plan.data, part, plan.size) for part in (plan.val_part, plan.test_part))
     bench = SoupBench.build(zoo, val, test, device=device, dtype=torch.float16, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     written = [bench.save(folder / BENCH)]
     if plan.ships_ingredients:
         for path in (zoo.paths[0].parent / INIT, *zoo.paths):
@@ -169,12 +185,15 @@ def ship(
         "class_names": val.class_names,
         "widths": list(WIDTHS),
         "seed": plan.seed,
-        "pretraining": PRETRAINING,
+        "pretraining": {"data": "tiny-imagenet", "size": PRETRAINING_SIZE, **PRETRAINING},
         "start": plan.start,
-        "ingredients": plan.sweep(len(zoo), plan.seed),
+        "ingredients": [_hyperparameters(path) for path in zoo.paths],
         "made_with": {"torch": torch.__version__, "machine": platform.machine(), "device": str(pick_device(device))},
         "files": {path.name: hash_file(path) for path in written},
     }
+    for path in folder.iterdir():  # what an earlier, larger zoo left
+        if path not in written and path.is_file():
+            path.unlink()
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return bench

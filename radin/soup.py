@@ -59,7 +59,7 @@ def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
     Source: Wortsman et al. 2022, section 2; RADIN, figure 1 (b).
     """
     p = check_weights(weights, len(zoo))
-    return _mix([zoo[k] for k in range(len(zoo))], p, zoo.keys())
+    return mix([zoo[k] for k in range(len(zoo))], p, zoo.keys())
 
 
 def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> dict[str, Tensor]:
@@ -75,10 +75,11 @@ def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> d
         raise ParameterError(f"amount must lie between 0 (initialisation) and 1 (soup); it is {amount}.")
     p = check_weights(weights, len(zoo)) * amount
     sources = [zoo[k] for k in range(len(zoo))] + [zoo.init]
-    return _mix(sources, torch.cat([p, torch.tensor([1.0 - amount], dtype=p.dtype)]), zoo.keys())
+    return mix(sources, torch.cat([p, torch.tensor([1.0 - amount], dtype=p.dtype)]), zoo.keys())
 
 
-def _mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> dict[str, Tensor]:
+def mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> dict[str, Tensor]:
+    """Average state dicts, as `average` says, with weights p of any sum."""
     p = p / p.sum()
     used = [(sources[k], p[k].item()) for k in range(len(sources)) if p[k] > 0]
     heaviest = max(used, key=lambda pair: pair[1])[0]

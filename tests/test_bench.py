@@ -209,6 +209,7 @@ def test_a_sub_zoo_is_the_zoo_of_fewer_ingredients(zoo, bench, members):
             # A soup is a sum over ingredients in another order, so its last digit may differ.
             assert torch.allclose(cut.soups(part, metric), built.soups(part, metric), rtol=1e-5)
             assert torch.allclose(cut.ensembles(part, metric), built.ensembles(part, metric), rtol=1e-5)
+    assert cut.split("val") is SPLITS["val"]
     with pytest.raises(BankError, match="without its ingredients"):
         cut.zoo()
 

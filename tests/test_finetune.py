@@ -270,8 +270,8 @@ def test_the_state_of_another_run_is_not_taken_over(tmp_path):
     split = load_split("digits", "train")
     state = tmp_path / "run.state"
 
-    def train(seed: int, **options: object) -> torch.Tensor:
-        torch.manual_seed(0)
+    def train(seed: int, start: int = 0, **options: object) -> torch.Tensor:
+        torch.manual_seed(start)
         return weights(finetune.train(DigitsNet(8), split, PLAIN, seed=seed, resume=state, **options))
 
     def stop(epoch: int) -> None:
@@ -281,6 +281,9 @@ def test_the_state_of_another_run_is_not_taken_over(tmp_path):
     whole = train(4)
     with pytest.raises(KilledError):
         train(3, after_epoch=stop)
+    assert torch.equal(train(4), whole)
+    with pytest.raises(KilledError):
+        train(4, start=1, after_epoch=stop)  # from other weights
     assert torch.equal(train(4), whole)
     with pytest.raises(KilledError):
         train(4, after_epoch=stop)

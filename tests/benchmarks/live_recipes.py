@@ -27,8 +27,8 @@ from radin.plans import PLANS
 from radin.swa import swa
 
 OUT = Path(radin.__file__).parent / "results" / "live_recipes.json"
-BUDGETS = (4, 8, 16)
-SEEDS = (0, 1, 2)
+BUDGETS = (4, 10)
+SEEDS = (0, 1)
 
 
 class Entries:
@@ -58,22 +58,35 @@ class Live:
         self.bank, self.evaluate = radin.predict(self.zoo, self.val), radin.evaluator(self.zoo, self.val)
         self.single = self.bench.right("test", [replay.best_single(self.bench)])[0]
 
-    def report(self, soup: torch.Tensor | dict[str, torch.Tensor], **more: Any) -> dict[str, Any]:
+    def right(self, soup: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
         logits, labels = radin.soup_logits(self.zoo, soup, self.test)
-        right = logits.argmax(1) == labels
-        return {"test": percent(right), "minus_single": list(paired_interval(right, self.single)), **more}
+        return logits.argmax(1) == labels
 
-    def learned(self, budget: int, seed: int) -> dict[str, Any]:
-        soup = radin.craft(self.bank, self.evaluate, budget, "learned", seed=seed)
-        return self.report(
-            soup.weights, val=soup.accuracy, cost=soup.forward_equivalents, weights=soup.weights.tolist()
+    def learned(self, budget: int) -> dict[str, Any]:
+        """One weight for each ingredient, once for each seed."""
+        soups = [radin.craft(self.bank, self.evaluate, budget, "learned", seed=seed) for seed in SEEDS]
+        return self._report(
+            [self.right(soup.weights) for soup in soups],
+            val=[soup.accuracy for soup in soups],
+            cost=soups[0].forward_equivalents,
+            weights=[soup.weights.tolist() for soup in soups],
         )
 
-    def by_tensor(self, budget: int, seed: int) -> dict[str, Any]:
+    def by_tensor(self, budget: int) -> dict[str, Any]:
+        """One weight for each ingredient and tensor, once for each seed."""
         steps = steps_within(budget - 1, self.bank.num_images)
-        found = learn(self.zoo, self.val, steps, per_tensor=True, seed=seed)
-        state = found.state_dict()
-        return self.report(state, val=self.evaluate(state), cost=found.forward_equivalents + 1)
+        found = [learn(self.zoo, self.val, steps, per_tensor=True, seed=seed) for seed in SEEDS]
+        states = [each.state_dict() for each in found]
+        return self._report(
+            [self.right(state) for state in states],
+            val=[self.evaluate(state) for state in states],
+            cost=found[0].forward_equivalents + 1,
+        )
+
+    def _report(self, right: list[torch.Tensor], **more: Any) -> dict[str, Any]:
+        together = torch.stack(right, 1)  # (images, seeds): the images are the sample
+        against = paired_interval(together, self.single[:, None].expand_as(together))
+        return {"test": [percent(each) for each in right], "minus_single": list(against), **more}
 
     def averaged(self) -> dict[str, Any]:
         """SWA from the zoo's own start, with the hyper-parameters of its best ingredient."""
@@ -90,6 +103,7 @@ class Live:
             "test": percent(right["averaged"]),
             "last": percent(right["last"]),
             "minus_last": list(paired_interval(right["averaged"], right["last"])),
+            "minus_single": list(paired_interval(right["averaged"], self.single)),
             "snapshots": found.snapshots,
             "epochs": found.epochs,
         }
@@ -102,13 +116,11 @@ def percent(right: torch.Tensor) -> float:
 def main() -> None:
     live = {name: Live(name) for name in ("cifar10", "cifar10-wild")}
     entries = Entries(OUT, hash_text(*(each.bench.manifest["files"]["bench.safetensors"] for each in live.values())))
-    for name, each in live.items():
-        for seed in SEEDS:
-            for budget in BUDGETS:
-                entries.measure(f"{name}: learned, B = {budget}, seed {seed}", partial(each.learned, budget, seed))
-            most = BUDGETS[-1]
-            entries.measure(f"{name}: by tensor, B = {most}, seed {seed}", partial(each.by_tensor, most, seed))
     entries.measure("cifar10: swa", live["cifar10"].averaged)
+    for name, each in live.items():
+        for budget in BUDGETS:
+            entries.measure(f"{name}: learned, B = {budget}", partial(each.learned, budget))
+        entries.measure(f"{name}: by tensor, B = {BUDGETS[-1]}", partial(each.by_tensor, BUDGETS[-1]))
 
 
 if __name__ == "__main__":
