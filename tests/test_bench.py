@@ -91,6 +91,7 @@ def test_a_saved_bench_comes_back_whole(bench, zoo, tmp_path):
         assert torch.equal(getattr(found, part).logits, getattr(bench, part).logits)
         assert torch.equal(getattr(found, part).labels, getattr(bench, part).labels)
     assert found.val.names == zoo.names
+    assert found.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     with pytest.raises(BankError, match="without its ingredients"):
         found.zoo()
     assert SoupBench.load(path, zoo).zoo() is zoo
