@@ -24,7 +24,7 @@ from radin.finetune import Hyperparameters, save_checkpoint, train
 from radin.models import SmallResNet
 from radin.plans import PLANS, PRETRAINING, Plan
 from radin.predict import pick_device, single_thread
-from radin.shipped import BENCH, BENCH_FORMAT, INIT, MANIFEST, shipped_root
+from radin.shipped import BENCH, BENCH_FORMAT, INIT, MANIFEST, PRETRAINED, shipped_root
 from radin.zoo import Zoo, open_checkpoint
 
 BATCH = 128
@@ -32,6 +32,7 @@ WIDTHS = (32, 64, 128)  # of the network; thirteen of it in half precision are 8
 JOBS = -1  # processes on a CPU, one thread each: they get more done than one process with many threads
 HEAD_DECAY = 1e-4
 PRETRAINING_SIZE = 32  # pixels, whatever size the copy of Tiny ImageNet has
+PRETRAINING_SEED = 0
 START_SEED = 7  # of the order of the images in an initialisation's training, beside the plan's own seed
 
 
@@ -79,7 +80,7 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
 
     num_models = check_whole("num_models", plan.num_models if num_models is None else num_models, least=1)
     seed, chosen = check_seed(plan.seed), pick_device(device)
-    before = pretrained(seed, chosen, progress)
+    before = pretrained(chosen, progress)
     start, tune = (_memory(plan.data, part, plan.size) for part in (plan.start_part, plan.tune_part))
     parts = (hash_file(before), start.fingerprint, tune.fingerprint)
     key = hash_text("photos-2", json.dumps(plan.start), _made_of(), str(seed), chosen.type, *parts)
@@ -116,17 +117,19 @@ def _ingredient(plan: Plan, run: Hyperparameters, init: Path, path: Path, seed: 
     save_checkpoint(model, path, run, torch.float16)
 
 
-def pretrained(seed: int, device: torch.device, progress: bool) -> Path:
-    """The network trained on Tiny ImageNet that every plan begins with."""
+def pretrained(device: torch.device, progress: bool) -> Path:
+    """The network trained on Tiny ImageNet that every plan begins with; the shipped one while its recipe stands."""
+    if (path := shipped_root() / PRETRAINED).exists() and _hyperparameters(path) == PRETRAINING:
+        return path
     split = _memory("tiny-imagenet", "train", PRETRAINING_SIZE)
-    key = hash_text("tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), str(seed), device.type, split.fingerprint)
+    key = hash_text("tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), device.type, split.fingerprint)
     path = cache_root() / "zoos" / f"tiny-imagenet-{key[:16]}" / "pretrained.safetensors"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(PRETRAINING_SEED)
             model = SmallResNet(split.num_classes, WIDTHS).to(device)
         bar = "pretraining on Tiny ImageNet" if progress else ""
-        train(model, split, PRETRAINING, seed, BATCH, path.with_suffix(".state"), progress=bar)
+        train(model, split, PRETRAINING, PRETRAINING_SEED, BATCH, path.with_suffix(".state"), progress=bar)
         save_checkpoint(model, path, PRETRAINING)
     return path
 
@@ -165,13 +168,13 @@ def ship(
     val, test = (_memory(plan.data, part, plan.size) for part in (plan.val_part, plan.test_part))
     bench = SoupBench.build(zoo, val, test, device=device, dtype=torch.float16, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
+    if (before := pretrained(pick_device(device), progress)) != folder.parent / PRETRAINED:
+        _copy(before, folder.parent / PRETRAINED)
     (folder / MANIFEST).unlink(missing_ok=True)
     written = [bench.save(folder / BENCH)]
     if plan.ships_ingredients:
         for path in (zoo.paths[0].parent / INIT, *zoo.paths):
-            with atomic_path(folder / path.name) as temporary:
-                shutil.copyfile(path, temporary)
-            written.append(folder / path.name)
+            written.append(_copy(path, folder / path.name))
     manifest = {
         "format": BENCH_FORMAT,
         "name": name,
@@ -197,6 +200,12 @@ def ship(
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return bench
+
+
+def _copy(source: Path, target: Path) -> Path:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

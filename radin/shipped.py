@@ -16,6 +16,7 @@ from radin.models import SmallResNet
 
 BENCH_FORMAT = "radin-bench-2"
 BENCH, MANIFEST, INIT = "bench.safetensors", "manifest.json", "init.safetensors"
+PRETRAINED = "pretrained.safetensors"  # beside the benches' folders: what all their zoos were trained from
 
 
 def shipped_root() -> Path:

@@ -85,6 +85,16 @@ def test_the_manifest_says_how_it_was_made(home, shipped):
     assert sorted(manifest["files"]) == sorted(set(files_below(home / "toy")) - {"manifest.json"})
 
 
+def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkeypatch):
+    assert (home / "pretrained.safetensors").is_file()
+    monkeypatch.setattr(photos, "shipped_root", lambda: home)
+    monkeypatch.setattr(photos, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert photos.pretrained(torch.device("cpu"), progress=False) == home / "pretrained.safetensors"
+    monkeypatch.setattr(photos, "PRETRAINING", QUICK | {"lr": 1e-3})
+    with pytest.raises(pytest.fail.Exception):  # another recipe: the shipped network is not its own
+        photos.pretrained(torch.device("cpu"), progress=False)
+
+
 def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
     monkeypatch.setattr(photos, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("radin.tabulate.evaluate_soups", lambda *_: pytest.fail("evaluated again"))
