@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A test that is slow on a busy machine is not wrong.
+settings.register_profile("radin", deadline=None)
+settings.load_profile("radin")
 
 ROOT = Path(__file__).resolve().parent.parent
 

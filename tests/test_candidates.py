@@ -80,7 +80,7 @@ def test_too_many_subsets_are_refused_at_once():
 
 
 @given(num_models=st.integers(1, 80), num_candidates=st.integers(1, 300), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_draw_holds_different_subsets_and_begins_with_every_shorter_one(num_models, num_candidates, seed):
     candidates = monte_carlo(num_models, num_candidates, seed)
     assert candidates.shape == (min(num_candidates, 2**num_models - 1), num_models)
@@ -176,7 +176,7 @@ def test_the_refusal_names_how_many_subsets_there_are(num_models, count):
     seed=st.integers(0, 2**32 - 1),
     uniform=st.sampled_from(["subsets", "sizes"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_draw_keeps_to_its_limits(limits, num_candidates, seed, uniform):
     num_models, *sizes = limits
     candidates = monte_carlo(num_models, num_candidates, seed, uniform, *sizes)
@@ -196,7 +196,7 @@ def test_a_draw_keeps_to_its_limits(limits, num_candidates, seed, uniform):
     seed=st.integers(0, 2**32 - 1),
     uniform=st.sampled_from(["subsets", "sizes"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_draw_from_a_large_zoo_keeps_to_its_limits(num_models, data, num_candidates, seed, uniform):
     least = data.draw(st.integers(1, num_models))
     most = data.draw(st.integers(least, num_models))
@@ -323,7 +323,7 @@ def test_a_size_without_subsets_left_is_left_out_from_then_on():
     seed=st.integers(0, 2**32 - 1),
     concentration=st.floats(5e-324, 1.7e308) | st.floats(-320, 308).map(lambda power: max(10.0**power, 5e-324)),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_dirichlet_rows_are_different_mixing_weights(num_models, num_candidates, seed, concentration):
     candidates = dirichlet(num_models, num_candidates, seed, concentration)
     assert candidates.dtype == torch.float32
@@ -469,7 +469,7 @@ def test_numpy_numbers_are_numbers():
 
 
 @given(bank=tied_banks(), replacement=st.booleans(), steps=st.integers(1, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_greedy_path_takes_the_best_step_each_time(bank, replacement, steps):
     N = bank.num_models
     counts, expected = [0] * N, []

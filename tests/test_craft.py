@@ -63,7 +63,7 @@ ANSWERS: dict[str, Callable[[int, Tensor], float]] = {
     seed=st.integers(0, 5),
     data=st.data(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_ledger_is_kept(bank, recipe, budget, answer, prior, seed, data):
     evaluate = Counting(ANSWERS[answer])
     rows = st.lists(mixing_weights(bank.num_models), min_size=1, max_size=8).map(torch.stack)
@@ -92,7 +92,7 @@ def test_the_ledger_is_kept(bank, recipe, budget, answer, prior, seed, data):
 
 
 @given(bank=tied_banks(), recipe=st.sampled_from(sorted(RECIPES)), seed=st.integers(0, 5), budget=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_same_seed_gives_the_same_soup(bank, recipe, seed, budget):
     one, other = (craft(bank, Counting(ANSWERS["by the weights"]), budget, recipe, seed=seed) for _ in range(2))
     assert torch.equal(one.weights, other.weights)
@@ -111,7 +111,7 @@ def test_another_seed_gives_another_draw():
     seed=st.integers(0, 40),
     budget=st.integers(1, 4),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_permuting_the_ingredients_permutes_the_weights(order, recipe, seed, budget):
     bank = random_bank(3, 400, seed=seed)
     estimates = rank(bank, exhaustive(3)).estimates
@@ -125,7 +125,7 @@ def test_permuting_the_ingredients_permutes_the_weights(order, recipe, seed, bud
 
 
 @given(bank=tied_banks(), prior=st.sampled_from([0, 1, 50]), budget=st.integers(1, 10))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_radin_evaluates_the_head_of_the_ranking(bank, prior, budget):
     candidates = exhaustive(bank.num_models)
     soup = craft(bank, lambda weights: 100 * float(weights[0]), budget, prior=prior)
@@ -291,7 +291,7 @@ def test_no_recipe_is_of_both_kinds():
 
 
 @given(budget=st.integers(1, 12), batch_size=st.integers(1, 150), seed=st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_learned_keeps_its_budget(zoo, bank, budget, batch_size, seed):
     evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu", batch_size=batch_size)
     soup = craft(bank, evaluate, budget, "learned", seed=seed)

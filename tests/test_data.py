@@ -273,7 +273,7 @@ ENCODED = {kind: encoded(kind) for kind in ("png", "jpeg", "bmp", "webp", "tiff"
 
 
 @given(kind=st.sampled_from(sorted(ENCODED)), data=st.data())
-@settings(max_examples=150, deadline=None, report_multiple_bugs=False, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=150, report_multiple_bugs=False, phases=[Phase.explicit, Phase.generate])
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_image_is_read_or_refused_but_never_crashes(tmp_path_factory, kind, data):
     content = bytearray(ENCODED[kind])

@@ -154,7 +154,7 @@ def test_a_network_that_goes_down(server, tmp_path, monkeypatch):
 
 
 @given(data=st.data(), length=st.integers(1, 3000), ranges=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_cuts_end_in_the_file_or_a_clear_error(tmp_path_factory, running, data, length, ranges):
     folder = tmp_path_factory.mktemp("cuts")
     content = CONTENT[:length]

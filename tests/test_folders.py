@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from radin.datasets import KNOWN
@@ -75,7 +75,6 @@ def test_a_folder_of_its_own_goes_before_a_half(pets):
 
 
 @given(count=st.integers(0, 300), name=st.text(max_size=10))
-@settings(deadline=None)
 def test_shares_divide_any_class(count, name):
     found = [Path(str(k)) for k in range(count)]
     val, train = (_hold_out(found, part, name) for part in ("val", "train"))

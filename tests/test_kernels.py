@@ -106,7 +106,7 @@ def check_form(found: Found, num_models: int) -> None:
 
 @BOTH
 @given(data=st.data(), bank=odd_banks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     first = data.draw(st.integers(0, bank.num_images - 1))
     last = data.draw(st.integers(first + 1, bank.num_images))
@@ -188,7 +188,7 @@ def margins(draw: st.DrawFn, max_models: int = 6) -> Found:
 
 @BOTH
 @given(found=margins(), at_once=st.sampled_from([1, 64, 2**26]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_counts_of_all_subsets(kernels, found, at_once):
     N = found[1].shape[1]
     with pytest.MonkeyPatch.context() as patch:
@@ -201,7 +201,7 @@ def test_counts_of_all_subsets(kernels, found, at_once):
 
 @BOTH
 @given(found=margins(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_counts_of_candidates_and_of_additions(kernels, found, data):
     _, values, wins_ties, starts = found
     N = values.shape[1]
@@ -237,7 +237,7 @@ def heaviest_first(caps: list[Fraction], order: Sequence[int]) -> list[Fraction]
 
 @BOTH
 @given(found=margins(max_models=5), data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_dropped_is_decided_under_the_caps(kernels, found, data):
     N = found[1].shape[1]
     eighths = data.draw(st.lists(st.integers(0, 8), min_size=N, max_size=N).filter(lambda parts: sum(parts) >= 8))

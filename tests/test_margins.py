@@ -108,7 +108,7 @@ def test_estimates_are_those_of_the_loop(kernels, name):
 
 
 @given(bank=tied_banks(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_torch_alone_is_exact_with_ties_everywhere(bank, data):
     """The loops that a GPU runs, here on the CPU; those of numba are checked in test_rank.py."""
     rows = data.draw(st.lists(mixing_weights(bank.num_models), min_size=1, max_size=6))
@@ -143,7 +143,7 @@ def accuracies(bank: LogitBank, ensembles: list[Tensor]) -> list[float]:
 
 @BOTH
 @given(bank=tied_banks(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_moves_are_exact_with_ties_everywhere(kernels, bank, data):
     N = bank.num_models
     counts = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=N, max_size=N)))

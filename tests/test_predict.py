@@ -344,7 +344,7 @@ def zoo(tmp_path_factory) -> Zoo:
 
 
 @given(weights=mixing_weights(3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_evaluation_is_the_accuracy_of_the_averaged_model(zoo, weights):
     model = build()
     p = (weights.double() / weights.double().sum()).tolist()

@@ -29,7 +29,7 @@ def banks_with_candidates(draw: st.DrawFn) -> tuple[LogitBank, Tensor]:
 
 
 @given(case=banks_with_candidates())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_accuracy_is_exact_with_ties_everywhere(case):
     bank, candidates = case
     estimates = fast_estimate(bank, candidates)
@@ -38,7 +38,7 @@ def test_accuracy_is_exact_with_ties_everywhere(case):
 
 
 @given(case=banks_with_candidates(), chunk=st.integers(1, 40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
     bank, candidates = case
     whole = {metric: fast_estimate(bank, candidates, metric) for metric in ("accuracy", "nll")}
@@ -72,7 +72,7 @@ def test_many_classes_and_images_agree_with_the_loop(dtype, rows):
 
 
 @given(bank=tied_banks(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_table_of_all_subsets_and_candidates_one_by_one_agree(bank, data):
     N = bank.num_models
     masks = data.draw(st.lists(st.integers(1, 2**N - 1), min_size=1, max_size=8))
@@ -96,7 +96,7 @@ def exact_nll(bank: LogitBank, weights: Tensor) -> float:
 
 
 @given(case=banks_with_candidates())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nll_is_exact_at_every_scale(case):
     bank, candidates = case
     size = bank.logits.abs().max().item()
@@ -111,7 +111,7 @@ def test_nll_by_hand():
 
 
 @given(bank=tied_banks())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_ensemble_of_one_is_the_model(bank):
     alone = fast_estimate(bank, torch.eye(bank.num_models))
     right = [
@@ -146,7 +146,7 @@ def test_ensembles_of_equal_models_are_the_model():
 
 
 @given(data=st.data(), bank=tied_banks(), prior=st.sampled_from([0, 0.25, 1, 8, 100]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_order_of_the_ranking(data, bank, prior):
     N = bank.num_models
     rows = data.draw(st.lists(st.integers(1, 2**N - 1), min_size=1, max_size=12))
@@ -172,7 +172,7 @@ def first_distinct(candidates: Tensor, order: Tensor, count: int) -> list[int]:
 
 
 @given(data=st.data(), bank=tied_banks(), prior=st.sampled_from([0, 0.25, 1, 8, 100, 1e6]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_top_is_the_beginning_of_the_whole_order(data, bank, prior):
     N = bank.num_models
     rows = data.draw(st.lists(mixing_weights(N), min_size=1, max_size=5))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tied_banks
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from radin import LogitBank, SoupBench, craft, exhaustive, monte_carlo, replay
@@ -29,7 +29,6 @@ def benches(draw: st.DrawFn) -> SoupBench:
     return SoupBench(bank, bank, tables)
 
 
-@settings(deadline=None)  # the first example compiles loops
 @given(benches(), st.integers(1, 12), st.sampled_from([0.0, 1.0, 30.0]))
 def test_radin_is_what_craft_returns(bench, budget, prior):
     rows = replay.radin(bench, budget, prior)

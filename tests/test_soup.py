@@ -35,7 +35,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 @given(weights=mixing_weights(N))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_average_is_the_weighted_mean(zoo, weights):
     p = [Fraction(w) for w in weights.tolist()]
     for key, tensor in average(zoo, weights).items():
@@ -46,7 +46,7 @@ def test_average_is_the_weighted_mean(zoo, weights):
 
 
 @given(p=mixing_weights(N), q=mixing_weights(N), share=st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_average_is_linear(zoo, p, q, share):
     p, q = p.double() / p.double().sum(), q.double() / q.double().sum()
     both, one, other = average(zoo, share * p + (1 - share) * q), average(zoo, p), average(zoo, q)
@@ -55,7 +55,7 @@ def test_average_is_linear(zoo, p, q, share):
 
 
 @given(weights=mixing_weights(N), order=st.permutations(range(N)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_average_does_not_depend_on_the_order_of_ingredients(zoo, weights, order):
     shuffled = Zoo.open([zoo.paths[k] for k in order], build, progress=False)
     for key, tensor in average(shuffled, weights[list(order)]).items():
@@ -162,7 +162,7 @@ def test_a_soup_has_one_format(zoo, tmp_path):
 
 
 @given(weights=mixing_weights(N), amount=st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_interpolation_is_a_straight_line(zoo, weights, amount):
     soup = average(zoo, weights)
     for key, tensor in interpolate(zoo, weights, amount).items():

@@ -146,7 +146,7 @@ DAMAGED = {
 
 
 @given(name=st.sampled_from(sorted(DAMAGED)), data=st.data())
-@settings(max_examples=150, deadline=None, report_multiple_bugs=False, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=150, report_multiple_bugs=False, phases=[Phase.explicit, Phase.generate])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_damaged_file_is_read_or_refused_but_never_crashes(tmp_path_factory, name, data):
     content = bytearray(DAMAGED[name])
