@@ -26,7 +26,7 @@ TINY = plans.Plan(
     "val",
     "test",
     QUICK,
-    partial(plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2)),
+    partial(plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
     3,
 )
 
@@ -79,7 +79,7 @@ def test_what_is_shipped_is_what_was_evaluated(home, shipped):
 
 def test_the_manifest_says_how_it_was_made(home, shipped):
     manifest = json.loads((home / "toy" / "manifest.json").read_text())
-    assert manifest["ingredients"] == plans.photo_sweep(3, 0, (1e-3, 1e-2), (1, 2))
+    assert manifest["ingredients"] == plans.photo_sweep(3, 0, (1e-3, 1e-2), (1, 2), (0.0, 0.5))
     assert manifest["start"] == QUICK
     assert manifest["data"]["images"] == {"val": 60, "test": 60}
     assert sorted(manifest["files"]) == sorted(set(files_below(home / "toy")) - {"manifest.json"})
