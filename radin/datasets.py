@@ -169,7 +169,8 @@ def _build(known: DataSet, place: Path, progress: bool) -> Path:
             shutil.rmtree(staging / folder, ignore_errors=True)
             (unpacking / folder).rename(staging / folder)
         shutil.rmtree(unpacking)
-        (staging / archive.name).unlink(missing_ok=True)
+        for name in (archive.name, f"{archive.name}.part"):  # a download, and one that an archive put there replaced
+            (staging / name).unlink(missing_ok=True)
     return staging.rename(place / known.name)
 
 

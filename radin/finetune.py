@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from radin.augment import augment, mixup
 from radin.data import ArraySplit, load_split
-from radin.errors import DataError, check_seed, check_whole
+from radin.errors import DataError, ParameterError, check_seed, check_whole
 from radin.files import atomic_path, cache_root, hash_text, update_hash
 from radin.models import DigitsNet
 from radin.predict import pick_device, single_thread
@@ -77,13 +78,13 @@ def train(
             `warmup`, the share of all steps over which the rate rises to lr, and `floor`, the share of
             lr that it falls to (0 and 0 without them).
         seed: of the order of the images and of their augmentation.
-        resume: a file that keeps the state after every epoch, so that a killed run goes on from there
-            and ends with the same weights (but for dropout, whose draws it does not keep); it is
-            removed at the end. The state of a run from other weights or images is not taken over.
+        resume: a file that keeps the state after every epoch but the last, so that a killed run goes on from
+            there and ends with the same weights (but for dropout, whose draws it does not keep). Whoever
+            keeps the result removes it. The state of a run from other weights or images is not taken over.
         after_epoch: called with the number of epochs done.
         progress: the name of a progress bar; none without it.
 
-    Raises DataError when the loss stops being finite.
+    Raises DataError when the loss stops being finite, ParameterError for a warmup or floor that is no share.
     """
     h = hyperparameters
     epochs = check_whole("epochs", h["epochs"], least=1)
@@ -118,11 +119,30 @@ def train(
         if epoch < epochs:
             state.keep(epoch)
     bar.close()
-    state.remove()
     return model.eval()
 
 
+def train_checkpoint(
+    model: nn.Module,
+    split: ArraySplit,
+    hyperparameters: Hyperparameters,
+    seed: int,
+    path: Path,
+    batch_size: int = 32,
+    dtype: torch.dtype | None = None,
+    progress: str = "",
+) -> None:
+    """`train`, then `save_checkpoint`; a run that is killed at any point goes on from the state beside `path`."""
+    state = path.with_suffix(".state")
+    train(model, split, hyperparameters, seed, batch_size, state, progress=progress)
+    save_checkpoint(model, path, hyperparameters, dtype)
+    state.unlink(missing_ok=True)
+
+
 def _schedule(optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters) -> torch.optim.lr_scheduler.LRScheduler:
+    for key, most in (("warmup", 0.99), ("floor", 1.0)):
+        if not 0 <= h.get(key, 0.0) <= most:
+            raise ParameterError(f"{key} must be a share from 0 to {most:g}, not {h[key]!r}.")
     rising, floor = round(h.get("warmup", 0.0) * steps), h.get("floor", 0.0)
 
     def share(step: int) -> float:
@@ -173,10 +193,6 @@ class _State:
         self.rng.set_state(state["rng"])
         return int(state["epoch"])
 
-    def remove(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
 
 def digits_zoo(
     num_models: int = 10, seed: int = 0, quick: bool = False, device: str = "auto", progress: bool = True
@@ -203,7 +219,7 @@ def digits_zoo(
     assert isinstance(pretrain, ArraySplit)
     assert isinstance(tune, ArraySplit)
     # Whatever the weights depend on names the folder. The number of ingredients is not part of it, so that a
-    # longer sweep takes over the ingredients of a shorter one; a sweep from other ranges shows in its first run.
+    # longer sweep takes over the ingredients of a shorter one.
     recipe = json.dumps([PRETRAINING, *sweep(1, seed)])
     data = (pretrain.fingerprint, tune.fingerprint)
     key = hash_text("digits-1", repr(DigitsNet()), recipe, str(seed), str(quick), chosen.type, *data)
@@ -216,7 +232,7 @@ def digits_zoo(
             strict=True,
         )
     ):
-        if path.exists():
+        if path.exists() and trained_with(path) == run:  # the sweep may have been edited
             continue
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -242,3 +258,9 @@ def save_checkpoint(
         state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"hyperparameters": json.dumps(hyperparameters)})
+
+
+def trained_with(path: Path) -> Hyperparameters:
+    """The hyper-parameters in the header of a checkpoint that `save_checkpoint` wrote."""
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads(file.metadata()["hyperparameters"]))

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from radin.bench import SoupBench
 from radin.data import ArraySplit, in_memory, load_split
 from radin.errors import ParameterError, RadinError, check_seed, check_whole
 from radin.files import atomic_path, cache_root, hash_file, hash_text
-from radin.finetune import Hyperparameters, save_checkpoint, train
+from radin.finetune import Hyperparameters, save_checkpoint, train_checkpoint, trained_with
 from radin.models import SmallResNet
 from radin.plans import PLANS, PRETRAINING, Plan
 from radin.predict import pick_device, single_thread
@@ -93,14 +92,16 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
         assert set(missing) == {"head.weight", "head.bias"}
         assert not unknown
         fit_head(model.to(chosen), start)
-        if plan.start is not None:
-            train(model, start, plan.start, START_SEED + seed, BATCH, folder / "init.state", progress="initialisation")
-        save_checkpoint(model, init, plan.start or {}, torch.float16)
+        if plan.start is None:
+            save_checkpoint(model, init, {}, torch.float16)
+        else:
+            order = START_SEED + seed
+            train_checkpoint(model, start, plan.start, order, init, BATCH, torch.float16, "initialisation")
     paths = [folder / f"ingredient_{k:02d}.safetensors" for k in range(num_models)]
     todo = [
         delayed(_ingredient)(plan, run, init, path, 1000 * seed + k, chosen)
         for k, (path, run) in enumerate(zip(paths, plan.sweep(num_models, seed), strict=True))
-        if not (path.exists() and _hyperparameters(path) == run)  # the sweep may have been edited
+        if not (path.exists() and trained_with(path) == run)  # the sweep may have been edited
     ]
     finished = Parallel(n_jobs=1 if chosen.type == "cuda" else JOBS, return_as="generator_unordered")(todo)
     for _ in tqdm(finished, total=len(todo), desc=f"fine-tuning {name}", disable=not progress or not todo):
@@ -113,13 +114,12 @@ def _ingredient(plan: Plan, run: Hyperparameters, init: Path, path: Path, seed: 
     model = SmallResNet(tune.num_classes, WIDTHS)
     model.load_state_dict(dict(open_checkpoint(init)))
     with single_thread():
-        train(model.to(device), tune, run, seed, BATCH, path.with_suffix(".state"))
-    save_checkpoint(model, path, run, torch.float16)
+        train_checkpoint(model.to(device), tune, run, seed, path, BATCH, torch.float16)
 
 
 def pretrained(device: torch.device, progress: bool) -> Path:
     """The network trained on Tiny ImageNet that every plan begins with; the shipped one while its recipe stands."""
-    if (path := shipped_root() / PRETRAINED).exists() and _hyperparameters(path) == PRETRAINING:
+    if (path := shipped_root() / PRETRAINED).exists() and trained_with(path) == PRETRAINING:
         return path
     split = _memory("tiny-imagenet", "train", PRETRAINING_SIZE)
     key = hash_text("tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), device.type, split.fingerprint)
@@ -129,20 +129,13 @@ def pretrained(device: torch.device, progress: bool) -> Path:
             torch.manual_seed(PRETRAINING_SEED)
             model = SmallResNet(split.num_classes, WIDTHS).to(device)
         bar = "pretraining on Tiny ImageNet" if progress else ""
-        train(model, split, PRETRAINING, PRETRAINING_SEED, BATCH, path.with_suffix(".state"), progress=bar)
-        save_checkpoint(model, path, PRETRAINING)
+        train_checkpoint(model, split, PRETRAINING, PRETRAINING_SEED, path, BATCH, progress=bar)
     return path
 
 
 def _made_of() -> str:
     """What every network here is made of, beside the plan."""
     return f"{SmallResNet(1, WIDTHS)!r} batch {BATCH} head {HEAD_DECAY} start {START_SEED}"
-
-
-def _hyperparameters(path: Path) -> Hyperparameters:
-    """What a checkpoint says it was trained with."""
-    with safe_open(path, framework="pt") as file:
-        return dict(json.loads(file.metadata()["hyperparameters"]))
 
 
 @cache
@@ -190,7 +183,7 @@ def ship(
         "seed": plan.seed,
         "pretraining": {"data": "tiny-imagenet", "size": PRETRAINING_SIZE, **PRETRAINING},
         "start": plan.start,
-        "ingredients": [_hyperparameters(path) for path in zoo.paths],
+        "ingredients": [trained_with(path) for path in zoo.paths],
         "made_with": {"torch": torch.__version__, "machine": platform.machine(), "device": str(pick_device(device))},
         "files": {path.name: hash_file(path) for path in written},
     }

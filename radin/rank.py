@@ -18,6 +18,7 @@ from radin.soup import check_weights
 
 METRICS = ("accuracy", "nll")
 _CHUNK = 2**18  # numbers in one block of the likelihood: 2 MiB in double precision, which a cache holds
+_ANSWERS = 2**22  # logits of ensembles held at once where every answer is wanted: 32 MiB
 _TABLE_GAIN = 16  # one candidate on its own costs as much as so many rows of the table of all subsets (on a CPU)
 
 
@@ -60,10 +61,44 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
     p = check_weights(candidates, bank.num_models, rows=True)
     if metric == "nll":
         return _nll(bank, p / p.sum(1, keepdim=True))
-    # argmax does not care about scale. A subset's logits are added as they are, so that a tie between
-    # classes stays a tie instead of being broken by the rounding of 1/3.
-    subset = ((p == 0) | (p == p.amax(1, keepdim=True))).all(1, keepdim=True)
-    return _accuracy(bank, torch.where(subset, (p > 0).double(), p), bool(subset.all()))
+    subset = _are_subsets(p)
+    return _accuracy(bank, _without_scale(p, subset), bool(subset.all()))
+
+
+def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """What `fast_estimate` is the mean of, image by image.
+
+    Args:
+        candidates: (M, N) mixing weights.
+
+    Returns: (M, n) boolean, whether each ensemble is right on each image; and (M, n) single precision, its
+    negative log-likelihood there, in nats.
+
+    Raises ParameterError for candidates that are no mixing weights for this bank.
+    """
+    p = check_weights(candidates, bank.num_models, rows=True)
+    p = _without_scale(p, _are_subsets(p)).to(bank.logits.device)
+    logits = bank.logits.double()
+    right = torch.empty(len(p), bank.num_images, dtype=torch.bool)
+    losses = torch.empty(len(p), bank.num_images)
+    for rows in torch.arange(len(p)).split(max(1, _ANSWERS // logits[0].numel())):
+        ensemble = torch.tensordot(p[rows], logits, 1)
+        right[rows] = (ensemble.argmax(-1) == bank.labels).cpu()
+        ensemble /= p[rows].sum(1)[:, None, None]
+        picked = ensemble.gather(-1, bank.labels.expand(len(rows), -1).unsqueeze(-1)).squeeze(-1)
+        losses[rows] = (ensemble.logsumexp(-1) - picked).float().cpu()
+    return right, losses
+
+
+def _are_subsets(p: Tensor) -> Tensor:
+    """(M, 1) boolean: whether all positive weights of a row are the same."""
+    return ((p == 0) | (p == p.amax(1, keepdim=True))).all(1, keepdim=True)
+
+
+def _without_scale(p: Tensor, subset: Tensor) -> Tensor:
+    """Weights with the same argmax: a subset's logits are added as they are, so that a tie between classes
+    stays a tie instead of being broken by the rounding of 1/3."""
+    return torch.where(subset, (p > 0).double(), p)
 
 
 def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:

@@ -68,7 +68,7 @@ def tabulate(
     model = zoo.model(0).to(chosen)
     store = None
     if (folder := store_folder(cache, "soups")) is not None:
-        key = hash_text(_FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split))
+        key = hash_text(_FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), chosen.type)
         store = folder / f"{key}.safetensors"
     known = _known(store, zoo.fingerprints)
     if known and not _still_holds(known, evaluate_soups(zoo, model, rows[:1], split, chosen, batch_size)):

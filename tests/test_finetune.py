@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -263,7 +265,42 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
     again = finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=epochs.append)
     assert torch.equal(weights(again), weights(whole))
     assert epochs == [*range(1, stop_after + 2), *range(stop_after + 1, 5)]
-    assert files_below(tmp_path) == []
+
+
+def test_a_run_killed_before_its_checkpoint_is_written_goes_on(tmp_path, monkeypatch):
+    split, path, epochs = load_split("digits", "train"), tmp_path / "run.safetensors", []
+    torch.manual_seed(0)
+    start = DigitsNet(8)
+
+    def kill(*arguments: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "save_checkpoint", kill)
+        with pytest.raises(KilledError):
+            finetune.train_checkpoint(copy.deepcopy(start), split, PLAIN, 3, path)
+    assert files_below(tmp_path) == ["run.state"]
+    monkeypatch.setattr(finetune, "train", partial(finetune.train, after_epoch=epochs.append))
+    finetune.train_checkpoint(start, split, PLAIN, 3, path)
+    assert files_below(tmp_path) == ["run.safetensors"]
+    assert epochs == [3]
+
+
+@pytest.mark.parametrize(("key", "value"), [("warmup", 1.0), ("warmup", -0.1), ("floor", 1.5), ("floor", float("nan"))])
+def test_shares_are_shares(key, value):
+    with pytest.raises(ParameterError, match=key):
+        finetune.train(DigitsNet(8), load_split("digits", "train"), {**PLAIN, key: value}, seed=0)
+
+
+def test_an_edited_sweep_is_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
+    before = finetune.digits_zoo(2, quick=True, progress=False)
+    runs = finetune.sweep(2)
+    monkeypatch.setattr(finetune, "sweep", lambda n, seed=0: [runs[0], {**runs[1], "noise": 0.1}][:n])
+    after = finetune.digits_zoo(2, quick=True, progress=False)
+    assert after.paths == before.paths
+    assert after.fingerprints[0] == before.fingerprints[0]
+    assert after.fingerprints[1] != before.fingerprints[1]
 
 
 def test_the_state_of_another_run_is_not_taken_over(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from radin import LogitBank, exhaustive, fast_estimate, monte_carlo, rank
 from radin.errors import ParameterError
-from radin.rank import effective_number
+from radin.rank import effective_number, ensemble_answers
 
 
 @st.composite
@@ -47,6 +47,18 @@ def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
         patch.setattr("radin.margins._CHUNK", chunk)
         assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
         torch.testing.assert_close(fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12)
+
+
+@given(bank=tied_banks(), at_once=st.integers(1, 40))
+@settings(max_examples=50)
+def test_answers_to_each_image_are_what_the_estimates_are_means_of(bank, at_once):
+    subsets = exhaustive(bank.num_models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("radin.rank"), "_ANSWERS", at_once)
+        right, losses = ensemble_answers(bank, subsets)
+    assert right.shape == losses.shape == (len(subsets), bank.num_images)
+    assert (100 * right.double().mean(1)).tolist() == pytest.approx(fast_estimate(bank, subsets).tolist(), abs=1e-9)
+    torch.testing.assert_close(losses.double().mean(1), fast_estimate(bank, subsets, "nll"), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

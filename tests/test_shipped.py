@@ -13,6 +13,9 @@ import radin
 from radin import SoupBench, exhaustive, fast_estimate, predict, replay
 from radin.data import fingerprint
 from radin.errors import DataError, OffGridError
+from radin.files import hash_text
+from radin.notebook import measured
+from radin.plans import PLANS, PRETRAINING
 from radin.shipped import shipped
 from radin.tabulate import evaluate_soups
 
@@ -78,6 +81,22 @@ def test_the_manifest_says_what_a_reader_must_know(bench):
     assert len(manifest["ingredients"]) == bench.num_models
     assert {"pretraining", "start", "seed", "made_with", "data", "files", "class_names"} <= set(manifest)
     assert manifest["data"]["images"] == {"val": bench.val.num_images, "test": bench.test.num_images}
+
+
+def test_the_plans_are_those_that_made_the_benches(bench):
+    """A plan that was edited afterwards would describe another zoo: `make zoos` makes it anew."""
+    manifest = bench.manifest
+    plan = PLANS[manifest["name"]]
+    assert manifest["ingredients"] == plan.sweep(plan.num_models, plan.seed)
+    assert manifest["start"] == plan.start
+    assert manifest["seed"] == plan.seed
+    assert manifest["pretraining"].items() >= PRETRAINING.items()
+
+
+def test_the_kept_measurements_are_of_these_benches():
+    """Otherwise run tests/benchmarks/live_recipes.py again."""
+    files = (SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in WITH_INGREDIENTS)
+    assert measured("live_recipes")["zoos"] == hash_text(*files)
 
 
 def test_soups_off_the_grid_and_the_count(bench):
