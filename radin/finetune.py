@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
@@ -261,6 +261,9 @@ def save_checkpoint(
 
 
 def trained_with(path: Path) -> Hyperparameters:
-    """The hyper-parameters in the header of a checkpoint that `save_checkpoint` wrote."""
-    with safe_open(path, framework="pt") as file:
-        return dict(json.loads(file.metadata()["hyperparameters"]))
+    """The hyper-parameters in the header of a checkpoint that `save_checkpoint` wrote; none of a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("hyperparameters", "{}")))
+    except SafetensorError:
+        return {}

@@ -71,8 +71,8 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     Args:
         candidates: (M, N) mixing weights.
 
-    Returns: (M, n) boolean, whether each ensemble is right on each image; and (M, n) single precision, its
-    negative log-likelihood there, in nats.
+    Returns: (M, n) boolean, whether each ensemble is right on each image; and (M, n) double, its negative
+    log-likelihood there, in nats.
 
     Raises ParameterError for candidates that are no mixing weights for this bank.
     """
@@ -80,13 +80,13 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     p = _without_scale(p, _are_subsets(p)).to(bank.logits.device)
     logits = bank.logits.double()
     right = torch.empty(len(p), bank.num_images, dtype=torch.bool)
-    losses = torch.empty(len(p), bank.num_images)
+    losses = torch.empty(len(p), bank.num_images, dtype=torch.float64)
     for rows in torch.arange(len(p)).split(max(1, _ANSWERS // logits[0].numel())):
         ensemble = torch.tensordot(p[rows], logits, 1)
         right[rows] = (ensemble.argmax(-1) == bank.labels).cpu()
         ensemble /= p[rows].sum(1)[:, None, None]
         picked = ensemble.gather(-1, bank.labels.expand(len(rows), -1).unsqueeze(-1)).squeeze(-1)
-        losses[rows] = (ensemble.logsumexp(-1) - picked).float().cpu()
+        losses[rows] = (ensemble.logsumexp(-1) - picked).cpu()
     return right, losses
 
 

@@ -322,6 +322,7 @@ def test_the_state_of_another_run_is_not_taken_over(tmp_path):
     with pytest.raises(KilledError):
         train(4, start=1, after_epoch=stop)  # from other weights
     assert torch.equal(train(4), whole)
+    state.unlink()
     with pytest.raises(KilledError):
         train(4, after_epoch=stop)
     state.write_bytes(state.read_bytes()[:-100])  # damaged: from the start

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import files_below
 
-from radin import SoupBench, evaluator, exhaustive, photos, plans
+from radin import SoupBench, evaluator, exhaustive, finetune, photos, plans
 from radin.data import ArraySplit
 from radin.errors import ParameterError
 from radin.models import SmallResNet
@@ -88,7 +88,7 @@ def test_the_manifest_says_how_it_was_made(home, shipped):
 def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkeypatch):
     assert (home / "pretrained.safetensors").is_file()
     monkeypatch.setattr(photos, "shipped_root", lambda: home)
-    monkeypatch.setattr(photos, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("radin.finetune.train", lambda *_, **__: pytest.fail("trained again"))
     assert photos.pretrained(torch.device("cpu"), progress=False) == home / "pretrained.safetensors"
     monkeypatch.setattr(photos, "PRETRAINING", QUICK | {"lr": 1e-3})
     with pytest.raises(pytest.fail.Exception):  # another recipe: the shipped network is not its own
@@ -96,7 +96,7 @@ def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkey
 
 
 def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
-    monkeypatch.setattr(photos, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("radin.finetune.train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("radin.tabulate.evaluate_soups", lambda *_: pytest.fail("evaluated again"))
     before = {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
     photos.ship("toy", home / "toy", device="cpu", progress=False)
@@ -110,7 +110,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize(("run", "soup"), [(1, 1), (2, 5), (3, 7), (5, 13)])
 def test_a_making_killed_twice_ends_in_the_same_bench(home, shipped, tmp_path, monkeypatch, run, soup):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    train, trained, evaluated = photos.train, [], []
+    train, trained, evaluated = finetune.train, [], []
 
     def dying_in_a_run(*arguments: object, **options: object) -> object:
         trained.append(1)
@@ -124,7 +124,7 @@ def test_a_making_killed_twice_ends_in_the_same_bench(home, shipped, tmp_path, m
             raise KilledError
         return evaluate_soups(*arguments)
 
-    monkeypatch.setattr(photos, "train", dying_in_a_run)
+    monkeypatch.setattr(finetune, "train", dying_in_a_run)
     monkeypatch.setattr("radin.tabulate.evaluate_soups", dying_among_soups)
     monkeypatch.setattr("radin.tabulate._KEEP_EVERY", -1)
     for _ in range(2):
