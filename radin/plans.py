@@ -93,8 +93,8 @@ def photo_sweep(
 START: Hyperparameters = {**PRETRAINING, "lr": 2e-3, "epochs": 24}
 
 PLANS = {
-    # Fine-tunes of a strong start at moderate rates, the paper's regime, and one rate that is too high. None ends at
-    # zero: where all did, even the best soup of this network was hardly better than its best ingredient.
+    # Fine-tunes of a strong start at moderate rates, the paper's regime. None ends at zero: where all did, even the
+    # best soup of this network was hardly better than its best ingredient.
     "cifar10": Plan(
         "cifar10",
         "pretrain",
@@ -105,7 +105,7 @@ PLANS = {
         partial(photo_sweep, rates=(1e-3, 1e-2), epochs=(5, 8), floors=(0.3, 0.6, 1.0)),
         num_models=10,
     ),
-    # The same images from a weaker start at rates that carry ingredients far apart: the proxy fails.
+    # The same images from a weaker start at rates that carry ingredients far apart: soups fall behind.
     "cifar10-wild": Plan(
         "cifar10",
         "finetune",
