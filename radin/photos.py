@@ -123,7 +123,7 @@ def pretrained(device: torch.device, progress: bool) -> Path:
         return path
     split = _memory("tiny-imagenet", "train", PRETRAINING_SIZE)
     key = hash_text("tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), device.type, split.fingerprint)
-    path = cache_root() / "zoos" / f"tiny-imagenet-{key[:16]}" / "pretrained.safetensors"
+    path = cache_root() / "zoos" / f"tiny-imagenet-{key[:16]}" / PRETRAINED
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(PRETRAINING_SEED)

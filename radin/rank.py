@@ -85,8 +85,7 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
         ensemble = torch.tensordot(p[rows], logits, 1)
         right[rows] = (ensemble.argmax(-1) == bank.labels).cpu()
         ensemble /= p[rows].sum(1)[:, None, None]
-        picked = ensemble.gather(-1, bank.labels.expand(len(rows), -1).unsqueeze(-1)).squeeze(-1)
-        losses[rows] = (ensemble.logsumexp(-1) - picked).cpu()
+        losses[rows] = _losses(ensemble, bank.labels).cpu()
     return right, losses
 
 
@@ -130,9 +129,14 @@ def _nll(bank: LogitBank, p: Tensor) -> Tensor:
         for first in range(0, len(p), candidates_at_once):
             chosen = slice(first, first + candidates_at_once)
             ensemble = (p[chosen] @ logits.flatten(1)).view(-1, *logits.shape[1:])  # (candidates, images, C)
-            picked = ensemble.gather(-1, labels.expand(len(ensemble), -1).unsqueeze(-1)).squeeze(-1)
-            total[chosen] += (ensemble.logsumexp(-1) - picked).sum(-1)
+            total[chosen] += _losses(ensemble, labels).sum(-1)
     return total.cpu() / bank.num_images
+
+
+def _losses(ensemble: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood (candidates, images) of logits (candidates, images, C)."""
+    picked = ensemble.gather(-1, labels.expand(len(ensemble), -1).unsqueeze(-1)).squeeze(-1)
+    return ensemble.logsumexp(-1) - picked
 
 
 def check_prior(prior: float) -> float:
