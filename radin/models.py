@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from radin.errors import ParameterError
 
 
 class DigitsNet(nn.Module):
@@ -12,26 +16,33 @@ class DigitsNet(nn.Module):
 
     Args:
         width: channels of the first layer; the later ones have twice as many.
+        norm: "group", or "batch" for a network whose soups need `refresh_batch_norm`.
 
-    Input (n, 1, 8, 8), output logits (n, 10).
+    Input (n, 1, 8, 8), output logits (n, 10). Raises ParameterError for another norm.
     """
 
     # GroupNorm, not batch norm: running statistics belong to one network's activations, and an average of
     # them is not the statistics of the averaged network. A soup would need a pass over the training data
     # to mend them before it could be evaluated at all.
     # GELU, not ReLU: the theory chapters take second derivatives, and ReLU has none at its kinks.
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, norm: str = "group") -> None:
         super().__init__()
+        if norm not in ("group", "batch"):
+            raise ParameterError(f'norm must be "group" or "batch", not {norm!r}.')
         wide = 2 * width
+
+        def normalise(channels: int) -> nn.Module:
+            return nn.GroupNorm(4, channels) if norm == "group" else nn.BatchNorm2d(channels)
+
         self.body = nn.Sequential(
             nn.Conv2d(1, width, 3, stride=2, padding=1),
-            nn.GroupNorm(4, width),
+            normalise(width),
             nn.GELU(),
             nn.Conv2d(width, wide, 3, padding=1),
-            nn.GroupNorm(4, wide),
+            normalise(wide),
             nn.GELU(),
             nn.Conv2d(wide, wide, 3, stride=2, padding=1),
-            nn.GroupNorm(4, wide),
+            normalise(wide),
             nn.GELU(),
             nn.Flatten(),
         )
@@ -94,3 +105,58 @@ class Block(nn.Module):
 def _group_norm(width: int) -> nn.GroupNorm:
     # Eight channels a group: a CPU normalises small groups several times more slowly.
     return nn.GroupNorm(width // 8, width)
+
+
+class Mlp(nn.Module):
+    """Two hidden layers between flattened images and logits.
+
+    Args:
+        inputs: numbers in an image: channels x height x width.
+        num_classes: C.
+        width: units of each hidden layer.
+
+    Input (n, ...) with `inputs` numbers an image, output logits (n, C).
+    """
+
+    def __init__(self, inputs: int, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+class SmallTransformer(nn.Module):
+    """A vision transformer (Dosovitskiy et al. 2021) for images as small as the digits; 18,154 parameters for those.
+
+    Patches of 2 x 2 pixels become tokens of 32 numbers, to which learned positions are added; two pre-norm
+    blocks; the mean over all tokens; a linear head.
+
+    Args:
+        num_classes: C.
+        size: height and width of the images in pixels, an even number.
+        channels: of the images.
+        heads: of the attention, a divisor of 32.
+
+    Input (n, channels, size, size), output logits (n, C). Raises ParameterError for an odd size or other heads.
+    """
+
+    WIDTH, BLOCKS, PATCH = 32, 2, 2
+
+    def __init__(self, num_classes: int = 10, size: int = 8, channels: int = 1, heads: int = 4) -> None:
+        super().__init__()
+        if size < self.PATCH or size % self.PATCH:
+            raise ParameterError(f"size must be an even number of pixels, not {size!r}: patches are 2 x 2.")
+        if heads < 1 or self.WIDTH % heads:
+            raise ParameterError(f"heads must divide {self.WIDTH}, as 2 and 4 do; it is {heads!r}.")
+        self.patches = nn.Conv2d(channels, self.WIDTH, self.PATCH, stride=self.PATCH)
+        self.positions = nn.Parameter(0.02 * torch.randn((size // self.PATCH) ** 2, self.WIDTH))
+        block = partial(nn.TransformerEncoderLayer, self.WIDTH, heads, 2 * self.WIDTH, dropout=0.0, activation="gelu")
+        self.blocks = nn.Sequential(*(block(batch_first=True, norm_first=True) for _ in range(self.BLOCKS)))
+        self.norm = nn.LayerNorm(self.WIDTH)
+        self.head = nn.Linear(self.WIDTH, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions  # (n, patches, width)
+        return self.head(self.norm(self.blocks(tokens)).mean(1))

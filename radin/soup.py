@@ -28,7 +28,9 @@ def check_weights(weights: Tensor | Sequence[float], num_models: int, rows: bool
 
     Raises ParameterError when the shape is wrong, or a weight is negative or not finite, or a sum is not 1.
     """
-    p = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+    # A list would pass through single precision, in which three tenths are not three tenths.
+    p = torch.as_tensor(weights, dtype=None if isinstance(weights, Tensor) else torch.float64)
+    p = p.detach().to("cpu", torch.float64)
     shape = f"(M, {num_models})" if rows else f"({num_models},)"
     if p.ndim != (2 if rows else 1) or p.shape[-1] != num_models or p.shape[0] == 0:
         raise ParameterError(
