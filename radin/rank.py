@@ -61,8 +61,7 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
     p = check_weights(candidates, bank.num_models, rows=True)
     if metric == "nll":
         return _nll(bank, p / p.sum(1, keepdim=True))
-    subset = _are_subsets(p)
-    return _accuracy(bank, _without_scale(p, subset), bool(subset.all()))
+    return _accuracy(bank, without_scale(p), bool(_are_subsets(p).all()))
 
 
 def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +76,7 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     Raises ParameterError for candidates that are no mixing weights for this bank.
     """
     p = check_weights(candidates, bank.num_models, rows=True)
-    p = _without_scale(p, _are_subsets(p)).to(bank.logits.device)
+    p = without_scale(p).to(bank.logits.device)
     logits = bank.logits.double()
     right = torch.empty(len(p), bank.num_images, dtype=torch.bool)
     losses = torch.empty(len(p), bank.num_images, dtype=torch.float64)
@@ -85,7 +84,7 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
         ensemble = torch.tensordot(p[rows], logits, 1)
         right[rows] = (ensemble.argmax(-1) == bank.labels).cpu()
         ensemble /= p[rows].sum(1)[:, None, None]
-        losses[rows] = _losses(ensemble, bank.labels).cpu()
+        losses[rows] = nll_of(ensemble, bank.labels).cpu()
     return right, losses
 
 
@@ -94,10 +93,10 @@ def _are_subsets(p: Tensor) -> Tensor:
     return ((p == 0) | (p == p.amax(1, keepdim=True))).all(1, keepdim=True)
 
 
-def _without_scale(p: Tensor, subset: Tensor) -> Tensor:
-    """Weights with the same argmax: a subset's logits are added as they are, so that a tie between classes
+def without_scale(p: Tensor) -> Tensor:
+    """Weights (M, N) with the same argmax: a subset's logits are added as they are, so that a tie between classes
     stays a tie instead of being broken by the rounding of 1/3."""
-    return torch.where(subset, (p > 0).double(), p)
+    return torch.where(_are_subsets(p), (p > 0).double(), p)
 
 
 def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
@@ -129,11 +128,11 @@ def _nll(bank: LogitBank, p: Tensor) -> Tensor:
         for first in range(0, len(p), candidates_at_once):
             chosen = slice(first, first + candidates_at_once)
             ensemble = (p[chosen] @ logits.flatten(1)).view(-1, *logits.shape[1:])  # (candidates, images, C)
-            total[chosen] += _losses(ensemble, labels).sum(-1)
+            total[chosen] += nll_of(ensemble, labels).sum(-1)
     return total.cpu() / bank.num_images
 
 
-def _losses(ensemble: Tensor, labels: Tensor) -> Tensor:
+def nll_of(ensemble: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood (candidates, images) of logits (candidates, images, C)."""
     picked = ensemble.gather(-1, labels.expand(len(ensemble), -1).unsqueeze(-1)).squeeze(-1)
     return ensemble.logsumexp(-1) - picked

@@ -18,6 +18,7 @@ from radin.errors import CheckpointError, ParameterError
 from radin.files import update_hash
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+RUNNING_STATISTICS = ("running_mean", "running_var")  # how the keys of batch norm end, in every torch network
 
 
 class _SafetensorsFile(Mapping[str, Tensor]):
@@ -173,6 +174,14 @@ class Zoo:
     def keys(self) -> list[str]:
         """The tensor names that every ingredient has, in the first one's order."""
         return list(self._checkpoints[0])
+
+    def parameter_keys(self) -> list[str]:
+        """Those of `keys` that training moves: no whole numbers, and no running statistics of batch norm."""
+        return [
+            key
+            for key, tensor in self._checkpoints[0].items()
+            if tensor.is_floating_point() and not key.endswith(RUNNING_STATISTICS)
+        ]
 
     def model(self, state: int | Mapping[str, Tensor]) -> nn.Module:
         """A model in evaluation mode that holds ingredient `state` (an index) or any state dict of this zoo.

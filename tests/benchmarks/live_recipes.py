@@ -8,19 +8,18 @@ run goes on with the next one. Entries of other ingredients are measured again.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from entries import Entries
 
 import radin
 from radin import replay
 from radin.compare import paired_interval
 from radin.data import batches, in_memory, load_split
-from radin.files import atomic_path, hash_text
+from radin.files import hash_text
 from radin.learned import learn, steps_within
 from radin.photos import BATCH
 from radin.plans import PLANS
@@ -29,23 +28,6 @@ from radin.swa import swa
 OUT = Path(radin.__file__).parent / "results" / "live_recipes.json"
 BUDGETS = (4, 10)
 SEEDS = (0, 1)
-
-
-class Entries:
-    """Finished measurements, kept in one file."""
-
-    def __init__(self, path: Path, zoos: str) -> None:
-        self.path = path
-        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        self.content = known if known.get("zoos") == zoos else {"zoos": zoos, "entries": {}}
-
-    def measure(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
-        if name in self.content["entries"]:
-            return
-        self.content["entries"][name] = work()
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(self.content, indent=1) + "\n", "utf-8")
-        print(name, json.dumps(self.content["entries"][name]), flush=True)
 
 
 class Live:

@@ -1,0 +1,115 @@
+"""Second order on the shipped zoos, which the chapters on theory show.
+
+    RADIN_DATA=... python tests/benchmarks/second_order.py      # some 40 minutes on two cores
+
+Where a bench came without ingredients (PACS) they are trained first, or found again under `RADIN_CACHE`. Every finished
+entry is written at once to `radin/results/second_order.json`; a killed run goes on with the next one. Entries of other
+ingredients are measured again.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from entries import Entries
+
+import radin
+from radin.data import ArraySplit, batches
+from radin.errors import BankError
+from radin.files import hash_text
+from radin.photos import photo_zoo
+from radin.second_order import WAYS, corrected_estimate, first_order_losses, gram, pair_gaps
+from radin.shipped import BENCH, shipped
+from radin.taylor import by_image, derivatives, directions, orders
+from radin.zoo import Zoo
+
+OUT = Path(radin.__file__).parent / "results" / "second_order.json"
+IMAGES = 100  # for the orders, in double precision
+SCALES = [10 ** (-k / 4) for k in range(17)]
+WEIGHTS = [0.5, 0.3, 0.2]  # of the first three ingredients
+
+
+class Live:
+    """A bench with its ingredients and validation images."""
+
+    def __init__(self, name: str) -> None:
+        self.bench = radin.SoupBench.load(name)
+        self.val = self.bench.split("val")
+        try:
+            self.zoo: Zoo = self.bench.zoo()
+        except BankError:
+            self.zoo = photo_zoo(name, self.bench.num_models)
+        again = radin.predict(self.zoo, self.val)
+        assert torch.allclose(again.logits, self.bench.val.logits.float(), atol=0.05), f"{name}: other ingredients"
+
+    def gram(self) -> list[list[float]]:
+        return gram(self.zoo).tolist()
+
+    def corrected(self, by: str) -> dict[str, Any]:
+        """Corrected estimates of all soups, and what one pair costs beside a forward pass."""
+        gaps = pair_gaps(self.zoo, self.val, by)
+        answers = [corrected_estimate(self.bench.val, gaps, self.bench.candidates, m) for m in ("accuracy", "nll")]
+        return {
+            "pairs": len(gaps),
+            "accuracy": [round(each, 6) for each in answers[0].tolist()],
+            "nll": [round(each, 6) for each in answers[1].tolist()],
+        }
+
+    def first_order(self) -> dict[str, Any]:
+        loss, slopes = first_order_losses(self.zoo, self.val)
+        return {"loss": loss, "slopes": slopes.tolist()}
+
+    def cost(self) -> float:
+        """Time of a pass with two tangents over that of a plain one: the median of alternating rounds."""
+        model = self.zoo.model(0)
+        start, other = (dict(self.zoo[k]) for k in (0, 1))
+        start, other = ({key: t.float() for key, t in state.items()} for state in (start, other))
+        (apart,) = directions(start, [other])
+        ratios = []
+        for images, _ in islice(batches(self.val, 64), 12):
+            began = time.perf_counter()
+            with torch.inference_mode():
+                model(images)
+            between = time.perf_counter()
+            derivatives(model, start, apart, images)
+            ratios.append((time.perf_counter() - between) / (between - began))
+        return sorted(ratios[2:])[5]  # the first rounds warm up
+
+    def orders(self) -> dict[str, Any]:
+        """Along three real directions, in double precision: every order, and the images one by one."""
+        assert self.zoo.init is not None
+        assert isinstance(self.val, ArraySplit)
+        images, labels = self.val.images[:IMAGES].double(), self.val.labels[:IMAGES]
+        model = self.zoo.model(0).double()
+        start = {key: t.double() for key, t in self.zoo.init.items()}
+        ends = [{key: t.double() for key, t in self.zoo[k].items()} for k in range(3)]
+        deltas = directions(start, ends)
+        found = orders(model, start, deltas, WEIGHTS, images, labels, SCALES)
+        images_by = by_image(model, start, deltas, WEIGHTS, images)
+        return {
+            "scales": SCALES,
+            "images": {name: each.tolist() for name, each in images_by.items()},
+            "orders": found,
+        }
+
+
+def main() -> None:
+    live = {name: Live(name) for name in shipped()}
+    entries = Entries(OUT, hash_text(*(each.bench.manifest["files"][BENCH] for each in live.values())))
+    for name, each in live.items():
+        entries.measure(f"{name}: gram", each.gram)
+        entries.measure(f"{name}: cost", each.cost)
+        entries.measure(f"{name}: first order", each.first_order)
+        for by in WAYS:
+            entries.measure(f"{name}: {by}", partial(each.corrected, by))
+        if name.startswith("cifar10"):
+            entries.measure(f"{name}: orders", each.orders)
+
+
+if __name__ == "__main__":
+    main()
