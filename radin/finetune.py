@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from radin.predict import pick_device, single_thread
 from radin.zoo import Zoo, open_checkpoint
 
 Hyperparameters = dict[str, float]
+Net = TypeVar("Net", bound=nn.Module)
 
 # The initialisation: no label smoothing or mixup, some augmentation, long enough to converge.
 PRETRAINING: Hyperparameters = {
@@ -212,9 +214,7 @@ def digits_zoo(
     """
     num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
     chosen = pick_device(device)
-    runs = [PRETRAINING, *sweep(num_models, seed)]
-    if quick:
-        runs = [{**run, "epochs": max(1, int(run["epochs"]) // 10)} for run in runs]
+    runs = shorten([PRETRAINING, *sweep(num_models, seed)], quick)
     pretrain, tune = load_split("digits", "pretrain"), load_split("digits", "train")
     assert isinstance(pretrain, ArraySplit)
     assert isinstance(tune, ArraySplit)
@@ -223,26 +223,52 @@ def digits_zoo(
     recipe = json.dumps([PRETRAINING, *sweep(1, seed)])
     data = (pretrain.fingerprint, tune.fingerprint)
     key = hash_text("digits-1", repr(DigitsNet()), recipe, str(seed), str(quick), chosen.type, *data)
-    folder = cache_root() / "zoos" / f"digits-{key[:16]}"
-    paths = [folder / "init.safetensors", *(folder / f"ingredient_{k:02d}.safetensors" for k in range(num_models))]
-    for number, (path, run) in enumerate(
-        zip(
-            tqdm(paths, desc="training the digits zoo", disable=not progress or all(p.exists() for p in paths)),
-            runs,
-            strict=True,
-        )
-    ):
-        if path.exists() and trained_with(path) == run:  # the sweep may have been edited
-            continue
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = DigitsNet().to(chosen)
+    paths = zoo_paths(f"digits-{key[:16]}", num_models)
+
+    def start(number: int) -> nn.Module:
+        model = fresh(DigitsNet, seed)
         if number > 0:
             model.load_state_dict(dict(open_checkpoint(paths[0])))
-        with single_thread():  # also: the order of sums, and so the weights, does not depend on the number of cores
-            train(model, tune if number > 0 else pretrain, run, seed=1000 * seed + number)
-        save_checkpoint(model, path, run)
+        return model.to(chosen)
+
+    for number, (path, run) in enumerate(zip(follow(paths, "training the digits zoo", progress), runs, strict=True)):
+        train_missing(path, run, partial(start, number), tune if number > 0 else pretrain, 1000 * seed + number)
     return Zoo.open(paths[1:], build=DigitsNet, init=paths[0], progress=False)
+
+
+def shorten(runs: list[Hyperparameters], quick: bool) -> list[Hyperparameters]:
+    """The same runs, or with a tenth of their epochs, at least one, when `quick`."""
+    return [{**run, "epochs": max(1, int(run["epochs"]) // 10)} for run in runs] if quick else runs
+
+
+def zoo_paths(folder: str, num_models: int) -> list[Path]:
+    """Where a zoo of this name keeps its checkpoints: the initialisation first, then the ingredients."""
+    place = cache_root() / "zoos" / folder
+    return [place / "init.safetensors", *(place / f"ingredient_{k:02d}.safetensors" for k in range(num_models))]
+
+
+def follow(paths: list[Path], description: str, progress: bool) -> Iterable[Path]:
+    """The paths behind a progress bar, which is not shown when all of them are there already."""
+    return tqdm(paths, desc=description, disable=not progress or all(path.exists() for path in paths))
+
+
+def fresh(build: Callable[[], Net], seed: int) -> Net:
+    """A new model with the random weights of `seed`; the caller's own randomness is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def train_missing(
+    path: Path, run: Hyperparameters, start: Callable[[], nn.Module], split: ArraySplit, seed: int
+) -> None:
+    """Train what `start` returns and save it, unless `path` holds a checkpoint of just this run already."""
+    if path.exists() and trained_with(path) == run:  # the sweep may have been edited
+        return
+    model = start()
+    with single_thread():  # also: the order of sums, and so the weights, does not depend on the number of cores
+        train(model, split, run, seed)
+    save_checkpoint(model, path, run)
 
 
 def save_checkpoint(

@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.data import Dataset
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from radin.bank import LogitBank, accuracy, check_labels, load_tensors
-from radin.data import batches, fingerprint
+from radin.data import ArraySplit, batches, fingerprint
 from radin.errors import BankError, DataError, ParameterError, check_whole
 from radin.files import atomic_path, hash_text, store_folder
 from radin.soup import average
@@ -217,27 +219,98 @@ class Evaluator:
         zoo, split: what it averages and what it predicts, for recipes that need more than an accuracy.
         device: where it computes.
         batch_size: images in one forward pass.
+        refresh: training images on which every soup's batch norm is measured anew, or None.
     """
 
-    def __init__(self, zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256) -> None:
-        self.zoo, self.split = zoo, split
+    def __init__(
+        self,
+        zoo: Zoo,
+        split: Dataset[Any],
+        device: str = "auto",
+        batch_size: int = 256,
+        refresh: Dataset[Any] | None = None,
+    ) -> None:
+        self.zoo, self.split, self.refresh = zoo, split, refresh
         self.device = pick_device(device)
         self.batch_size = check_whole("batch_size", batch_size, least=1)
         self._model = zoo.model(0).to(self.device)
+        if refresh is not None:
+            _check_batch_norm(self._model)
 
     def __call__(self, soup: SoupLike) -> float:
         """Accuracy in percent of a soup, given as mixing weights (N,) or as a state dict of the zoo."""
+        if self.refresh is not None:
+            soup = refresh_batch_norm(self.zoo, soup, self.refresh, str(self.device), self.batch_size)
         self._model.load_state_dict(_soup_state(self.zoo, soup))
         return accuracy(*_forward(self._model, self.split, self.device, self.batch_size)).item()
 
 
-def evaluator(zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256) -> Evaluator:
+def evaluator(
+    zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 256, refresh: Dataset[Any] | None = None
+) -> Evaluator:
     """A function from mixing weights (N,) to the soup's accuracy in percent, by a real forward pass.
 
     Each call is one evaluation of the budget: it averages the checkpoints and predicts the whole split.
     It also takes the state dict of a soup that no mixing weights describe.
+
+    Args:
+        refresh: training images; each soup then goes through `refresh_batch_norm` first, which costs a pass over them.
+
+    Raises ParameterError for `refresh` where there is no batch norm to measure.
     """
-    return Evaluator(zoo, split, device, batch_size)
+    return Evaluator(zoo, split, device, batch_size, refresh)
+
+
+def refresh_batch_norm(
+    zoo: Zoo, soup: SoupLike, split: Dataset[Any], device: str = "auto", batch_size: int = 256
+) -> dict[str, Tensor]:
+    """The soup with the running statistics of its batch norm measured anew, by one pass over training images.
+
+    An average of the ingredients' running statistics is not what the averaged network sees, so a soup with
+    batch norm is judged fairly only after this pass. It costs one forward pass over the images of `split`, in
+    training mode, and is not part of the budget; labels are not used and parameters do not change.
+
+    Args:
+        soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
+        split: training images. They are taken in a fixed random order and in batches of almost one size, since
+            batch norm weighs all batches alike.
+
+    Returns: a state dict on the CPU with the zoo's keys, which `evaluator` and `soup_logits` take.
+
+    Raises:
+        ParameterError: the network has no batch norm with running statistics, or an impossible device.
+        DataError: an empty split, or images that do not fit the network.
+
+    Source: Izmailov et al. 2018, section 3.2, and torch.optim.swa_utils.update_bn.
+    """
+    chosen = pick_device(device)
+    batch_size = check_whole("batch_size", batch_size, least=1)
+    model = zoo.model(_soup_state(zoo, soup)).to(chosen)
+    _check_batch_norm(model)
+    probe, _ = next(batches(split, PROBE))  # an empty split and images that do not fit are named here
+    with torch.inference_mode():
+        batch_logits(model, probe, chosen)
+    update_bn((_like(images, model, chosen) for images in _mixed_batches(split, batch_size)), model)
+    state = model.state_dict()
+    return {key: state[key].cpu() for key in zoo.keys()}
+
+
+def _check_batch_norm(model: nn.Module) -> None:
+    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()):
+        raise ParameterError(
+            f"{type(model).__name__} has no batch norm with running statistics; evaluate the soup as it is."
+        )
+
+
+def _mixed_batches(split: Dataset[Any], batch_size: int) -> Iterator[Tensor]:
+    """The images once, in a fixed random order: a folder's come sorted by class, which would bend batch norm."""
+    count = len(split)  # type: ignore[arg-type]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    for chosen in order.tensor_split(math.ceil(count / batch_size)):
+        if isinstance(split, ArraySplit):
+            yield split.images[chosen]
+        else:
+            yield next(batches(Subset(split, chosen.tolist()), len(chosen)))[0]
 
 
 def _soup_state(zoo: Zoo, soup: SoupLike) -> Mapping[str, Tensor]:

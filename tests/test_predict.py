@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from radin import LogitBank, RadinError, Zoo, average, evaluator, predict, soup_logits
 from radin.data import ArraySplit
 from radin.errors import BankError, DataError, ParameterError
-from radin.predict import PROBE, batch_logits, pick_device, single_thread
+from radin.predict import PROBE, batch_logits, pick_device, refresh_batch_norm, single_thread
 
 SPLIT = tiny_split(20)
 
@@ -438,3 +438,94 @@ def test_images_that_do_not_fit_the_network(tmp_path):
 def test_a_network_that_gives_no_logits(tmp_path):
     with pytest.raises(DataError, match="must give logits .* not a tuple"):
         predict(open_zoo(tmp_path, 0, make=Pair), SPLIT, cache=False)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm1d(3))
+
+
+def normed_zoo(folder: Path) -> Zoo:
+    """Two networks with batch norm, whose running statistics have nothing to do with any images."""
+    states = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        states.append({key: tensor + seed for key, tensor in normed().state_dict().items()})
+    return Zoo.open(save_states(folder, *states), normed, progress=False)
+
+
+def test_refreshed_statistics_are_those_that_the_soup_sees(tmp_path):
+    """Two batches of ten images; the second layer sees what the first one normalises by its batch."""
+    zoo, weights = normed_zoo(tmp_path), [0.25, 0.75]
+    found = refresh_batch_norm(zoo, weights, SPLIT, device="cpu", batch_size=10)
+    averaged = average(zoo, weights)
+    assert list(found) == zoo.keys()
+    chosen = torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(10)
+    model = zoo.model(averaged)
+    means, variances = [[], []], [[], []]
+    for order in chosen:
+        x = SPLIT.images[order]
+        for position, layer in enumerate(model):
+            if position in (1, 4):
+                channels = x.transpose(0, 1).flatten(1)
+                means[position // 4].append(channels.mean(1))
+                variances[position // 4].append(channels.var(1))
+                layer = layer.train()
+            x = layer(x)
+    for norm, name in enumerate(("1", "4")):
+        torch.testing.assert_close(found[f"{name}.running_mean"], torch.stack(means[norm]).mean(0))
+        torch.testing.assert_close(found[f"{name}.running_var"], torch.stack(variances[norm]).mean(0))
+        assert found[f"{name}.num_batches_tracked"] == 2
+    for key in zoo.keys():
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(found[key], averaged[key])
+
+
+@pytest.mark.parametrize("batch_size", [7, 256])
+def test_refreshed_soups_are_evaluated_like_others(tmp_path, batch_size):
+    zoo = normed_zoo(tmp_path)
+    first, again, listed = (
+        refresh_batch_norm(zoo, soup, split, device="cpu", batch_size=batch_size)
+        for soup, split in (([0.5, 0.5], SPLIT), (average(zoo, [0.5, 0.5]), SPLIT), ([0.5, 0.5], Listed(SPLIT)))
+    )
+    for key in zoo.keys():
+        assert torch.equal(first[key], again[key])
+        assert torch.equal(first[key], listed[key])
+    model = normed()
+    model.load_state_dict(first)
+    with torch.no_grad():
+        torch.testing.assert_close(soup_logits(zoo, first, SPLIT, device="cpu")[0], model.eval()(SPLIT.images))
+    assert 0 <= evaluator(zoo, SPLIT, device="cpu")(first) <= 100
+
+
+def test_a_folder_sorted_by_class_bends_no_statistics(tmp_path):
+    """In the order of a folder, batches of one class each would hide how far the classes lie apart."""
+    images = torch.cat([tiny_split(20, seed).images + 10 * seed for seed in range(2)])
+    split = ArraySplit("tiny", "train", images, torch.arange(2).repeat_interleave(20), ["a", "b"])
+    zoo = normed_zoo(tmp_path)
+    whole, batched = (refresh_batch_norm(zoo, [1, 0], split, device="cpu", batch_size=size) for size in (40, 20))
+    torch.testing.assert_close(whole["1.running_var"], batched["1.running_var"], rtol=0.15, atol=0)
+
+
+def test_no_statistics_to_refresh(tmp_path):
+    for make in (build, lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False))):
+        zoo = Zoo.open(save_states(tmp_path, make().state_dict()), make, progress=False)
+        with pytest.raises(ParameterError, match="Sequential has no batch norm with running statistics; evaluate"):
+            refresh_batch_norm(zoo, [1], SPLIT)
+
+
+def test_images_that_cannot_refresh(tmp_path):
+    zoo = normed_zoo(tmp_path)
+    with pytest.raises(DataError, match="empty; a split needs at least one image"):
+        refresh_batch_norm(zoo, [1, 0], ArraySplit("tiny", "train", SPLIT.images[:0], SPLIT.labels[:0], ["a"]))
+    wide = ArraySplit("wide", "train", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a"])
+    with pytest.raises(DataError, match=r"cannot predict images of shape \(1, 9, 9\)"):
+        refresh_batch_norm(zoo, [1, 0], wide)
+
+
+def test_an_evaluator_that_refreshes(tmp_path):
+    zoo, weights, training = normed_zoo(tmp_path), [0.75, 0.25], tiny_split(50, seed=5)
+    evaluate = evaluator(zoo, SPLIT, device="cpu", refresh=training)
+    assert evaluate(weights) == evaluator(zoo, SPLIT, device="cpu")(refresh_batch_norm(zoo, weights, training))
+    assert evaluate.refresh is training
+    with pytest.raises(ParameterError, match="no batch norm"):
+        evaluator(tiny_zoo(tmp_path / "plain"), SPLIT, refresh=training)
