@@ -14,6 +14,7 @@ from radin.predict import evaluator, predict, soup_logits
 from radin.rank import Ranking, fast_estimate, rank
 from radin.soup import average, interpolate, save_soup
 from radin.synthetic import synthetic_bank
+from radin.trust import trust
 from radin.zoo import Zoo
 
 __version__ = "0.1.0"
@@ -43,4 +44,5 @@ __all__ = [
     "save_soup",
     "soup_logits",
     "synthetic_bank",
+    "trust",
 ]

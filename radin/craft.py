@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from radin.learned import BATCH_SIZE, learn, steps_within, training_cost
 from radin.ledger import Evaluate, Ledger, Trial
 from radin.rank import check_prior, rank
 from radin.soup import check_weights
+from radin.trust import Trust, trust
 from radin.zoo import Zoo
 
 # Without candidates of the caller's, all subsets are ranked up to this many ingredients (8,191 rows),
@@ -45,6 +47,7 @@ class Soup:
             pass over the validation split.
         budget: how many were allowed.
         note: what the user should know, such as a budget larger than the recipe can use; else empty.
+        bank, evaluate: what it was crafted from.
     """
 
     recipe: str
@@ -55,6 +58,19 @@ class Soup:
     forward_equivalents: float
     budget: int
     note: str = ""
+    bank: LogitBank | None = field(default=None, repr=False, compare=False)
+    evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def trust(self) -> Trust | None:
+        """How far the fast estimate could be believed here: `radin.trust` of the bank, of the zoo where `evaluate` has
+        one (its checkpoints are then read once more), and of the trials. None for a recipe that ranks nothing by it.
+        """
+        if self.bank is None or self.recipe not in RANKED:
+            return None
+        zoo = getattr(self.evaluate, "zoo", None)
+        refreshed = getattr(self.evaluate, "refresh", None) is not None
+        return trust(self.bank, zoo if isinstance(zoo, Zoo) else None, trials=self.trials, refreshed=refreshed)
 
     @property
     def members(self) -> list[int]:
@@ -68,7 +84,11 @@ class Soup:
             f"ingredients, {self.evaluations} of {self.budget} evaluations spent"
             + (f" and {training:.2f} more on training" if training else "")
         )
-        return f"{text} ({self.note})" if self.note else text
+        text = f"{text} ({self.note})" if self.note else text
+        if self.trust is not None and self.trust.verdict == "no":
+            text += "\ndo not trust the fast estimate here (print soup.trust for all checks):"
+            text += "".join(f"\n- {advice}" for advice in self.trust.advice)
+        return text
 
 
 @dataclass(frozen=True)
@@ -193,6 +213,8 @@ RECIPES: dict[str, Recipe] = {
     "ensemble": _ensemble,
 }
 
+RANKED = ("radin",)  # those that believe the fast estimate
+
 # These look through `evaluate` at the networks and the images. They are kept apart because whoever loops over
 # RECIPES, to draw a line for each, say, has a bench's look-up in hand as often as not.
 LIVE_RECIPES: dict[str, Recipe] = {"learned": _learned}
@@ -250,4 +272,6 @@ def craft(
         forward_equivalents=float(ledger.forward_equivalents),
         budget=budget,
         note="; ".join(notes),
+        bank=bank,
+        evaluate=evaluate,
     )

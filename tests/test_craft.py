@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from radin import RECIPES, LogitBank, Soup, SoupBench, Zoo, craft, evaluator, ex
 from radin.craft import LIVE_RECIPES
 from radin.errors import ParameterError
 from radin.learned import BATCH_SIZE, learn, training_cost
+from radin.trust import Trust
 
 SPENDERS = ("radin", "random", "greedy")
 
@@ -350,3 +353,79 @@ def test_learned_on_a_counting_evaluator(zoo, bank):
     soup = craft(bank, evaluate, 3, "learned")
     assert len(evaluate.asked) == soup.evaluations == 1
     assert soup.accuracy == 50.0
+
+
+# Trust --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"radin"}))
+def test_who_does_not_rank_needs_no_trust(recipe):
+    soup = craft(random_bank(3), lambda weights: 0.0, 2, recipe)
+    assert soup.trust is None
+    assert "trust" not in str(soup)
+
+
+def test_learned_needs_no_trust(zoo, bank):
+    soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 1, "learned")
+    assert soup.trust is None
+    assert "trust" not in str(soup)
+
+
+def test_trust_is_asked_for_once(zoo, bank, monkeypatch):
+    """With the zoo behind the evaluations, and with the trials; and no sooner than somebody wants to know."""
+    asked: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def counting(*arguments: object, **options: object) -> Trust:
+        asked.append((arguments, options))
+        return Trust(())
+
+    monkeypatch.setattr(importlib.import_module("radin.craft"), "trust", counting)  # radin.craft is the function
+    soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3)
+    assert not asked
+    assert soup.trust is soup.trust
+    assert str(soup) == str(soup)
+    assert len(asked) == 1
+    (given_bank, given_zoo), options = asked[0]
+    assert given_bank is bank
+    assert given_zoo is zoo
+    assert options["trials"] is soup.trials
+    assert options["refreshed"] is False
+    assert craft(bank, lambda weights: 50.0, 3).trust == Trust(())
+    assert asked[1][0] == (bank, None)
+
+
+def test_a_soup_of_strangers_says_so(zoo, bank):
+    soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3)
+    assert soup.trust.verdict == "no"
+    first, second, *rest = str(soup).splitlines()
+    assert first.startswith("radin: validation accuracy ")
+    assert second == "do not trust the fast estimate here (print soup.trust for all checks):"
+    assert rest == [f"- {advice}" for advice in soup.trust.advice]
+    assert "next to nothing in common" in rest[0]
+    without = craft(bank, lambda weights: 90.0, 3)  # a function of the user's own shows no zoo
+    assert without.trust.verdict == "yes"
+    assert len(str(without).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("cifar10", "yes"), ("cifar10-wild", "no")])
+def test_trust_in_the_shipped_zoos(name, verdict):
+    bench = SoupBench.load(name)
+    soup = craft(bench.val, bench.evaluator(), 4)
+    assert soup.trust.verdict == verdict
+    assert len(str(soup).splitlines()) == (1 if verdict == "yes" else 2 + len(soup.trust.advice))
+    assert ("is no match for the best ingredient" in str(soup)) is (verdict == "no")
+    assert craft(bench.val, bench.evaluator(), 4, "greedy").trust is None
+
+
+def test_a_soup_does_not_print_or_compare_its_bank():
+    one, other = (craft(random_bank(2), lambda weights: 50.0, 1, "uniform") for _ in range(2))
+    assert "bank" not in repr(one)
+    assert "evaluate=" not in repr(one)
+    assert one.bank is not other.bank
+    assert [f.name for f in fields(one) if not f.compare] == ["bank", "evaluate"]
+
+
+def test_trust_in_a_zoo_of_one():
+    soup = craft(bank_with_accuracies(6), lambda weights: 60.0, 1)
+    assert (soup.trust.verdict, soup.trust.checks) == ("yes", ())
+    assert len(str(soup).splitlines()) == 1
