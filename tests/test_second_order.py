@@ -512,3 +512,26 @@ def test_impossible_values():
         for use in uses:
             with pytest.raises(ParameterError, match=said):
                 use(candidates)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("by", WAYS)
+def test_the_gpu_finds_the_same_gaps(zoo, gaps, by):
+    split = tiny_split(NUM_IMAGES)
+    there = pair_gaps(zoo, split, by, device="cuda", progress=False)
+    assert there.device.type == "cpu"
+    torch.testing.assert_close(there, gaps[by], rtol=1e-3, atol=1e-4)
+    loss, slopes = first_order_losses(zoo, split, device="cuda", progress=False)
+    expected = first_order_losses(zoo, split, device="cpu", progress=False)
+    assert loss == pytest.approx(expected[0], rel=1e-3)
+    torch.testing.assert_close(slopes, expected[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_bank_on_the_gpu(bank, gaps):
+    candidates = exhaustive(4)
+    moved = bank.to("cuda")
+    torch.testing.assert_close(loss_variance(moved, candidates), loss_variance(bank, candidates))
+    for metric in ("accuracy", "nll"):
+        found = corrected_estimate(moved, gaps["midpoints"], candidates, metric)
+        torch.testing.assert_close(found, corrected_estimate(bank, gaps["midpoints"], candidates, metric))

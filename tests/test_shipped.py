@@ -99,6 +99,27 @@ def test_the_kept_measurements_are_of_these_benches():
     assert measured("live_recipes")["zoos"] == hash_text(*files)
 
 
+def test_the_second_order_is_of_these_benches():
+    """Otherwise run tests/benchmarks/second_order.py again."""
+    files = (SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in shipped())
+    kept = measured("second_order")
+    assert kept["zoos"] == hash_text(*files)
+    for name in shipped():
+        rows = 2 ** SoupBench.load(name).num_models - 1
+        for by in ("curvature", "midpoints"):
+            assert len(kept["entries"][f"{name}: {by}"]["accuracy"]) == rows
+
+
+def test_kept_midpoints_are_right_where_the_truth_is_known(bench):
+    """A pair is corrected by its own soup: estimate and table must agree there, and for single ingredients."""
+    kept = measured("second_order")["entries"][f"{bench.manifest['name']}: midpoints"]
+    few = bench.sizes < 3
+    likelihoods = torch.tensor(kept["nll"], dtype=torch.float64)[few]
+    assert (likelihoods - bench.soups("val", "nll")[few]).abs().max() < 2e-3  # the bank is in half precision
+    accuracies = torch.tensor(kept["accuracy"], dtype=torch.float64)[few]
+    assert (accuracies - bench.soups("val")[few]).abs().max() < 0.3
+
+
 def test_soups_off_the_grid_and_the_count(bench):
     evaluate = bench.evaluator()
     weights = torch.zeros(bench.num_models)

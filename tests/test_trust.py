@@ -603,3 +603,12 @@ def test_impossible_values(healthy):
     for num_images in (0, -1, 1.5, True):
         with pytest.raises(ParameterError, match="num_images must be a whole number of at least 1"):
             quiet(bank, zoo, split, num_images=num_images)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_gpu_says_the_same(healthy):
+    bank, zoo, split = healthy
+    here, there = (quiet(b, zoo, split, device=d) for b, d in ((bank, "cpu"), (bank.to("cuda"), "cuda")))
+    assert [check.name for check in here.checks] == [check.name for check in there.checks]
+    for one, other in zip(here.checks, there.checks, strict=True):
+        assert one.value == pytest.approx(other.value, rel=1e-2, abs=1e-3)
