@@ -123,9 +123,10 @@ def triangle_grid(steps: int) -> Tensor:
 
 
 def triangles(weights: Tensor, panels: Mapping[str, Tensor], names: Sequence[str], label: str) -> Figure:
-    """One number for all mixing ratios of three ingredients, drawn as a triangle, a panel for each quantity.
+    """A loss for all mixing ratios of three ingredients, drawn as a triangle, a panel for each quantity.
 
-    Panels of one sign share their colours; a quantity with both signs gets colours that part at zero.
+    Panels of one sign share their colours, and a star marks the lowest value; a quantity with both signs gets colours
+    that part at zero, and a star where it is largest.
 
     Args:
         weights: (M, 3) mixing weights.
@@ -139,14 +140,14 @@ def triangles(weights: Tensor, panels: Mapping[str, Tensor], names: Sequence[str
     low, high = (min(v.min() for v in levels), max(v.max() for v in levels)) if levels else (0, 1)
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
         if values.min() >= 0:
-            style: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
+            style: dict[str, Any] = {"cmap": "viridis_r", "vmin": low, "vmax": high}
         else:
             reach = values.abs().max().clamp_min(1e-12).item()
-            style = {"cmap": "vlag_r", "norm": TwoSlopeNorm(0, -reach, reach)}
+            style = {"cmap": "vlag", "norm": TwoSlopeNorm(0, -reach, reach)}
         picture = axes.tripcolor(x, y, values.numpy(), shading="gouraud", **style)
         if values.max() > values.min():
             axes.tricontour(x, y, values.numpy(), levels=6, colors="#222222", linewidths=0.5, alpha=0.6)
-        best = int(values.abs().argmax()) if values.min() < 0 else int(values.argmax())
+        best = int(values.abs().argmax()) if values.min() < 0 else int(values.argmin())
         axes.plot(x[best], y[best], "*", color="#D55E00", markersize=14, markeredgecolor="white")
         for (cx, cy), name in zip(corners, names, strict=True):
             axes.annotate(name, (cx, cy), ha="center", va="bottom" if cy else "top", fontsize=9)

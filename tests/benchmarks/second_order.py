@@ -1,6 +1,6 @@
 """Second order on the shipped zoos, which the chapters on theory show.
 
-    RADIN_DATA=... python tests/benchmarks/second_order.py      # some 40 minutes on two cores
+    RADIN_DATA=... python tests/benchmarks/second_order.py      # some 70 minutes on two cores
 
 Where a bench came without ingredients (PACS) they are trained first, or found again under `RADIN_CACHE`. Every finished
 entry is written at once to `radin/results/second_order.json`; a killed run goes on with the next one. Entries of other
