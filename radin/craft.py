@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 
 from radin.bank import LogitBank
 from radin.candidates import distinct, exhaustive, from_subsets, monte_carlo
+from radin.checks import Trust
 from radin.errors import ParameterError, check_seed, check_whole
 from radin.learned import BATCH_SIZE, learn, steps_within, training_cost
 from radin.ledger import Evaluate, Ledger, Trial
 from radin.rank import check_prior, rank
 from radin.soup import check_weights
-from radin.trust import Trust, trust
+from radin.trust import of_trials, trust
 from radin.zoo import Zoo
 
 # Without candidates of the caller's, all subsets are ranked up to this many ingredients (8,191 rows),
@@ -47,7 +48,7 @@ class Soup:
             pass over the validation split.
         budget: how many were allowed.
         note: what the user should know, such as a budget larger than the recipe can use; else empty.
-        bank, evaluate: what it was crafted from.
+        bank, evaluate: what it was crafted from; a copy that is pickled goes without them.
     """
 
     recipe: str
@@ -64,7 +65,8 @@ class Soup:
     @cached_property
     def trust(self) -> Trust | None:
         """How far the fast estimate could be believed here: `radin.trust` of the bank, of the zoo where `evaluate` has
-        one (its checkpoints are then read once more), and of the trials. None for a recipe that ranks nothing by it.
+        one (its checkpoints are then read once more), and of the trials. None for a recipe that ranks nothing by it,
+        and for a pickled soup that was not asked before. Once known, printing the soup repeats its advice.
         """
         if self.bank is None or self.recipe not in RANKED:
             return None
@@ -85,10 +87,21 @@ class Soup:
             + (f" and {training:.2f} more on training" if training else "")
         )
         text = f"{text} ({self.note})" if self.note else text
-        if self.trust is not None and self.trust.verdict == "no":
+        # What the evaluated soups say is at hand; all else, which reads every checkpoint, waits for `trust`.
+        known = self.__dict__.get("trust") or self._trials_alone()
+        if known is not None and known.verdict == "no":
             text += "\ndo not trust the fast estimate here (print soup.trust for all checks):"
-            text += "".join(f"\n- {advice}" for advice in self.trust.advice)
+            text += "".join(f"\n- {advice}" for advice in known.advice)
         return text
+
+    def _trials_alone(self) -> Trust | None:
+        if self.bank is None or self.recipe not in RANKED:
+            return None
+        return Trust(tuple(of_trials(self.bank, self.trials)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A bank may be gigabytes, and an evaluator holds files and functions that no other process can open.
+        return {**self.__dict__, "bank": None, "evaluate": None}
 
 
 @dataclass(frozen=True)

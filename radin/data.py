@@ -224,7 +224,7 @@ def batches(split: Dataset[Any], batch_size: int) -> Iterator[tuple[Tensor, Tens
     Raises DataError when the split is empty or its images differ in size.
     """
     if len(split) == 0:  # type: ignore[arg-type]
-        raise DataError(f"{split!r} is empty; a split needs at least one image.")
+        raise DataError(f"{_named(split)} is empty; a split needs at least one image.")
     if isinstance(split, ArraySplit):
         yield from zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
         return
@@ -232,12 +232,19 @@ def batches(split: Dataset[Any], batch_size: int) -> Iterator[tuple[Tensor, Tens
         for images, labels in DataLoader(split, batch_size=batch_size):
             labels = torch.as_tensor(labels)
             if labels.ndim != 1 or labels.is_floating_point():
-                raise DataError(f"{split!r}: labels must be whole numbers, one for each image, not {labels.dtype}.")
+                raise DataError(
+                    f"{_named(split)}: labels must be whole numbers, one for each image, not {labels.dtype}."
+                )
             yield images, labels.long()
     except RuntimeError as error:
         if "stack expects each tensor to be equal size" not in str(error):
             raise
-        raise DataError(f"{split!r}: its images differ in size; pass load_split(..., size=32), say.") from error
+        raise DataError(f"{_named(split)}: its images differ in size; pass load_split(..., size=32), say.") from error
+
+
+def _named(split: Dataset[Any]) -> str:
+    """A split in an error message; the repr of a list or of torch's own data sets may be all their numbers."""
+    return repr(split) if isinstance(split, Split) else f"a {type(split).__name__} of {len(split)}"  # type: ignore[arg-type]
 
 
 def fingerprint(split: Dataset[Any]) -> str:

@@ -40,6 +40,12 @@ def differentiable() -> Iterator[None]:
     try:
         with sdpa_kernel(SDPBackend.MATH), _ByHand():
             yield
+    except NotImplementedError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ParameterError(
+            f"torch has no such derivative of this network ({reason}); give `trust` no split, "
+            "or `pair_gaps` by='midpoints'."
+        ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

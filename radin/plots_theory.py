@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from radin.checks import Trust
 from radin.plots import RECIPE_STYLES, fitted_slope
-from radin.trust import Trust
 
 _SOUP, _ENSEMBLE = RECIPE_STYLES["radin"]["color"], RECIPE_STYLES["ensemble"]["color"]
 

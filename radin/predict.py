@@ -129,8 +129,12 @@ def _still_says(model: nn.Module, probe: Tensor, stored: Tensor, device: torch.d
     """
     with torch.inference_mode():
         now = batch_logits(model.to(device), probe, device).float().cpu()
-    known = stored[: len(probe)].float()
-    # Another device, batch size or precision moves logits in the third digit at most.
+    return close_to_stored(now, stored[: len(probe)].float())
+
+
+def close_to_stored(now: Tensor, known: Tensor) -> bool:
+    """Whether logits are those that were stored: another device, batch size or precision moves them in the third
+    digit at most."""
     return now.shape == known.shape and torch.allclose(now, known, rtol=0, atol=1e-2 * known.abs().max().item())
 
 
@@ -235,7 +239,10 @@ class Evaluator:
         self.batch_size = check_whole("batch_size", batch_size, least=1)
         self._model = zoo.model(0).to(self.device)
         if refresh is not None:
+            if isinstance(refresh, bool | str) or not hasattr(refresh, "__len__"):
+                raise ParameterError(f"refresh takes a training split, as radin.load_split gives one, not {refresh!r}.")
             _check_batch_norm(self._model)
+            batch_logits(self._model, next(batches(refresh, PROBE))[0], self.device)
 
     def __call__(self, soup: SoupLike) -> float:
         """Accuracy in percent of a soup, given as mixing weights (N,) or as a state dict of the zoo."""

@@ -56,12 +56,17 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
 
     Raises ParameterError for another metric, or for candidates that are no mixing weights for this bank.
     """
-    if metric not in METRICS:
-        raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+    check_metric(metric)
     p = check_weights(candidates, bank.num_models, rows=True)
     if metric == "nll":
         return _nll(bank, p / p.sum(1, keepdim=True))
     return _accuracy(bank, without_scale(p), bool(_are_subsets(p).all()))
+
+
+def check_metric(metric: str) -> None:
+    """ParameterError for a metric that is none of `METRICS`."""
+    if metric not in METRICS:
+        raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
 
 
 def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -17,8 +16,8 @@ from radin.bank import LogitBank
 from radin.data import batches
 from radin.errors import BankError, ParameterError, check_whole
 from radin.forward_mode import network_logits
-from radin.predict import pick_device
-from radin.rank import METRICS, nll_of, without_scale
+from radin.predict import batch_logits, pick_device
+from radin.rank import check_metric, nll_of, without_scale
 from radin.soup import average, check_weights
 from radin.taylor import derivatives, directions, first_order
 from radin.zoo import Zoo
@@ -43,16 +42,18 @@ def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
     p = check_weights(candidates, bank.num_models, rows=True).to(bank.logits.device)
     p = p / p.sum(1, keepdim=True)
     total = torch.zeros(len(p), dtype=torch.float64, device=p.device)
-    # Var_Y is shift-invariant and quadratic: one product with the squares, one with the logits, no loop over k.
-    images_at_once = max(1, _AT_ONCE // (len(p) * bank.num_classes))
+    images_at_once = max(1, _AT_ONCE // (bank.num_models * bank.num_classes))
     for start in range(0, bank.num_images, images_at_once):
         f = bank.logits[:, start : start + images_at_once].double()
-        ensemble = torch.tensordot(p, f, 1)  # (M, images, C)
-        q = ensemble.softmax(-1)
-        second = (q * (torch.tensordot(p, f.square(), 1) - ensemble.square())).sum((1, 2))
-        means = torch.einsum("mnc,knc->mkn", q, f)
-        centre = (q * ensemble).sum(-1)
-        total += 0.5 * (second - torch.einsum("mk,mkn->m", p, (means - centre[:, None]).square()))
+        squares = f.square()
+        for rows in torch.arange(len(p), device=p.device).split(max(1, _AT_ONCE // f[0].numel())):
+            # The variance is a mean of squares less squares of means: two products, and no loop over k.
+            ensemble = torch.tensordot(p[rows], f, 1)  # (candidates, images, C)
+            q = ensemble.softmax(-1)
+            apart = (q * (torch.tensordot(p[rows], squares, 1) - ensemble.square())).sum((1, 2))
+            centre = (q * ensemble).sum(-1)
+            means = torch.einsum("mnc,knc->mkn", q, f) - centre[:, None]
+            total[rows] += 0.5 * (apart - torch.einsum("mk,mkn->m", p[rows], means.square()))
     return total.cpu() / bank.num_images
 
 
@@ -76,7 +77,8 @@ def inner_products(zoo: Zoo, progress: bool = True) -> dict[str, Tensor]:
 def gram(zoo: Zoo) -> Tensor:
     """Inner products <delta_k, delta_l> of the task vectors, theta_k less the initialisation: (N, N) double.
 
-    In a zoo without an initialisation they are taken around the mean of the ingredients.
+    In a zoo without an initialisation they are taken around the mean of the ingredients; they then sum to zero, and
+    their cosines are near -1 / (N - 1) whatever the ingredients are.
     """
     return task_products(inner_products(zoo), zoo.init is not None)
 
@@ -91,7 +93,11 @@ def task_products(products: Mapping[str, Tensor], with_init: bool) -> Tensor:
 
 
 def spread(products: Tensor, candidates: Tensor) -> Tensor:
-    """sum_k p_k |theta_k - theta_bar|^2 of each candidate (M, N) from what `gram` returns: (M,) double."""
+    """The sum of p_k times the squared distance of theta_k to theta_bar, for each candidate (M, N): (M,) double.
+
+    Args:
+        products: what `gram` returns.
+    """
     p = check_weights(candidates, len(products), rows=True)
     p = p / p.sum(1, keepdim=True)
     return p @ products.diagonal() - torch.einsum("mk,kl,ml->m", p, products, p)
@@ -115,20 +121,19 @@ def first_order_losses(
         raise ParameterError("This zoo was opened without init=...; the expansion needs where the ingredients started.")
     chosen, batch_size = pick_device(device), check_whole("batch_size", batch_size, least=1)
     model = zoo.model(zoo.init).to(chosen).float()
-    start, *ends = (single_precision(state, chosen) for state in (zoo.init, *map(zoo.__getitem__, range(len(zoo)))))
-    deltas = directions(start, ends)
-    total, slopes = 0.0, torch.zeros(len(zoo), dtype=torch.float64)
-    steps = math.ceil(len(split) / batch_size)  # type: ignore[arg-type]
-    for images, labels in tqdm(
-        batches(split, batch_size), desc="first order", total=steps, disable=not progress, leave=False
-    ):
-        x, y = images.to(chosen), labels.to(chosen)
-        for k, delta in enumerate(deltas):
-            logits, change = first_order(model, start, delta, x)
-            if k == 0:
-                total += F.cross_entropy(logits, y, reduction="sum").item()
-                gradient = logits.softmax(1) - F.one_hot(y, logits.shape[1])
-            slopes[k] += (gradient * change).sum().item()
+    start = single_precision(zoo.init, chosen)
+    slopes = torch.zeros(len(zoo), dtype=torch.float64)
+    seen = _in_batches(split, batch_size, model, chosen)
+    total, gradients = 0.0, []
+    with torch.no_grad():
+        for images, labels in seen:
+            logits = network_logits(model, start, images)
+            total += F.cross_entropy(logits, labels, reduction="sum").item()
+            gradients.append(logits.softmax(1) - F.one_hot(labels, logits.shape[1]))
+    for k in tqdm(range(len(zoo)), desc="first order", disable=not progress, leave=False):
+        (delta,) = directions(start, [single_precision(zoo[k], chosen)])
+        for (images, _), gradient in zip(seen, gradients, strict=True):
+            slopes[k] += (gradient * first_order(model, start, delta, images)[1]).sum().item()
     return total / len(split), slopes / len(split)  # type: ignore[arg-type]
 
 
@@ -150,7 +155,8 @@ def pair_gaps(
             pass with two tangents for each pair; "midpoints" averages each pair and runs it, one forward pass.
         split: gives (image, label) pairs.
 
-    Returns: (N (N - 1) / 2, n, C) in single precision, pairs in the order of `itertools.combinations`.
+    Returns: (N (N - 1) / 2, n, C) in single precision, pairs in the order of `itertools.combinations`. Beside it the
+    images and three networks are held.
 
     Source: T3 in the book, its form for pairs.
     """
@@ -159,30 +165,30 @@ def pair_gaps(
     chosen, batch_size = pick_device(device), check_whole("batch_size", batch_size, least=1)
     pairs = list(combinations(range(len(zoo)), 2))
     uniform = average(zoo, torch.full((len(zoo),), 1 / len(zoo)))
-    model = zoo.model(uniform).to(chosen).float()
-    centre, *states = (single_precision(state, chosen) for state in (uniform, *map(zoo.__getitem__, range(len(zoo)))))
-    if not pairs:
-        shape = network_logits(model, centre, next(batches(split, 1))[0].to(chosen)).shape
-        return torch.zeros(0, len(split), shape[1])  # type: ignore[arg-type]
-    gaps: list[list[Tensor]] = [[] for _ in pairs]
-    steps = math.ceil(len(split) / batch_size) * len(pairs)  # type: ignore[arg-type]
-    with (
-        torch.no_grad(),
-        tqdm(total=steps, desc=f"gaps of {len(pairs)} pairs", disable=not progress, leave=False) as bar,
-    ):
-        for images, _ in batches(split, batch_size):
-            x = images.to(chosen)
-            alone = [network_logits(model, state, x) for state in states] if by == "midpoints" else []
-            for gap, (i, j) in zip(gaps, pairs, strict=True):
+    model, centre = zoo.model(uniform).to(chosen).float(), single_precision(uniform, chosen)
+    seen = _in_batches(split, batch_size, model, chosen)
+    ends = [0, *accumulate(len(images) for images, _ in seen)]
+    with torch.no_grad():
+        alone = [
+            torch.cat([network_logits(model, state, images) for images, _ in seen]).cpu()
+            for state in (single_precision(zoo[k], chosen) for k in range(len(zoo)))
+        ]
+        gaps = torch.empty(len(pairs), *alone[0].shape)
+        bar = tqdm(total=len(pairs) * len(seen), desc=f"gaps of {len(pairs)} pairs", disable=not progress, leave=False)
+        for gap, (i, j) in zip(gaps, pairs, strict=True):
+            first, second = single_precision(zoo[i], chosen), single_precision(zoo[j], chosen)
+            (apart,) = directions(second, [first])
+            middle = {key: (tensor + second[key]) / 2 for key, tensor in first.items()}
+            for (images, _), start, end in zip(seen, ends, ends[1:], strict=False):
                 if by == "curvature":
-                    (apart,) = directions(states[j], [states[i]])
-                    found = derivatives(model, centre, apart, x)[2] / -8
+                    gap[start:end] = derivatives(model, centre, apart, images)[2] / -8
                 else:
-                    middle = {key: (tensor + states[j][key]) / 2 for key, tensor in states[i].items()}
-                    found = network_logits(model, middle, x) - (alone[i] + alone[j]) / 2
-                gap.append(found.cpu())
+                    gap[start:end] = (
+                        network_logits(model, middle, images).cpu() - (alone[i][start:end] + alone[j][start:end]) / 2
+                    )
                 bar.update()
-    return torch.stack([torch.cat(gap) for gap in gaps])
+        bar.close()
+    return gaps
 
 
 def corrected_estimate(bank: LogitBank, gaps: Tensor, candidates: Tensor, metric: str = "accuracy") -> Tensor:
@@ -197,8 +203,7 @@ def corrected_estimate(bank: LogitBank, gaps: Tensor, candidates: Tensor, metric
 
     Raises BankError when the gaps do not fit the bank.
     """
-    if metric not in METRICS:
-        raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+    check_metric(metric)
     total = torch.zeros(len(candidates), dtype=torch.float64)
     for images, logits in corrected_logits(bank, gaps, candidates):
         labels = bank.labels[images].cpu()
@@ -215,10 +220,10 @@ def corrected_logits(bank: LogitBank, gaps: Tensor, candidates: Tensor) -> Itera
     Raises BankError when the gaps do not fit the bank.
     """
     pairs = torch.combinations(torch.arange(bank.num_models))
-    if gaps.shape != (len(pairs), *bank.logits.shape[1:]):
+    if not isinstance(gaps, Tensor) or gaps.shape != (len(pairs), *bank.logits.shape[1:]):
         raise BankError(
             f"gaps must have shape {(len(pairs), *bank.logits.shape[1:])}, pairs, images and classes of the bank, "
-            f"not {tuple(gaps.shape)}; make them from its own zoo and split."
+            f"not {tuple(gaps.shape) if isinstance(gaps, Tensor) else gaps!r}; make them from its own zoo and split."
         )
     p = without_scale(check_weights(candidates, bank.num_models, rows=True))
     scale = p.sum(1)[:, None, None]
@@ -228,6 +233,19 @@ def corrected_logits(bank: LogitBank, gaps: Tensor, candidates: Tensor) -> Itera
         images = slice(start, start + step)
         ensembles = torch.tensordot(p, bank.logits[:, images].cpu().double(), 1)
         yield images, (ensembles + torch.tensordot(quadratic, gaps[:, images].double(), 1)) / scale
+
+
+def _in_batches(
+    split: Dataset[Any], batch_size: int, model: nn.Module, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """The images, in single precision, and labels on the device, decoded once; they are gone through many times."""
+    seen = [
+        (images.float() if images.is_floating_point() else images, labels)
+        for images, labels in batches(split, batch_size)
+    ]
+    with torch.no_grad():
+        batch_logits(model, seen[0][0][:1], device)  # its error says what is wrong with them
+    return [(images.to(device), labels.to(device)) for images, labels in seen]
 
 
 def single_precision(state: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

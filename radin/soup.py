@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from radin.errors import ParameterError
 from radin.files import atomic_path
-from radin.zoo import Zoo
+from radin.zoo import RUNNING_STATISTICS, Zoo
 
 # Room for 1/N rounded to single precision, N times; a forgotten ingredient is far outside it.
 SUM_TOLERANCE = 1e-4
@@ -103,11 +104,16 @@ def save_soup(
     weights: Tensor | Sequence[float],
     path: str | Path,
     provenance: Mapping[str, object] | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Average the ingredients into a safetensors file that remembers where it came from.
 
     The header's `radin` entry is JSON: the ingredients' names and content hashes, their weights, and
     whatever `provenance` adds (recipe, budget, accuracy, ...). The file is written atomically.
+
+    Args:
+        state: the soup's tensors, where they are more than the average: with batch norm what
+            `radin.predict.refresh_batch_norm` returns. Without it, a soup with batch norm is saved with a warning.
 
     Raises ParameterError for a path that does not end in .safetensors, RadinError when the disk refuses.
     """
@@ -120,7 +126,13 @@ def save_soup(
         for name, fingerprint, weight in zip(zoo.names, zoo.fingerprints, p.tolist(), strict=True)
     ]
     header = {"radin": json.dumps({**(provenance or {}), "ingredients": ingredients}, sort_keys=True, default=str)}
-    soup = average(zoo, p)
+    if state is None and any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
+        warnings.warn(
+            f"{path}: saved with averaged running statistics of batch norm, which fit no soup; pass "
+            "state=radin.predict.refresh_batch_norm(zoo, weights, training_split).",
+            stacklevel=2,
+        )
+    soup = average(zoo, p) if state is None else {key: state[key].contiguous() for key in zoo.keys()}
     with atomic_path(path) as temporary:
         save_file(soup, temporary, metadata=header)
     return path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import pickle
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -25,10 +27,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from radin import RECIPES, LogitBank, Soup, SoupBench, Zoo, craft, evaluator, exhaustive, monte_carlo, predict, rank
+from radin.checks import Trust
 from radin.craft import LIVE_RECIPES
 from radin.errors import ParameterError
 from radin.learned import BATCH_SIZE, learn, training_cost
-from radin.trust import Trust
 
 SPENDERS = ("radin", "random", "greedy")
 
@@ -429,3 +431,14 @@ def test_trust_in_a_zoo_of_one():
     soup = craft(bank_with_accuracies(6), lambda weights: 60.0, 1)
     assert (soup.trust.verdict, soup.trust.checks) == ("yes", ())
     assert len(str(soup).splitlines()) == 1
+
+
+def test_a_soup_travels_without_its_bank():
+    bench = SoupBench.load("cifar10-wild")
+    soup = craft(bench.val, bench.evaluator(), 4)
+    fresh = pickle.loads(pickle.dumps(soup))
+    assert (fresh.bank, fresh.evaluate, fresh.trust) == (None, None, None)
+    assert torch.equal(fresh.weights, soup.weights)
+    assert fresh.accuracy == soup.accuracy
+    asked = soup.trust
+    assert str(copy.deepcopy(soup).trust) == str(asked)

@@ -8,15 +8,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers import build, mixing_weights, save, save_states, state, tiny_zoo
+from helpers import build, mixing_weights, save, save_states, state, tiny_split, tiny_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from radin import Zoo, average, interpolate, save_soup
 from radin.errors import ParameterError
+from radin.predict import refresh_batch_norm
 from radin.soup import check_weights
+from radin.zoo import open_checkpoint
 
 N = 4
 
@@ -232,3 +234,20 @@ def test_save_soup_does_not_touch_the_ingredients(zoo, tmp_path):
     save_soup(zoo, [0.25] * N, tmp_path / "soup.safetensors")
     assert [path.read_bytes() for path in zoo.paths] == before
     assert save(state(0), tmp_path / "x.safetensors").read_bytes() == before[0]
+
+
+def test_a_soup_with_batch_norm_is_saved_with_its_own_statistics(tmp_path):
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+    states = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        states.append({key: tensor + seed for key, tensor in network().state_dict().items()})
+    zoo = Zoo.open(save_states(tmp_path / "zoo", *states), network, progress=False)
+    with pytest.warns(UserWarning, match="averaged running statistics of batch norm, which fit no soup"):
+        save_soup(zoo, [0.5, 0.5], tmp_path / "stale.safetensors")
+    refreshed = refresh_batch_norm(zoo, [0.5, 0.5], tiny_split(30), device="cpu")
+    path = save_soup(zoo, [0.5, 0.5], tmp_path / "fresh.safetensors", state=refreshed)
+    for key, tensor in open_checkpoint(path).items():
+        torch.testing.assert_close(tensor, refreshed[key])

@@ -15,11 +15,14 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import radin
-from radin import LogitBank, Trial, Zoo, exhaustive, fast_estimate, predict, soup_logits, trust
+from radin import LogitBank, Trial, Zoo, craft, evaluator, exhaustive, fast_estimate, predict, soup_logits, trust
+from radin.broken import broken_zoo
+from radin.checks import Check, Trust
 from radin.data import ArraySplit
 from radin.errors import ParameterError
 from radin.models import DigitsNet, Mlp, SmallResNet, SmallTransformer
-from radin.trust import EXPANSION, LEAST_COSINE, MOST_DRIFT, MOST_GAP, MOST_LOUDNESS, STRANGERS, Check, Trust
+from radin.related import LEAST_COSINE, MOST_DRIFT, STRANGERS
+from radin.trust import EXPANSION, MOST_GAP, MOST_LOUDNESS
 
 State = dict[str, Tensor]
 
@@ -109,7 +112,7 @@ def test_each_argument_adds_its_checks(healthy):
 
     assert names(bank) == [DISAGREE, LOUD, GAIN]
     assert names(bank, trials=trials) == [DISAGREE, LOUD, GAIN, ERROR, BEST]
-    assert names(bank, bare) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE, TASKS]
+    assert names(bank, bare) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE]
     assert names(bank, zoo) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE, TASKS, DISTANCE]
     assert names(bank, zoo, split) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE, TASKS, DISTANCE, GAP, ANSWERS]
 
@@ -140,7 +143,7 @@ def test_a_report_by_hand():
     assert found.advice == ["do it."]
     assert (found["one"], found["two"], found["three"]) == (1, 2, 3)
     assert str(found).splitlines()[0] == "trust in the fast estimate: no"
-    assert len(str(found).splitlines()) == 1 + 4 + 2
+    assert len(str(found).splitlines()) == 1 + 4 + 1  # the same advice once
     assert (Trust(()).verdict, str(Trust(()))) == ("yes", "trust in the fast estimate: yes")
     with pytest.raises(ParameterError, match="No check is called 'five'; there are 'one', 'two'"):
         found["five"]
@@ -378,7 +381,6 @@ def test_a_network_without_matrices(tmp_path):
     split = ArraySplit("tiny", "val", tiny_split(9).images, torch.arange(9) % 4, list("abcd"))
     found = quiet(predicted(zoo, split), zoo)
     assert found[COSINE] == found[SINGLE] == pytest.approx(3 / math.sqrt(3 * 7))
-    assert found[TASKS] == pytest.approx((0 + 0 - 1) / 3, abs=1.1)
 
 
 def test_an_ingredient_that_never_moved(tmp_path):
@@ -476,9 +478,10 @@ def test_a_gap_as_wide_as_the_logits(tmp_path):
 @pytest.mark.parametrize(("num_images", "used"), [(1, 1), (7, 7), (1000, 40)])
 def test_so_many_images_are_asked(healthy, num_images, used):
     bank, zoo, split = healthy
-    some = ArraySplit("tiny", "val", split.images[:used], split.labels[:used], split.class_names)
+    drawn = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:used]
+    some = ArraySplit("tiny", "val", split.images[drawn], split.labels[drawn], split.class_names)
     found = quiet(bank, zoo, split, num_images=num_images)
-    expected = quiet(LogitBank(bank.logits[:, :used], bank.labels[:used]), zoo, some)
+    expected = quiet(LogitBank(bank.logits[:, drawn], bank.labels[drawn]), zoo, some)
     assert found[GAP] == pytest.approx(expected[GAP], rel=1e-4)
     assert found[ANSWERS] == expected[ANSWERS]
 
@@ -612,3 +615,88 @@ def test_the_gpu_says_the_same(healthy):
     assert [check.name for check in here.checks] == [check.name for check in there.checks]
     for one, other in zip(here.checks, there.checks, strict=True):
         assert one.value == pytest.approx(other.value, rel=1e-2, abs=1e-3)
+
+
+def test_strangers_are_told_from_runaways_by_the_initialisation(tmp_path):
+    """The same cosine between two ingredients, and another cause: the initialisation tells which."""
+
+    def drawn(seed: int) -> State:
+        torch.manual_seed(seed)
+        return Mlp(4, 3).state_dict()
+
+    def make() -> nn.Module:
+        return Mlp(4, 3)
+
+    start = drawn(99)
+    strangers = opened(tmp_path / "strangers", [drawn(k) for k in range(3)], make, init=start)
+    runaways = opened(tmp_path / "runaways", near(start, 2.0), make, init=start)
+    first, second = (quiet(predicted(zoo, tiny_split()), zoo) for zoo in (strangers, runaways))
+    for found in (first, second):
+        assert found[COSINE] < LEAST_COSINE
+    assert any("model_0, model_1, model_2: next to nothing in common" in advice for advice in first.advice)
+    assert any("have moved too far apart" in advice for advice in second.advice)
+
+
+def test_a_zoo_of_another_architecture_is_no_relative(healthy, tmp_path):
+    """A bank of other networks with as many ingredients and images."""
+    _, zoo, split = healthy
+    with pytest.raises(ParameterError, match="does not say on this split what the bank holds"):
+        quiet(random_bank(3, len(split), 3), zoo, split)
+
+
+def test_a_soup_that_is_its_ensemble_has_no_gap(tmp_path):
+    """Zero beside zero is no gap: a head that starts at zero gives logits of zero."""
+    states = [{**state(k), "3.weight": torch.zeros(3, 6), "3.bias": torch.zeros(3)} for k in range(2)]
+    zoo = opened(tmp_path, [{**states[0], "1.bias": states[0]["1.bias"] + k} for k in (0.0, 0.1)])
+    split = tiny_split()
+    assert quiet(predicted(zoo, split), zoo, split)[GAP] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("bank",), "first argument is a logit bank, not a str"),
+        ((None,), "first argument is a logit bank, not a NoneType"),
+        (("real", "zoo"), "second argument is a zoo"),
+        (("real", "real", "digits"), "third argument is a split"),
+    ],
+)
+def test_other_kinds_of_argument(healthy, arguments, said):
+    given = [real if word == "real" else word for word, real in zip(arguments, healthy, strict=False)]
+    with pytest.raises(ParameterError, match=said):
+        quiet(*given)
+
+
+def test_a_soup_in_place_of_its_trials(healthy):
+    bank, zoo, split = healthy
+    soup = craft(bank, evaluator(zoo, split), 3)
+    assert str(quiet(bank, trials=soup)) == str(quiet(bank, trials=soup.trials))
+
+
+def test_images_in_double_precision(healthy):
+    bank, zoo, split = healthy
+    double = ArraySplit("tiny", "val", split.images.double(), split.labels, split.class_names)
+    assert quiet(bank, zoo, double)[GAP] == pytest.approx(quiet(bank, zoo, split)[GAP], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("healthy", ""),
+        ("rate", "have moved too far apart"),
+        ("initialisation", "next to nothing in common with the initialisation"),
+        ("permuted", "next to nothing in common with the initialisation"),
+        ("batch_norm", "refresh=training_split"),
+        ("heads", "but not in head.weight, the last layer"),
+        ("sharp", "is far more confident than the others"),
+    ],
+)
+def test_each_broken_zoo_is_told_what_ails_it(kind, said):
+    zoo = broken_zoo(kind, quick=True, device="cpu", progress=False)
+    bank = predict(zoo, radin.load_split("digits", "val"), device="cpu", progress=False)
+    found = quiet(bank, zoo)
+    assert found.verdict == ("yes" if kind == "healthy" else "no")
+    assert len(found.advice) == (kind != "healthy")
+    assert said in "".join(found.advice)
+    if kind == "batch_norm":
+        assert quiet(bank, zoo, refreshed=True).verdict == "yes"

@@ -18,7 +18,7 @@ class Entries:
         known = json.loads(path.read_text("utf-8")) if path.exists() else {}
         self.content = known if known.get("zoos") == zoos else {"zoos": zoos, "entries": {}}
 
-    def measure(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    def measure(self, name: str, work: Callable[[], Any]) -> None:
         if name in self.content["entries"]:
             return
         self.content["entries"][name] = work()

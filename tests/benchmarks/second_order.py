@@ -13,6 +13,7 @@ import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from radin.data import ArraySplit, batches
 from radin.errors import BankError
 from radin.files import hash_text
 from radin.photos import photo_zoo
-from radin.second_order import WAYS, corrected_estimate, first_order_losses, gram, pair_gaps
+from radin.second_order import WAYS, corrected_estimate, first_order_losses, gram, pair_gaps, single_precision
 from radin.shipped import BENCH, shipped
 from radin.taylor import by_image, derivatives, directions, orders
 from radin.zoo import Zoo
@@ -66,9 +67,8 @@ class Live:
 
     def cost(self) -> float:
         """Time of a pass with two tangents over that of a plain one: the median of alternating rounds."""
-        model = self.zoo.model(0)
-        start, other = (dict(self.zoo[k]) for k in (0, 1))
-        start, other = ({key: t.float() for key, t in state.items()} for state in (start, other))
+        model, device = self.zoo.model(0), torch.device("cpu")
+        start, other = (single_precision(self.zoo[k], device) for k in (0, 1))
         (apart,) = directions(start, [other])
         ratios = []
         for images, _ in islice(batches(self.val, 64), 12):
@@ -78,7 +78,7 @@ class Live:
             between = time.perf_counter()
             derivatives(model, start, apart, images)
             ratios.append((time.perf_counter() - between) / (between - began))
-        return sorted(ratios[2:])[5]  # the first rounds warm up
+        return median(ratios[2:])  # the first rounds warm up
 
     def orders(self) -> dict[str, Any]:
         """Along three real directions, in double precision: every order, and the images one by one."""

@@ -1,0 +1,138 @@
+"""Checks of the weights alone: did these networks start from one, and did they stay near it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from radin.bank import LogitBank
+from radin.checks import Check
+from radin.second_order import inner_products, task_products
+from radin.zoo import RUNNING_STATISTICS, Zoo
+
+# Where the healthy zoos of the book end and the broken ones begin; its chapter "When it breaks" shows both sides.
+LEAST_COSINE = 0.65  # between the weights of two ingredients
+LEAST_IN_TENSOR = 0.45  # the same in every single tensor: a norm behind a layer forgives much
+STRANGERS = 0.2  # below this two networks, or layers, have nothing in common
+MOST_DRIFT = 0.1  # of running means, in standard deviations
+
+
+def of_weights(zoo: Zoo, bank: LogitBank, refreshed: bool, progress: bool) -> list[Check]:
+    checks = []
+    if len(zoo) > 1:
+        checks += _of_products(zoo, inner_products(zoo, progress), bank)
+    if not refreshed and len(zoo) > 1 and (drift := _drift(zoo)) is not None:
+        checks.append(
+            Check(
+                "running means of batch norm, apart in standard deviations",
+                drift,
+                most=MOST_DRIFT,
+                advice="An average of running statistics is not the statistics of the averaged network. Measure them "
+                "anew for every soup: radin.evaluator(zoo, split, refresh=training_split).",
+            )
+        )
+    return checks
+
+
+def _of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBank) -> list[Check]:
+    n = len(zoo)
+    # Biases and the scales of norms are small and few; matrices and kernels tell who is related to whom.
+    matrices = {key: product for key, product in products.items() if zoo[0][key].ndim > 1} or dict(products)
+    whole = _mean_cosines(matrices.values())
+    lowest = {key: _cosines(product)[:n, :n].min().item() for key, product in matrices.items()}
+    key = min(lowest, key=lowest.__getitem__)
+    # Beside the initialisation where there is one: what merely moved is still like it.
+    strange = _cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
+    if strange < STRANGERS and all(cosine >= LEAST_IN_TENSOR for other, cosine in lowest.items() if other != key):
+        advice = _one_layer(key, [name for name in matrices if len(zoo[0][name]) == bank.num_classes])
+    else:
+        advice = _apart(whole, bank.names)
+    checks = [
+        Check("weights of two ingredients, smallest cosine", whole[:n, :n].min().item(), LEAST_COSINE, advice=advice),
+        Check("the same in a single tensor", lowest[key], LEAST_IN_TENSOR, advice=advice),
+    ]
+    if zoo.init is not None:
+        tasks = task_products(products, with_init=True)
+        apart = ~torch.eye(n, dtype=torch.bool)
+        checks.append(Check("task vectors, mean cosine", _cosines(tasks)[apart].mean().item()))
+        lengths, start = tasks.diagonal().clamp_min(0).sqrt(), _total(products)[-1, -1].clamp_min(1e-300).sqrt()
+        checks.append(Check("distance to the initialisation beside its length, mean", (lengths / start).mean().item()))
+    return checks
+
+
+def _one_layer(key: str, heads: Sequence[str]) -> str:
+    """Advice where the ingredients agree in all layers but one; heads have one row for each class."""
+    if heads == [key]:
+        return (
+            f"The ingredients agree elsewhere, but not in {key}, the last layer: heads that were made separately "
+            "cannot be averaged. Fit one head to the frozen start and fine-tune every ingredient from there."
+        )
+    return (
+        f"The ingredients agree elsewhere, but not in {key}. Was that layer drawn anew for each of them, or its units "
+        "put in another order?"
+    )
+
+
+def _apart(whole: Tensor, names: Sequence[str]) -> str:
+    """Advice where whole networks lie apart: strangers, or fine-tunes that went too far. With an initialisation, which
+    comes last in the cosines, each ingredient is judged by it; else a pair by each other."""
+    n = len(names)
+    i, j = divmod(int(whole[:n, :n].argmin()), n)
+    pair = f"{names[i]} and {names[j]}"
+    if len(whole) == n and whole[i, j] < STRANGERS:
+        return (
+            f"{pair} have next to nothing in common: another initialisation, units in another order, or fine-tuning at "
+            "far too high a rate. Open the zoo with init=... to tell which; only fine-tunes of one checkpoint can be "
+            "averaged."
+        )
+    strangers = [name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < STRANGERS]
+    if len(whole) > n and strangers:
+        return (
+            f"{', '.join(strangers)}: next to nothing in common with the initialisation. Another one was theirs, or "
+            "their units are in another order. Only fine-tunes of one checkpoint can be averaged; leave these out."
+        )
+    return (
+        f"{pair} have moved too far apart to be averaged. Fine-tune at a lower rate or for fewer epochs, keep to the "
+        "ingredients near the initialisation, or use the best ingredient or the ensemble."
+    )
+
+
+def _total(products: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(products.values())).sum(0)
+
+
+def _cosines(products: Tensor) -> Tensor:
+    """(N, N) cosines from inner products; that of a vector of zeros with any other counts as 1."""
+    scale = _lengths(products)
+    return torch.where(scale > 1e-300, products / scale.clamp_min(1e-300), torch.ones_like(products))
+
+
+def _mean_cosines(tensors: Iterable[Tensor]) -> Tensor:
+    """The mean of the tensors' cosines (N, N), each counting by its length: a head times thirty stays the same head."""
+    products = list(tensors)
+    if not products:
+        return torch.ones(1, 1)
+    scale = torch.stack([_lengths(each) for each in products]).sum(0)
+    return torch.where(scale > 1e-300, torch.stack(products).sum(0) / scale.clamp_min(1e-300), torch.ones_like(scale))
+
+
+def _lengths(products: Tensor) -> Tensor:
+    """|theta_k| |theta_l| from inner products, (N, N)."""
+    length = products.diagonal().clamp_min(0).sqrt()
+    return length[:, None] * length
+
+
+def _drift(zoo: Zoo) -> float | None:
+    """Root mean square distance of two ingredients' running means in the layer where it is largest, in the standard
+    deviations that they run beside; None without batch norm."""
+    worst = None
+    for key in zoo.keys():
+        if not key.endswith(RUNNING_STATISTICS[0]):
+            continue
+        mean = torch.stack([zoo[k][key].double() for k in range(len(zoo))])
+        variance = torch.stack([zoo[k][key.replace(*RUNNING_STATISTICS)].double() for k in range(len(zoo))]).mean(0)
+        apart = (2 * mean.var(0) / variance.clamp_min(1e-12)).mean().sqrt().item()
+        worst = apart if worst is None else max(worst, apart)
+    return worst
