@@ -32,14 +32,14 @@ def orders(
         panels: title to (scales, {name: values}).
         fit_below: slopes are fitted to scales up to this, and written into the legend; all when not given.
     """
-    figure, grid = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 4.3), squeeze=False, sharey=True)
+    figure, grid = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 4.1), squeeze=False, sharey=True)
     for axes, (title, (scales, lines)) in zip(grid[0], panels.items(), strict=True):
         near = [k for k, scale in enumerate(scales) if fit_below is None or scale <= fit_below]
         for (name, values), color, marker in zip(lines.items(), sns.color_palette("colorblind"), "osD^v", strict=False):
             slope = fitted_slope([scales[k] for k in near], [values[k] for k in near])
             axes.loglog(scales, values, marker=marker, markersize=4, color=color, label=f"{name}: slope {slope:.2f}")
         axes.set(title=title, xlabel="scale ε of the steps")
-        axes.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.46, -0.2), frameon=False, handlelength=1.2)
     grid[0][0].set_ylabel(ylabel)
     figure.tight_layout()
     return figure
@@ -88,7 +88,7 @@ def checks(reports: Mapping[str, Trust]) -> Figure:
     """
     longest_first = sorted(reports.values(), key=lambda report: -len(report.checks))
     names = list(dict.fromkeys(check.name for report in longest_first for check in report.checks))
-    figure, axes = plt.subplots(figsize=(4.6 + 0.86 * len(reports), 0.9 + 0.42 * len(names)))
+    figure, axes = plt.subplots(figsize=(4.0 + 0.74 * len(reports), 0.9 + 0.42 * len(names)))
     colors = {None: "#eeeeee", True: "#bfe3d5", False: "#f4b183"}
     for column, report in enumerate(reports.values()):
         for check in report.checks:
@@ -135,7 +135,7 @@ def triangles(weights: Tensor, panels: Mapping[str, Tensor], names: Sequence[str
     """
     corners = np.array([[0, 0], [1, 0], [0.5, np.sqrt(3) / 2]])
     x, y = (weights.numpy() @ corners).T
-    figure, grid = plt.subplots(1, len(panels), figsize=(3.9 * len(panels), 3.9), squeeze=False)
+    figure, grid = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.6), squeeze=False)
     levels = [v for v in panels.values() if v.min() >= 0]
     low, high = (min(v.min() for v in levels), max(v.max() for v in levels)) if levels else (0, 1)
     for axes, (title, values) in zip(grid[0], panels.items(), strict=True):
@@ -168,7 +168,7 @@ def paths(
         panels: zoo to {"soup": values, "ensemble": values}.
     """
     rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.75 * columns, 2.6 * rows), sharex=True, squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.4 * rows), sharex=True, squeeze=False)
     styles = {"soup": {"color": _SOUP, "linewidth": 2.2}, "ensemble": {"color": _ENSEMBLE, "linestyle": "--"}}
     for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
         for name, values in lines.items():
