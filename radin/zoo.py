@@ -4,89 +4,28 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from radin.checkpoints import (
+    CHECKPOINT_SUFFIXES,
+    INDEX_SUFFIX,
+    Checkpoint,
+    common_prefix,
+    locate,
+    open_checkpoint,
+    read_index,
+    some,
+)
 from radin.errors import CheckpointError, ParameterError
 from radin.files import update_hash
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 RUNNING_STATISTICS = ("running_mean", "running_var")  # how the keys of batch norm end, in every torch network
-
-
-class _SafetensorsFile(Mapping[str, Tensor]):
-    """A safetensors file as a mapping; a tensor is mapped from disk when it is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt", device="cpu")
-        self._keys = list(self._file.keys())
-        if not self._keys:
-            raise CheckpointError(f"{path}: not a state dict, it holds no tensors; save model.state_dict().")
-
-    def __getitem__(self, key: str) -> Tensor:
-        if key not in self._keys:
-            raise KeyError(key)
-        return self._file.get_tensor(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
-def open_checkpoint(path: str | Path) -> Mapping[str, Tensor]:
-    """Open a state dict without reading its tensors: `.safetensors`, or a file that `torch.save` wrote.
-
-    Nothing is ever unpickled beyond plain tensors (`weights_only=True`).
-
-    Raises CheckpointError when the file is missing, truncated, pickled code, or not a state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file.")
-    if path.suffix == ".safetensors":
-        try:
-            return _SafetensorsFile(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or make it again.") from error
-    return _open_torch(path)
-
-
-def _open_torch(path: Path) -> Mapping[str, Tensor]:
-    try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            loaded = torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6: no zip to map
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, because it holds pickled objects other than plain tensors and loading those can run "
-            "code; save model.state_dict() instead of the model."
-        ) from error
-    except Exception as error:  # a damaged file fails wherever its reader happens to be: struct, zip, assert, ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: truncated or not a checkpoint ({reason}); copy or make it again.") from error
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict().")
-    wrong = sorted(
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))
-    )
-    if wrong or not loaded:
-        what = f"entries that are not tensors: {', '.join(wrong[:8])}" if wrong else "no tensors"
-        inner = [key for key, value in loaded.items() if isinstance(value, Mapping) and value]
-        mend = "save model.state_dict()" + (f", here torch.save(checkpoint[{inner[0]!r}], path)" if inner else "")
-        raise CheckpointError(f"{path}: not a state dict, it holds {what}; {mend}.")
-    return loaded
 
 
 class Zoo:
@@ -97,7 +36,8 @@ class Zoo:
         names: their N file stems, or longer parts of their paths where stems repeat, for tables.
         build: returns one empty model, or None when only averaging is wanted.
         init: the checkpoint of the common initialisation as a lazy mapping, or None.
-        fingerprints: N hex hashes of the ingredients' tensors, whatever file format holds them.
+        fingerprints: N hex hashes of the ingredients' tensors, whatever file format or prefix holds them.
+        notes: what was found and taken off in the files, a line for each finding; empty for plain state dicts.
     """
 
     def __init__(
@@ -107,12 +47,14 @@ class Zoo:
         fingerprints: list[str],
         build: Callable[[], nn.Module] | None,
         init: Mapping[str, Tensor] | None,
+        notes: Iterable[str] = (),
     ) -> None:
         self.paths = paths
         self.names = _names(paths)
         self.fingerprints = fingerprints
         self.build = build
         self.init = init
+        self.notes = list(notes)
         self._checkpoints = checkpoints
 
     @classmethod
@@ -122,43 +64,56 @@ class Zoo:
         build: Callable[[], nn.Module] | None = None,
         init: str | Path | None = None,
         progress: bool = True,
+        unused: str = "error",
     ) -> Zoo:
         """Open checkpoints and check every one of them against the others before any work starts.
 
         Each file is read once, to look for NaN or infinite weights and to hash its content; after
-        that tensors are mapped from disk only when they are used.
+        that tensors are mapped from disk only when they are used. A prefix before every key of a file,
+        such as "module.", is taken off where the model (or another file) has the keys without it.
 
         Args:
-            paths: checkpoint files, one folder of them, or a glob such as `runs/*.safetensors`
-                (a folder's or a glob's files come in natural order: model_2 before model_10).
+            paths: checkpoint files (what `open_checkpoint` takes, each), one folder of them, or a glob such
+                as `runs/*.safetensors` (natural order: model_2 before model_10; shards count as their index).
             build: a function that returns one empty model; checkpoints must then fit its state dict.
             init: the checkpoint that all ingredients were fine-tuned from.
             progress: show a progress bar.
+            unused: what to do with keys that the model of `build` does not have: "error", or "skip" those
+                that are the same, byte for byte, in every file.
 
         Raises:
             CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds NaN
                 or infinite weights; holds the same weights as another; or keys, shapes or kinds of
                 number differ (all differences are listed, sorted).
+            ParameterError: `build` is a model, or `unused` is another word or "skip" without `build`.
         """
         if isinstance(build, nn.Module):
             raise ParameterError(
                 "build must be a function that returns an empty model, not a model: build=lambda: Net()."
             )
+        if unused not in ("error", "skip"):
+            raise ParameterError(f'unused must be "error" or "skip", not {unused!r}.')
+        if unused == "skip" and build is None:
+            raise ParameterError('unused="skip" needs build=..., the model that says which keys are used.')
         files = _expand(paths)
         if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
-            files = [path for path in files if path.resolve() != Path(init).resolve()]
-        checkpoints = [open_checkpoint(path) for path in files]
-        start = open_checkpoint(init) if init is not None else None
-        _check_alike(files, checkpoints, build, (Path(init), start) if init is not None and start is not None else None)
+            files = [path for path in files if path.resolve() != locate(init).resolve()]
+        opened = [open_checkpoint(path) for path in files]
+        if init is not None:
+            opened.append(open_checkpoint(init))
+        reference, reference_name = _reference(opened, build)
+        opened = [checkpoint.fit(reference) for checkpoint in opened]
+        skipped = _same_everywhere(opened[: len(files)], opened, reference) if unused == "skip" else set()
+        opened = [checkpoint.without(skipped) for checkpoint in opened]
+        _check_alike(opened, reference, reference_name, unused if build is not None else "")
+        checkpoints, start = opened[: len(files)], opened[-1] if init is not None else None
         fingerprints = []
-        for path, checkpoint in tqdm(
-            list(zip(files, checkpoints, strict=True)), desc="checking ingredients", disable=not progress, leave=False
-        ):
-            fingerprints.append(_fingerprint(path, checkpoint))
+        for checkpoint in tqdm(checkpoints, desc="checking ingredients", disable=not progress, leave=False):
+            fingerprints.append(_fingerprint(checkpoint))
         _check_distinct(files, fingerprints)
-        if init is not None and start is not None:
-            _fingerprint(Path(init), start)
-        return cls(files, checkpoints, fingerprints, build, start)
+        if start is not None:
+            _fingerprint(start)
+        return cls(files, list(checkpoints), fingerprints, build, start, _notes(opened, files, skipped))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -199,7 +154,7 @@ class Zoo:
 
 def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if not isinstance(paths, str | Path):
-        files = [Path(path).expanduser() for path in paths]
+        files = [locate(path) for path in paths]
         if not files:
             raise CheckpointError("No checkpoints given: a zoo needs at least one ingredient.")
         return files
@@ -207,9 +162,14 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = [path for path in place.iterdir() if path.suffix in CHECKPOINT_SUFFIXES]
+        found = [path for path in place.iterdir() if path.name.endswith((*CHECKPOINT_SUFFIXES, INDEX_SUFFIX))]
     else:
-        found = [path for path in map(Path, glob.glob(str(place), recursive=True)) if path.is_file()]
+        matches = [Path(match) for match in glob.glob(str(place), recursive=True)]
+        found = [path for path in matches if path.is_file()]
+        found += [locate(path) for path in matches if path.is_dir() and any(path.glob(f"*{INDEX_SUFFIX}"))]
+    indices = {path for path in found if path.name.endswith(INDEX_SUFFIX)}
+    shards = {index.parent / name for index in indices for name in read_index(index).values()}
+    found = [path for path in dict.fromkeys(found) if path not in shards]
     if not found:
         raise CheckpointError(
             f"{paths}: no checkpoint found there; give files, a folder or a glob of {', '.join(CHECKPOINT_SUFFIXES)}."
@@ -218,70 +178,93 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    stems = [path.stem for path in paths]
-    if len({(path.parent.name, path.stem) for path in paths}) < len(paths):  # only the ending, or more, differs
+    stems = [path.name.removesuffix(INDEX_SUFFIX) if path.name.endswith(INDEX_SUFFIX) else path.stem for path in paths]
+    longer = [f"{path.parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
+    if len(set(longer)) < len(paths):  # only the ending, or more, differs
         return [str(path) for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
-        for path, stem in zip(paths, stems, strict=True)
-    ]
+    return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, longer, strict=True)]
 
 
-def _check_alike(
-    files: list[Path],
-    checkpoints: list[Mapping[str, Tensor]],
-    build: Callable[[], nn.Module] | None,
-    init: tuple[Path, Mapping[str, Tensor]] | None,
-) -> None:
-    """Compare keys, shapes and kinds of number with the model (or the first file); list every difference at once."""
+def _reference(opened: list[Checkpoint], build: Callable[[], nn.Module] | None) -> tuple[Mapping[str, Tensor], str]:
+    """What all checkpoints must look like, and its name: the model, or the first file, or the one with less prefix."""
     if build is not None:
-        reference: Mapping[str, Tensor] = build().state_dict()
-        reference_name = "the model that build() returns"
-    else:
-        reference, reference_name = checkpoints[0], str(files[0])
+        return build().state_dict(), "the model that build() returns"
+    barest = max(opened, key=lambda checkpoint: len(common_prefix(opened[0], checkpoint)))  # the first of equals
+    return barest, str(barest.path)
+
+
+def _same_everywhere(
+    ingredients: list[Checkpoint], opened: list[Checkpoint], reference: Mapping[str, Tensor]
+) -> set[str]:
+    """The keys beyond the reference's that every ingredient has, with the same bytes wherever they are."""
+    extra = set.intersection(*(set(checkpoint) for checkpoint in ingredients)) - set(reference)
+    return {key for key in extra if len({_hash(checkpoint, [key]) for checkpoint in opened if key in checkpoint}) == 1}
+
+
+def _check_alike(opened: list[Checkpoint], reference: Mapping[str, Tensor], reference_name: str, unused: str) -> None:
+    """Compare keys, shapes and kinds of number with the reference; list every difference at once."""
     differences = []
-    named = list(zip(files, checkpoints, strict=True)) + ([init] if init is not None else [])
-    for path, checkpoint in named:
-        if prefix := _common_prefix(checkpoint, reference):
-            differences.append(f"{path}: every key begins with {prefix!r}; save the state dict without this prefix")
-            continue
+    for checkpoint in opened:
+        path = checkpoint.path
         for key in sorted({*reference, *checkpoint}):
             if key not in checkpoint:
                 differences.append(f"{path}: missing key {key}")
             elif key not in reference:
-                differences.append(f"{path}: extra key {key}")
+                reason = ", which is not the same in every file" if unused == "skip" else ""
+                differences.append(f"{path}: extra key {key}{reason}")
             else:
                 here, there = checkpoint[key], reference[key]
                 if here.shape != there.shape:
                     differences.append(f"{path}: {key} has shape {tuple(here.shape)}, not {tuple(there.shape)}")
                 elif here.is_floating_point() != there.is_floating_point():
                     differences.append(f"{path}: {key} is {here.dtype}, not {there.dtype}")
-    if differences:
-        raise CheckpointError(
-            f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
-            + "\n  ".join(sorted(differences))
-        )
+    if not differences:
+        return
+    lines = sorted(differences)
+    if unused == "error" and set.intersection(*(set(checkpoint) for checkpoint in opened)) - set(reference):
+        lines.append('unused="skip" leaves out the extra keys that are the same in every file')
+    raise CheckpointError(
+        f"Ingredients must have one architecture, but these differ from {reference_name}:\n  " + "\n  ".join(lines)
+    )
 
 
-def _common_prefix(checkpoint: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> str:
-    """What stands before every key, such as "module.", if its keys fit the reference without it; else nothing."""
-    prefix = next(iter(checkpoint)).partition(".")[0] + "."
-    fits = {key.removeprefix(prefix) for key in checkpoint} == set(reference)
-    return prefix if fits and set(checkpoint) != set(reference) else ""
+def _notes(opened: list[Checkpoint], ingredients: list[Path], skipped: set[str]) -> list[str]:
+    """What was found in which files and what was skipped: files with one finding share a line."""
+    found: dict[str, list[Path]] = {}
+    for checkpoint in opened:
+        if checkpoint.finding:
+            found.setdefault(checkpoint.finding, []).append(checkpoint.path)
+    if skipped:
+        keys = f"{len(skipped)} key{'s' if len(skipped) > 1 else ''}"
+        said = f"skipped {keys} that the model does not have, the same in every file: {some(sorted(skipped))}"
+        found[said] = ingredients
+    return [
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {said}" for said, paths in found.items()
+    ]
 
 
-def _fingerprint(path: Path, checkpoint: Mapping[str, Tensor]) -> str:
+def _fingerprint(checkpoint: Checkpoint) -> str:
     """Hash of all tensors by sorted key; refuses NaN and infinite weights on the way."""
+    return _hash(checkpoint, sorted(checkpoint), finite=True)
+
+
+def _hash(checkpoint: Checkpoint, keys: list[str], finite: bool = False) -> str:
     digest = hashlib.sha256()
-    for key in sorted(checkpoint):
+    for key in keys:
         tensor = checkpoint[key]
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        try:
+            broken = finite and tensor.is_floating_point() and not torch.isfinite(tensor).all()
+            update_hash(digest, key, tensor)
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # 8-bit floats, a name that is not text
+            raise CheckpointError(
+                f"{checkpoint.path}: {key!r}, {tensor.dtype}, cannot be read ({error}); save it in single precision."
+            ) from error
+        if broken:
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
-                f"{path}: {key} holds {bad} NaN or infinite weight{'s' if bad > 1 else ''}; "
+                f"{checkpoint.path}: {key} holds {bad} NaN or infinite weight{'s' if bad > 1 else ''}; "
                 "the training run diverged, leave this ingredient out."
             )
-        update_hash(digest, key, tensor)
     return digest.hexdigest()
 
 
