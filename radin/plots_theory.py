@@ -153,7 +153,8 @@ def triangles(weights: Tensor, panels: Mapping[str, Tensor], names: Sequence[str
             axes.annotate(name, (cx, cy), ha="center", va="bottom" if cy else "top", fontsize=9)
         axes.set(title=title, xlim=(-0.12, 1.12), ylim=(-0.14, 1.0), aspect="equal")
         axes.axis("off")
-        figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, label=label)
+        bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, label=label)
+        bar.locator = plt.MaxNLocator(4)
     figure.tight_layout()
     return figure
 

@@ -20,6 +20,13 @@ MOST_DRIFT = 0.1  # of running means, in standard deviations
 
 
 def of_weights(zoo: Zoo, bank: LogitBank, refreshed: bool, progress: bool) -> list[Check]:
+    """Whether the ingredients can be averaged, from their checkpoints alone; each is read once.
+
+    Args:
+        zoo: with `init`, fine-tunes that went too far can be told from strangers.
+        bank: of the same zoo; its names and number of classes.
+        refreshed: whether running statistics of batch norm are measured anew for every soup.
+    """
     checks = []
     if len(zoo) > 1:
         checks += _of_products(zoo, inner_products(zoo, progress), bank)
