@@ -1,0 +1,158 @@
+"""The command `radin`: soups from a folder of checkpoints, without a line of Python."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from radin.architectures import FORMS
+from radin.commands import (
+    COLOURS,
+    FOLDER,
+    average_command,
+    bench_command,
+    craft_command,
+    evaluate_command,
+    rank_command,
+)
+from radin.craft import LIVE_RECIPES, RECIPES
+from radin.errors import RadinError
+
+CRAFTED = [name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"]  # that one is no soup
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0, or 1 after one message on stderr; argparse ends the program with 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: --model mymodule:build lies where the user is
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except RadinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `radin ... | head` has read enough; Python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except torch.OutOfMemoryError:
+        print("error: the device is out of memory; give a smaller --batch-size.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.5") from None
+
+
+RGB: dict[str, Any] = {"type": _numbers, "metavar": "R,G,B"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "checkpoints": {"nargs": "+", "metavar": "CHECKPOINT", "help": "files, one folder, or a quoted glob"},
+    "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
+    "name": {"metavar": "NAME", "help": "of a shipped bench, such as cifar10, or a file of SoupBench.save"},
+    "--model": {
+        "required": True,
+        "metavar": "SPEC",
+        "help": f"the network: {FORMS}, a function of your own that takes nothing, or num_classes",
+    },
+    "--data": {
+        "required": True,
+        "help": f"the images: {FOLDER}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10",
+    },
+    "--part": {"default": "val", "help": "of the data: val, test, ... (%(default)s)"},
+    "--init": {"metavar": "FILE", "help": "the checkpoint that all of them started from, if known"},
+    "--budget": {"type": int, "default": 4, "help": "evaluations that a recipe may spend, 1 or more (%(default)s)"},
+    "--recipe": {"choices": CRAFTED, "default": "radin", "help": "how to spend them (%(default)s)"},
+    "--prior": {"type": float, "default": 0.0, "help": "of radin: bonus of the full zoo in points (%(default)s)"},
+    "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
+    "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
+    "--weights": {"type": _numbers, "help": "a number for each checkpoint, such as 0.7,0.3; sum 1 (all alike)"},
+    "--test-part": {"metavar": "PART", "help": "images that choose nothing, for an honest report"},
+    "--refresh-part": {"metavar": "PART", "help": "training images, to measure batch norm anew for each soup"},
+    "--out": {"type": Path, "metavar": "FILE", "help": "where the soup is written, a .safetensors file"},
+    "--force": {"action": "store_true", "help": "replace FILE if it is there"},
+    "--size": {"type": int, "help": f"edge of the images in pixels (224 for {FOLDER}PATH, else as they are)"},
+    "--normalise": {
+        "choices": [*COLOURS, "none"],
+        "help": "colours the network was trained with; none: -1 to 1 (clip for open_clip models, none for others)",
+    },
+    "--mean": {**RGB, "help": "colours of your own, pixels from 0 to 1"},
+    "--std": {**RGB, "help": "their standard deviations"},
+    "--unused": {
+        "choices": ["error", "skip"],
+        "help": "keys that the network lacks: refuse, or skip if alike in all files (skip; error for one file)",
+    },
+    "--device": {"default": "auto", "help": "auto, cpu or cuda (%(default)s)"},
+    "--batch-size": {"type": int, "default": 256, "help": "images in one forward pass (%(default)s)"},
+}
+IMAGES = "--part --size --normalise --mean --std --unused --device --batch-size"
+CRAFT = "--model --data --budget --recipe --prior --out --force --test-part --refresh-part --init --seed"
+COMMANDS = {  # name: what runs, its options, what it does, an example
+    "craft": (
+        craft_command,
+        f"checkpoints {CRAFT} {IMAGES}",
+        "Rank candidate soups by their ensembles, average and evaluate the best few, keep the winner.",
+        "'runs/*.pt' --model open_clip:ViT-B-32-quickgelu --data imagenet-folder:/imagenet --out soup.safetensors",
+    ),
+    "rank": (
+        rank_command,
+        f"checkpoints --model --data --top --prior --init --seed {IMAGES}",
+        "Rank candidate soups by their ensembles, which is stage 1 alone: no soup is evaluated.",
+        "runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers --top 20",
+    ),
+    "average": (
+        average_command,
+        "checkpoints --weights --out --force",
+        "Average checkpoints into one file, without a network or images.",
+        "a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
+    ),
+    "evaluate": (
+        evaluate_command,
+        f"soup --model --data {IMAGES}",
+        "Measure the accuracy of one soup, or of any checkpoint.",
+        "soup.safetensors --model mynets:build --data imagenet-folder:/flowers --part test",
+    ),
+    "bench": (
+        bench_command,
+        "name --budget --seed",
+        "Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
+        "cifar10 --budget 8",
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="radin",
+        allow_abbrev=False,
+        description="Which of N models fine-tuned from one start should be averaged into one soup? "
+        "radin COMMAND --help explains a command by an example.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (run, options, about, example) in COMMANDS.items():
+        made = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=f"example:\n  radin {name} {example}",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        for option in options.split():
+            more = {"required": True} if (name, option) == ("average", "--out") else {}
+            made.add_argument(option, **OPTIONS[option] | more)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,512 @@
+"""radin/cli.py: every command from its arguments to what it prints and writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import files_below, save
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+import radin
+from radin import SoupBench, Zoo, cli, commands
+from radin.architectures import Normalised
+from radin.cli import main
+from radin.compare import paired_interval
+from radin.predict import refresh_batch_norm
+
+NETWORKS = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.GELU(), nn.Linear(8, num_classes))
+
+def with_batch_norm():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(64, 3)
+    )
+"""
+COUNTS = {"train": 12, "val": 20, "test": 30}
+
+
+def draw(folder: Path, classes: str = "abc") -> None:
+    """Images of 4 x 4 pixels whose class is their colour, under much noise."""
+    rng = np.random.default_rng(0)
+    for part, count in COUNTS.items():
+        for c, name in enumerate(classes):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.normal(120, 90, (4, 4, 3)) + 40 * np.eye(3)[c % 3]
+                Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(folder / part / name / f"{i}.png")
+
+
+def train(model: nn.Module, split: torch.utils.data.Dataset, rate: float, seed: int) -> dict[str, torch.Tensor]:
+    """The state dict after a few steps from where the model is."""
+    images, labels = torch.stack([image for image, _ in split]), split.labels
+    rng = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.SGD(model.train().parameters(), lr=rate)
+    for _ in range(12):
+        chosen = torch.randint(len(labels), (16,), generator=rng)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+        optimiser.step()
+    return model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder as a user has one: images, networks of their own, and two zoos."""
+    folder = tmp_path_factory.mktemp("home")
+    draw(folder / "images")
+    (folder / "my_networks.py").write_text(NETWORKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.chdir(folder)
+        import my_networks
+
+        split = radin.load_split(str(folder / "images"), "train")
+        for name, build in (("plain", lambda: my_networks.build(3)), ("normed", my_networks.with_batch_norm)):
+            torch.manual_seed(0)
+            start = build().state_dict()
+            save(start, folder / f"{name}.safetensors")
+            for k in range(4):
+                model = build()
+                model.load_state_dict(start)
+                save(train(model, split, 0.1 * (k + 1), seed=k), folder / name / f"model_{k}.safetensors")
+        yield folder
+
+
+DATA = "--data imagenet-folder:images --size 4 --device cpu"
+PLAIN = f"plain --model my_networks:build {DATA}"
+NORMED = f"normed --model my_networks:with_batch_norm {DATA}"
+
+
+def split_of(home: Path, part: str) -> radin.data.Split:
+    return radin.load_split(str(home / "images"), part, size=4)
+
+
+def zoo_of(home: Path, name: str = "plain") -> Zoo:
+    import my_networks
+
+    build = {"plain": lambda: my_networks.build(3), "normed": my_networks.with_batch_norm}[name]
+    return Zoo.open(home / name, build, progress=False)
+
+
+def run(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """What a command that ends well prints."""
+    capsys.readouterr()
+    assert main(shlex.split(command)) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert all(len(line) <= commands.WIDTH for line in out.splitlines() if not line.startswith("wrote "))
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: str, status: int = 1) -> str:
+    """The last line that a refused command leaves on stderr."""
+    capsys.readouterr()
+    if status == 2:
+        with pytest.raises(SystemExit) as left:
+            main(shlex.split(command))
+        assert left.value.code == 2
+    else:
+        assert main(shlex.split(command)) == status
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    assert out == ""
+    return err.strip().splitlines()[-1]
+
+
+def table(out: str, first: str) -> list[list[str]]:
+    """The rows under the line that begins with a word, cut where two blanks are."""
+    lines = iter(out.splitlines())
+    next(line for line in lines if line.startswith(first))
+    rows = []
+    for line in lines:
+        if not line.strip():
+            break
+        rows.append(re.split(r" {2,}", line.strip()))
+    return rows
+
+
+# craft ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crafted(home):
+    """What Python gives for the same question."""
+    zoo, val = zoo_of(home), split_of(home, "val")
+    bank = radin.predict(zoo, val, device="cpu", progress=False)
+    return zoo, bank, radin.craft(bank, radin.evaluator(zoo, val, "cpu"), budget=4, prior=0.5)
+
+
+def test_craft_is_what_python_crafts(home, crafted, capsys, tmp_path):
+    zoo, bank, soup = crafted
+    out = run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --test-part test --out {tmp_path / 'soup.safetensors'}")
+    assert out.startswith("radin: 4 of 4 evaluations spent on val, 60 images\n")
+    rows = table(out, "rank")
+    assert [row[:2] for row in rows] == [[str(k + 1), f"{t.estimate:.2f}"] for k, t in enumerate(soup.trials)]
+    assert [row[2].rstrip(" *") for row in rows] == [f"{t.accuracy:.2f}" for t in soup.trials]
+    winners = [k for k, row in enumerate(rows) if row[2].endswith("*")]
+    assert [soup.trials[k].weights.tolist() for k in winners] == [soup.weights.tolist()]
+    assert [int(row[3].split(":")[0]) for row in rows] == [int((t.weights > 0).sum()) for t in soup.trials]
+    report = str(radin.trust(bank, zoo, trials=soup.trials, progress=False))
+    assert " ".join(report.split()) in " ".join(out.split())  # lines are wrapped
+    state = load_file(tmp_path / "soup.safetensors")
+    expected = radin.average(zoo, soup.weights)
+    assert all(torch.equal(state[key], expected[key]) for key in zoo.keys())
+    assert files_below(tmp_path) == ["soup.safetensors"]
+
+
+def test_craft_compares_the_winner_image_by_image(home, crafted, capsys):
+    zoo, bank, soup = crafted
+    out = run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --test-part test")
+    best = int(bank.accuracies().argmax())
+    for part, first in (("val", "on val, 60 images, which chose"), ("test", "on test, 90 images:")):
+        rows = table(out, first)[1:]
+        right = {}
+        for name, weights in (("winner", soup.weights), ("best", torch.eye(4)[best]), ("uniform", torch.ones(4) / 4)):
+            logits, labels = radin.soup_logits(zoo, weights, split_of(home, part), "cpu")
+            right[name] = logits.argmax(1) == labels
+        assert rows[0][-1] == f"{100 * right['winner'].double().mean():.2f}"
+        assert len(rows) + rows[0][0].count(", the") == 3
+        for row in rows[1:]:
+            other = right["best" if row[0].startswith("best single (") else "uniform"]
+            less, low, high = paired_interval(right["winner"], other)
+            accuracy = f"{100 * other.double().mean():.2f}"
+            assert row[1:] == [accuracy, f"{less:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+
+
+def test_a_winner_is_not_compared_with_itself(home, capsys):
+    out = run(capsys, f"craft {PLAIN} --recipe uniform --budget 1")
+    names = [row[0] for row in table(out, "on val")[1:]]
+    assert names[0] == "winner, the uniform soup"
+    assert names[1].startswith("best single (model_")
+    out = run(capsys, f"craft {PLAIN} --recipe best_single --budget 1")
+    names = [row[0] for row in table(out, "on val")[1:]]
+    assert names[0].startswith("winner, the best single (model_")
+    assert names[1:] == ["uniform soup"]
+    assert "0 of 1 evaluations spent on val, 60 images; this recipe needs no evaluation" in out
+
+
+@pytest.mark.parametrize("recipe", cli.CRAFTED)
+def test_every_recipe(home, capsys, recipe):
+    out = run(capsys, f"craft {PLAIN} --recipe {recipe} --budget 3")
+    assert out.startswith(f"{recipe}: ")
+    assert sum(row[2].endswith(" *") for row in table(out, "rank" if recipe == "radin" else "trial")) == 1
+    assert ("trust in the fast estimate" in out) == (recipe == "radin")
+
+
+def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
+    path = tmp_path / "new" / "soup.safetensors"
+    run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --seed 7 --out {path}")
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["radin"])
+    assert [ingredient["name"] for ingredient in said["ingredients"]] == [f"model_{k}" for k in range(4)]
+    assert [i["weight"] for i in said["ingredients"]] == pytest.approx(crafted[2].weights.tolist())
+    expected = {"recipe": "radin", "budget": 4, "prior": 0.5, "seed": 7, "part": "val", "size": 4, "evaluations": 4}
+    expected |= {"model": "my_networks:build", "data": "imagenet-folder:images", "normalise": "none"}
+    assert {name: said[name] for name in expected} == expected
+    assert said["accuracy"] == crafted[2].accuracy
+
+
+def test_a_soup_is_not_overwritten_unless_forced(home, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "soup.safetensors"
+    path.write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "predict", lambda *_: pytest.fail("worked before it looked"))
+        assert "soup.safetensors exists; give another --out, or --force" in refused(
+            capsys, f"craft {PLAIN} --out {path}"
+        )
+        assert "a soup is saved as .safetensors" in refused(capsys, f"craft {PLAIN} --out {tmp_path / 'soup.pt'}")
+    assert path.read_text() == "mine"
+    run(capsys, f"craft {PLAIN} --budget 1 --out {path} --force")
+    assert len(load_file(path)) == 4
+
+
+def test_an_unwritten_soup_is_said(home, capsys):
+    assert main(shlex.split(f"craft {PLAIN} --budget 1")) == 0
+    assert "the soup was not written; give --out" in capsys.readouterr().err
+
+
+def test_checkpoints_may_be_files_a_glob_or_a_folder(home, capsys):
+    rest = PLAIN.removeprefix("plain ")
+    files = " ".join(f"plain/model_{k}.safetensors" for k in range(4))
+    answers = {run(capsys, f"craft {given} {rest} --budget 2") for given in (files, "'plain/*.safetensors'", "plain")}
+    assert len(answers) == 1
+
+
+def test_the_start_is_no_ingredient(home, capsys):
+    out = run(capsys, f"craft {PLAIN} --init plain.safetensors --budget 1")
+    assert "distance to the initialisation" in out
+
+
+def test_batch_norm_is_measured_anew(home, capsys, tmp_path):
+    path = tmp_path / "soup.safetensors"
+    run(capsys, f"craft {NORMED} --budget 2 --refresh-part train --test-part test --out {path}")
+    zoo, train_split = zoo_of(home, "normed"), split_of(home, "train")
+    bank = radin.predict(zoo, split_of(home, "val"), device="cpu", progress=False)
+    soup = radin.craft(bank, radin.evaluator(zoo, split_of(home, "val"), "cpu", refresh=train_split), budget=2)
+    expected, found = refresh_batch_norm(zoo, soup.weights, train_split, "cpu"), load_file(path)
+    assert all(torch.equal(found[key], expected[key]) for key in zoo.keys())
+    assert not torch.equal(found["1.running_mean"], radin.average(zoo, soup.weights)["1.running_mean"])
+    rest = NORMED.removeprefix("normed ")
+    accuracy = radin.evaluator(zoo, split_of(home, "test"), "cpu")(expected)
+    assert f"accuracy {accuracy:.2f}%" in run(capsys, f"evaluate {path} {rest} --part test")
+
+
+def test_batch_norm_without_images_is_warned_of(home, capsys, tmp_path, recwarn):
+    for command in (f"craft {NORMED} --budget 1", "average normed"):
+        assert main(shlex.split(f"{command} --out {tmp_path / command.split()[0]}.safetensors")) == 0
+        assert "batch norm fit no soup; radin craft --refresh-part train" in capsys.readouterr().err
+    assert not recwarn.list  # in terms of Python
+    assert "no batch norm" in refused(capsys, f"craft {PLAIN} --refresh-part train")
+
+
+def test_colours(home, capsys):
+    zoo, val = zoo_of(home), split_of(home, "val")
+    for words, mean, std in (
+        ("--normalise imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("--mean 0.1,0.2,0.3 --std 1,2,3", (0.1, 0.2, 0.3), (1, 2, 3)),
+        ("--normalise none", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ):
+        bank = radin.predict(zoo, Normalised(val, mean, std), device="cpu", progress=False)
+        best = int(bank.accuracies().argmax())
+        said = f"best single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%"
+        assert said in run(capsys, f"rank {PLAIN} {words}")
+    assert "--mean and --std belong together" in refused(capsys, f"rank {PLAIN} --mean 0.5,0.5,0.5")
+    assert "std above 0" in refused(capsys, f"rank {PLAIN} --mean 0,0,0 --std 0,0,0")
+    assert "'grey' is not a list of numbers" in refused(capsys, f"rank {PLAIN} --mean grey --std 1,1,1", 2)
+
+
+def test_clip_models_are_shown_clip_colours(home):
+    parse = cli._parser().parse_args
+    base = "evaluate x --data imagenet-folder:images --model"
+    for spec, more, clip in (("open_clip:RN50", "", True), ("timm:a", "", False), ("open_clip:a", "none", False)):
+        options = parse(shlex.split(f"{base} {spec}" + (f" --normalise {more}" if more else "")))
+        split = commands._images(options, "val")
+        assert isinstance(split, Normalised) == clip
+        assert split[0][0].shape == (3, 224, 224)  # the size where none is given
+
+
+# The other commands -----------------------------------------------------------------------------
+
+
+def test_rank(home, crafted, capsys):
+    bank = crafted[1]
+    out = run(capsys, f"rank {PLAIN} --top 3 --prior 1")
+    ranking = radin.rank(bank, radin.exhaustive(4), 1.0, top=3)
+    assert out.startswith("the first 3 of 15 candidates on val, 60 images\n")
+    expected = [
+        [str(k + 1), f"{ranking.estimates[i]:.2f}", f"{ranking.scores[i]:.2f}"] for k, i in enumerate(ranking.order)
+    ]
+    assert [row[:3] for row in table(out, "rank")] == expected
+
+
+def test_ingredients_are_named_briefly():
+    bank = radin.LogitBank(torch.zeros(30, 1, 2), torch.zeros(1, dtype=torch.int64), [f"m{k}" for k in range(30)])
+    weights = torch.ones(30)
+    assert commands._members(bank, weights) == "30: all"
+    weights[4] = 0
+    assert commands._members(bank, weights) == "29: all but m4"
+    assert commands._members(bank, torch.eye(30)[2]) == "1: m2"
+    assert commands._members(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
+
+
+def test_tables_are_no_wider_than_they_may_be(capsys):
+    commands._print_table(["rank", "ingredients"], [["1", "x" * 200], ["10", "short"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line) for line in lines] == [17, 100, 11]
+    assert lines[1].endswith("xxx...")
+    commands._print_table(["a", "b"], [["long", "1.00"], ["x", "10.00"]])
+    assert capsys.readouterr().out == "a         b\nlong   1.00\nx     10.00\n"
+
+
+def test_average(home, capsys, tmp_path):
+    zoo, path = zoo_of(home), tmp_path / "soup.safetensors"
+    assert "the average of 4 checkpoints" in run(capsys, f"average plain --out {path}")
+    assert all(torch.equal(load_file(path)[key], radin.average(zoo, [0.25] * 4)[key]) for key in zoo.keys())
+    assert "exists; give another --out" in refused(capsys, f"average plain --out {path}")
+    files = "plain/model_0.safetensors plain/model_3.safetensors"
+    run(capsys, f"average {files} --weights 0.7,0.3 --out {path} --force")
+    assert all(torch.equal(load_file(path)[key], radin.average(zoo, [0.7, 0, 0, 0.3])[key]) for key in zoo.keys())
+    assert "must have shape (2,)" in refused(capsys, f"average {files} --weights 1 --out {tmp_path / 'a.safetensors'}")
+    assert "must sum to 1" in refused(capsys, f"average {files} --weights 1,1 --out {tmp_path / 'a.safetensors'}")
+    assert "required: --out" in refused(capsys, f"average {files}", 2)
+    assert files_below(tmp_path) == ["soup.safetensors"]
+
+
+def test_evaluate(home, capsys):
+    rest = PLAIN.removeprefix("plain ")
+    accuracy = radin.evaluator(zoo_of(home), split_of(home, "test"), "cpu")([0, 0, 1, 0])
+    out = run(capsys, f"evaluate plain/model_2.safetensors {rest} --part test")
+    assert out == f"model_2: accuracy {accuracy:.2f}% on test, 90 images\n"
+    assert "give the file of one soup" in refused(capsys, f"evaluate plain {rest}")
+
+
+def test_keys_that_the_network_lacks(home, capsys, tmp_path):
+    for k in range(2):
+        save({**zoo_of(home)[k], "text.weight": torch.ones(2)}, tmp_path / f"model_{k}.safetensors")
+    rest = PLAIN.removeprefix("plain ")
+    assert main(shlex.split(f"rank {tmp_path} {rest}")) == 0
+    assert "skipped 1 key that the model does not have" in capsys.readouterr().err
+    assert main(shlex.split(f"rank {tmp_path} {rest} --unused error")) == 1
+    assert "extra key text.weight" in capsys.readouterr().err
+    one = f"evaluate {tmp_path / 'model_0.safetensors'} {rest}"
+    assert main(shlex.split(one)) == 1  # in a single file all keys are alike everywhere
+    assert main(shlex.split(f"{one} --unused skip")) == 0
+
+
+def test_bench(capsys):
+    out = run(capsys, "bench cifar10 --budget 8")
+    bench = SoupBench.load("cifar10")
+    rows = {row[0]: row[1:] for row in table(out, "recipe")}
+    assert list(rows) == ["oracle", "radin, prior 0", "radin, prior 1", "greedy", "uniform", "best_single", "random"]
+    assert rows["oracle"][-2:] == [f"{bench.oracle[1]:.2f}", "0.00"]
+    soup = radin.craft(bench.val, bench.evaluator("val"), 8, prior=1.0)
+    regret = bench.regret(soup.weights)
+    numbers = [f"{soup.accuracy:.2f}", f"{bench.oracle[1] - regret:.2f}", f"{regret:.2f}"]
+    assert rows["radin, prior 1"] == ["8", str(len(soup.members)), *numbers]
+    assert "Unknown bench 'cifar11': shipped are cifar10, cifar10-wild" in refused(capsys, "bench cifar11")
+    assert "budget must be a whole number of at least 1, not 0" in refused(capsys, "bench cifar10 --budget 0")
+
+
+# What cannot be ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--budget 0", "error: --budget must be a whole number of at least 1, not 0."),
+        ("--batch-size 0", "error: --batch-size must be a whole number of at least 1, not 0."),
+        ("--prior -1", "prior must be a finite number of at least 0"),
+        ("--prior nan", "prior must be a finite number of at least 0"),
+        ("--seed -1", "seed must be a whole number of at least 0"),
+        ("--device tpu9", "device='tpu9' is not available here"),
+        ("--size 0", "size must be a whole number"),
+        ("--part validation", "has no part 'validation'; it has"),
+        ("--test-part tset", "has no part 'tset'"),
+        ("--test-part val", "--part, which chooses, is 'val'"),
+        ("--refresh-part val", "--part, which chooses, is 'val'"),
+        ("--refresh-part test --test-part test", "--test-part and --refresh-part are both 'test'"),
+        ("--data imagenet-folder:imagse", "imagse: no such folder; --data imagenet-folder:PATH needs PATH/<part>"),
+        ("--data flowers", "Unknown data set 'flowers'"),
+        ("--data imagenet-folder:plain", "has no part 'val'; its domains are no folders at all"),
+        ("--model my_networks:bulid", "my_networks has no function 'bulid'; nearest is build"),
+        ("--model timm:resnet5O", "timm has no model 'resnet5O'; nearest are resnet50"),
+        ("--model resnet", "'resnet' names no model"),
+        ("--init plain/none.pt", "none.pt"),
+        ("--size 8", "shape"),
+    ],
+)
+def test_impossible_values_are_one_sentence(home, capsys, monkeypatch, change, words):
+    if "--size 8" not in change:
+        monkeypatch.setattr(commands, "predict", lambda *_, **__: pytest.fail("worked before it looked"))
+    line = refused(capsys, f"craft {PLAIN} {change}")
+    assert line.startswith("error: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("craft {} --bugdet 4", "unrecognized arguments: --bugdet 4"),
+        ("craft {} --budg 4", "unrecognized arguments: --budg 4"),  # no abbreviations
+        ("craft {} --budget four", "argument --budget: invalid int value: 'four'"),
+        ("craft {} --recipe raidn", "invalid choice: 'raidn'"),
+        ("craft {} --recipe ensemble", "invalid choice: 'ensemble'"),  # no soup to write
+        ("craft {} --normalise clipp", "invalid choice: 'clipp'"),
+        ("rank {} --budget 4", "unrecognized arguments: --budget 4"),
+        ("crfat {}", "invalid choice: 'crfat'"),
+        ("craft plain --data digits", "required: --model"),
+        ("bench", "required: NAME"),
+        ("", "required: COMMAND"),
+    ],
+)
+def test_wrong_usage(home, capsys, command, words):
+    assert words in refused(capsys, command.format(PLAIN), 2)
+
+
+def test_checkpoints_that_are_not_there(home, capsys):
+    rest = PLAIN.removeprefix("plain ")
+    assert "plian: no checkpoint found there" in refused(capsys, f"craft plian {rest}")
+    missing = refused(capsys, f"craft plain/model_0.safetensors plain/model_9.safetensors {rest}")
+    assert "plain/model_9.safetensors" in missing
+    assert refused(capsys, f"evaluate none.safetensors {rest}").startswith("error: none.safetensors")
+
+
+def test_checkpoints_of_another_network(home, capsys):
+    capsys.readouterr()
+    assert main(shlex.split(f"craft {PLAIN.replace('my_networks:build', 'my_networks:with_batch_norm')}")) == 1
+    assert "error: Ingredients must have one architecture, but these differ from the model" in capsys.readouterr().err
+
+
+def test_parts_of_other_classes(home, capsys, tmp_path):
+    draw(tmp_path / "images")
+    (tmp_path / "images" / "train").rename(tmp_path / "aside")
+    (tmp_path / "images" / "test" / "c").rename(tmp_path / "images" / "d")
+    command = PLAIN.replace("imagenet-folder:images", f"imagenet-folder:{tmp_path / 'images'}")
+    line = refused(capsys, f"craft {command} --test-part d")
+    assert "has other classes than" in line or "no class folders" in line
+
+
+def test_a_device_out_of_memory(home, capsys, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(commands, "predict", full)
+    assert refused(capsys, f"rank {PLAIN}") == "error: the device is out of memory; give a smaller --batch-size."
+
+
+# The command itself -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_help_teaches_by_an_example_that_parses(capsys, name):
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    example = capsys.readouterr().out.split("example:\n")[1].strip()
+    assert example.startswith(f"radin {name} ")
+    assert len(example) <= 120
+    assert cli._parser().parse_args(shlex.split(example)[1:]).run is cli.COMMANDS[name][0]
+
+
+def test_the_command_is_installed_by_its_name(root):
+    scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["radin"] == "radin.cli:main"
+
+
+def in_a_shell(command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    start = f"{shlex.quote(sys.executable)} -c 'import sys; from radin.cli import main; sys.exit(main())'"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.replace("radin", start, 1)],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_from_a_shell_in_the_folder_of_the_networks(home):
+    done = in_a_shell(f"radin rank {PLAIN} --top 2", home)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no bars where nobody sees them
+    assert "the first 2 of 15 candidates" in done.stdout
+    assert in_a_shell("radin rank plain --model my_networks:build --data nothing", home).returncode == 1
+    assert in_a_shell("radin rank", home).returncode == 2
+
+
+def test_a_reader_who_has_seen_enough(home):
+    done = in_a_shell(f"radin rank {PLAIN} --top 15 | true", home)
+    assert done.stderr == ""
