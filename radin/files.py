@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +15,28 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from radin.errors import RadinError
+from radin.errors import ParameterError, RadinError
+
+# What safetensors calls each kind of number. It lays tensors down from the last of these to the first, so that each
+# begins at a multiple of its own size.
+_KINDS = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
 
 
 def user_cache() -> Path:
@@ -71,6 +94,44 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_safetensors(
+    path: str | Path,
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    make: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file, atomically, with one tensor in memory at a time; the bytes are those of `save_file`.
+
+    Args:
+        layout: of every tensor its dtype and shape, which the file says before the first number.
+        make: gives a tensor by its name; called once for each, in the file's own order.
+        metadata: texts for the header.
+
+    Raises ParameterError for a kind of number that safetensors does not have, or a tensor unlike its layout,
+    RadinError when the disk refuses.
+    """
+    kinds = list(_KINDS)
+    for key, (dtype, _) in layout.items():
+        if dtype not in _KINDS:
+            raise ParameterError(f"{key}: {dtype} has no name in safetensors; convert that tensor first.")
+    order = sorted(layout, key=lambda key: (-kinds.index(layout[key][0]), key))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for key in order:
+        dtype, shape = layout[key]
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": _KINDS[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in order:
+            tensor = make(key)
+            if (tensor.dtype, tuple(tensor.shape)) != (layout[key][0], tuple(layout[key][1])):
+                raise ParameterError(f"{key} is {tensor.dtype} of shape {tuple(tensor.shape)}, not as laid out.")
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _umask() -> int:

@@ -9,11 +9,10 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from radin.errors import ParameterError
-from radin.files import atomic_path
+from radin.files import write_safetensors
 from radin.zoo import RUNNING_STATISTICS, Zoo
 
 # Room for 1/N rounded to single precision, N times; a forgotten ingredient is far outside it.
@@ -83,20 +82,29 @@ def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> d
 
 def mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> dict[str, Tensor]:
     """Average state dicts, as `average` says, with weights p of any sum."""
+    used = _used(sources, p)
+    return {key: _mix_tensor([(source[key], weight) for source, weight in used]) for key in keys}
+
+
+def _used(sources: Sequence[Mapping[str, Tensor]], p: Tensor) -> list[tuple[Mapping[str, Tensor], float]]:
+    """The sources of positive weight with their share of the sum."""
     p = p / p.sum()
-    used = [(sources[k], p[k].item()) for k in range(len(sources)) if p[k] > 0]
+    return [(sources[k], p[k].item()) for k in range(len(sources)) if p[k] > 0]
+
+
+def _mix_tensor(used: list[tuple[Tensor, float]]) -> Tensor:
     heaviest = max(used, key=lambda pair: pair[1])[0]
-    return {key: _mix_tensor([(source[key], weight) for source, weight in used], heaviest[key]) for key in keys}
-
-
-def _mix_tensor(used: list[tuple[Tensor, float]], heaviest: Tensor) -> Tensor:
     if not heaviest.is_floating_point():
         return heaviest.detach().clone(memory_format=torch.contiguous_format)
-    dtype = reduce(torch.promote_types, (tensor.dtype for tensor, _ in used))
+    dtype = _mixed_dtype([tensor for tensor, _ in used])
     total = used[0][0].detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format).mul_(used[0][1])
     for tensor, weight in used[1:]:
         total.add_(tensor.detach(), alpha=weight)
     return total.to(dtype)
+
+
+def _mixed_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 def save_soup(
@@ -106,7 +114,7 @@ def save_soup(
     provenance: Mapping[str, object] | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Average the ingredients into a safetensors file that remembers where it came from.
+    """Average the ingredients into a safetensors file that remembers where it came from, one tensor at a time.
 
     The header's `radin` entry is JSON: the ingredients' names and content hashes, their weights, and
     whatever `provenance` adds (recipe, budget, accuracy, ...). The file is written atomically.
@@ -132,7 +140,11 @@ def save_soup(
             "state=radin.predict.refresh_batch_norm(zoo, weights, training_split).",
             stacklevel=2,
         )
-    soup = average(zoo, p) if state is None else {key: state[key].contiguous() for key in zoo.keys()}
-    with atomic_path(path) as temporary:
-        save_file(soup, temporary, metadata=header)
+    used = _used([zoo[k] for k in range(len(zoo))], p) if state is None else [(state, 1.0)]
+    layout = {}
+    for key in zoo.keys():
+        heaviest = max(used, key=lambda pair: pair[1])[0][key]  # mapped, not read
+        dtype = _mixed_dtype([source[key] for source, _ in used]) if heaviest.is_floating_point() else heaviest.dtype
+        layout[key] = dtype, tuple(heaviest.shape)
+    write_safetensors(path, layout, lambda key: _mix_tensor([(source[key], w) for source, w in used]), header)
     return path
