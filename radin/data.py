@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from radin.datasets import fetch as fetch
@@ -240,6 +241,21 @@ def batches(split: Dataset[Any], batch_size: int) -> Iterator[tuple[Tensor, Tens
         if "stack expects each tensor to be equal size" not in str(error):
             raise
         raise DataError(f"{_named(split)}: its images differ in size; pass load_split(..., size=32), say.") from error
+
+
+def mixed_batches(split: Dataset[Any], batch_size: int, seed: int = 0) -> Iterator[Tensor]:
+    """The images once, in a random order and batches of almost one size.
+
+    Batch norm weighs all batches alike, so a small last one or batches of one class each, as a sorted folder
+    would give, would bend it.
+    """
+    count = len(split)  # type: ignore[arg-type]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    for chosen in order.tensor_split(math.ceil(count / batch_size)):
+        if isinstance(split, ArraySplit):
+            yield split.images[chosen]
+        else:
+            yield next(batches(Subset(split, chosen.tolist()), len(chosen)))[0]
 
 
 def _named(split: Dataset[Any]) -> str:

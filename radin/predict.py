@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.bank import LogitBank, accuracy, check_labels, load_tensors
-from radin.data import ArraySplit, batches, fingerprint
+from radin.data import batches, fingerprint, mixed_batches
 from radin.errors import BankError, DataError, ParameterError, check_whole
 from radin.files import atomic_path, hash_text, store_folder
 from radin.soup import average
@@ -297,7 +297,7 @@ def refresh_batch_norm(
     probe, _ = next(batches(split, PROBE))  # an empty split and images that do not fit are named here
     with torch.inference_mode():
         batch_logits(model, probe, chosen)
-    update_bn((_like(images, model, chosen) for images in _mixed_batches(split, batch_size)), model)
+    update_bn((_like(images, model, chosen) for images in mixed_batches(split, batch_size)), model)
     state = model.state_dict()
     return {key: state[key].cpu() for key in zoo.keys()}
 
@@ -307,17 +307,6 @@ def _check_batch_norm(model: nn.Module) -> None:
         raise ParameterError(
             f"{type(model).__name__} has no batch norm with running statistics; evaluate the soup as it is."
         )
-
-
-def _mixed_batches(split: Dataset[Any], batch_size: int) -> Iterator[Tensor]:
-    """The images once, in a fixed random order: a folder's come sorted by class, which would bend batch norm."""
-    count = len(split)  # type: ignore[arg-type]
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    for chosen in order.tensor_split(math.ceil(count / batch_size)):
-        if isinstance(split, ArraySplit):
-            yield split.images[chosen]
-        else:
-            yield next(batches(Subset(split, chosen.tolist()), len(chosen)))[0]
 
 
 def _soup_state(zoo: Zoo, soup: SoupLike) -> Mapping[str, Tensor]:

@@ -19,7 +19,7 @@ from radin.forward_mode import network_logits
 from radin.predict import batch_logits, pick_device
 from radin.rank import check_metric, nll_of, without_scale
 from radin.soup import average, check_weights
-from radin.taylor import derivatives, directions, first_order
+from radin.taylor import derivatives, directions, first_order, loss_gradient
 from radin.zoo import Zoo
 
 WAYS = ("curvature", "midpoints")
@@ -129,7 +129,7 @@ def first_order_losses(
         for images, labels in seen:
             logits = network_logits(model, start, images)
             total += F.cross_entropy(logits, labels, reduction="sum").item()
-            gradients.append(logits.softmax(1) - F.one_hot(labels, logits.shape[1]))
+            gradients.append(loss_gradient(logits, labels))
     for k in tqdm(range(len(zoo)), desc="first order", disable=not progress, leave=False):
         (delta,) = directions(start, [single_precision(zoo[k], chosen)])
         for (images, _), gradient in zip(seen, gradients, strict=True):
@@ -169,24 +169,27 @@ def pair_gaps(
     seen = _in_batches(split, batch_size, model, chosen)
     ends = [0, *accumulate(len(images) for images, _ in seen)]
     with torch.no_grad():
-        alone = [
-            torch.cat([network_logits(model, state, images) for images, _ in seen]).cpu()
-            for state in (single_precision(zoo[k], chosen) for k in range(len(zoo)))
-        ]
-        gaps = torch.empty(len(pairs), *alone[0].shape)
+        num_classes = network_logits(model, centre, seen[0][0][:1]).shape[1]
+        alone = torch.empty(len(zoo) if by == "midpoints" else 0, ends[-1], num_classes)
+        for logits, k in zip(alone, range(len(zoo)), strict=False):
+            state = single_precision(zoo[k], chosen)
+            torch.cat([network_logits(model, state, images).cpu() for images, _ in seen], out=logits)
+        gaps = torch.empty(len(pairs), ends[-1], num_classes)
         bar = tqdm(total=len(pairs) * len(seen), desc=f"gaps of {len(pairs)} pairs", disable=not progress, leave=False)
         for gap, (i, j) in zip(gaps, pairs, strict=True):
             first, second = single_precision(zoo[i], chosen), single_precision(zoo[j], chosen)
-            (apart,) = directions(second, [first])
-            middle = {key: (tensor + second[key]) / 2 for key, tensor in first.items()}
+            if by == "curvature":
+                (apart,) = directions(second, [first])
+            else:
+                middle = {key: (tensor + second[key]) / 2 for key, tensor in first.items()}
             for (images, _), start, end in zip(seen, ends, ends[1:], strict=False):
                 if by == "curvature":
                     gap[start:end] = derivatives(model, centre, apart, images)[2] / -8
                 else:
-                    gap[start:end] = (
-                        network_logits(model, middle, images).cpu() - (alone[i][start:end] + alone[j][start:end]) / 2
-                    )
+                    gap[start:end] = network_logits(model, middle, images).cpu()
                 bar.update()
+            if by == "midpoints":
+                gap -= (alone[i] + alone[j]) / 2
         bar.close()
     return gaps
 

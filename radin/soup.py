@@ -93,18 +93,21 @@ def _used(sources: Sequence[Mapping[str, Tensor]], p: Tensor) -> list[tuple[Mapp
 
 
 def _mix_tensor(used: list[tuple[Tensor, float]]) -> Tensor:
-    heaviest = max(used, key=lambda pair: pair[1])[0]
+    heaviest, dtype = _model_of(used)
     if not heaviest.is_floating_point():
         return heaviest.detach().clone(memory_format=torch.contiguous_format)
-    dtype = _mixed_dtype([tensor for tensor, _ in used])
     total = used[0][0].detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format).mul_(used[0][1])
     for tensor, weight in used[1:]:
         total.add_(tensor.detach(), alpha=weight)
     return total.to(dtype)
 
 
-def _mixed_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+def _model_of(used: list[tuple[Tensor, float]]) -> tuple[Tensor, torch.dtype]:
+    """The heaviest of some tensors, and the kind of number that their average has."""
+    heaviest = max(used, key=lambda pair: pair[1])[0]
+    if not heaviest.is_floating_point():
+        return heaviest, heaviest.dtype
+    return heaviest, reduce(torch.promote_types, (tensor.dtype for tensor, _ in used))
 
 
 def save_soup(
@@ -141,10 +144,13 @@ def save_soup(
             stacklevel=2,
         )
     used = _used([zoo[k] for k in range(len(zoo))], p) if state is None else [(state, 1.0)]
+
+    def tensors(key: str) -> list[tuple[Tensor, float]]:  # mapped, not read
+        return [(source[key], weight) for source, weight in used]
+
     layout = {}
     for key in zoo.keys():
-        heaviest = max(used, key=lambda pair: pair[1])[0][key]  # mapped, not read
-        dtype = _mixed_dtype([source[key] for source, _ in used]) if heaviest.is_floating_point() else heaviest.dtype
+        heaviest, dtype = _model_of(tensors(key))
         layout[key] = dtype, tuple(heaviest.shape)
-    write_safetensors(path, layout, lambda key: _mix_tensor([(source[key], w) for source, w in used]), header)
+    write_safetensors(path, layout, lambda key: _mix_tensor(tensors(key)), header)
     return path

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from radin.data import ArraySplit
+from radin.data import ArraySplit, mixed_batches
 from radin.errors import ParameterError, check_whole
 from radin.finetune import Hyperparameters, train
 
@@ -85,15 +83,5 @@ def swa(
             averaged.update_parameters(model)
 
     train(model, split, h, seed, batch_size, after_epoch=snapshot, progress=progress)
-    update_bn(_images(split, batch_size, seed), averaged.module, next(model.parameters()).device)
+    update_bn(mixed_batches(split, batch_size, seed), averaged.module, next(model.parameters()).device)
     return AveragedRun(averaged.module.eval(), model, epochs - before, epochs)
-
-
-def _images(split: ArraySplit, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """The images once, in a random order and batches of almost one size.
-
-    Batch norm weighs all batches alike, so a small last one or batches of one class each would bend it.
-    """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    for chosen in order.tensor_split(math.ceil(len(split) / batch_size)):
-        yield split.images[chosen]

@@ -84,6 +84,11 @@ def first_order(model: nn.Module, start: State, delta: State, images: Tensor) ->
     return value, slope
 
 
+def loss_gradient(logits: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of each image's cross-entropy by its logits, (n, C): softmax less the label's unit vector."""
+    return logits.softmax(1) - F.one_hot(labels, logits.shape[1])
+
+
 def soup_ensemble_linear(
     model: nn.Module,
     start: State,
@@ -135,12 +140,12 @@ class Gap:
 
     def loss(self, labels: Tensor) -> Tensor:
         """Predicted loss of the soup minus that of the ensemble on each image, (n,), through the logits (T3)."""
-        return (self._gradient(labels) * self.logits).sum(1)
+        return (loss_gradient(self.soup, labels) * self.logits).sum(1)
 
     def loss_by_hessian(self, labels: Tensor) -> Tensor:
         """The same (n,) as T3 says it second: variance of the logits less the curvature of the loss."""
         # The curvature of the loss is the Gauss-Newton part, a variance, plus that of the network.
-        hessian = self.variance + torch.einsum("nc,knc->kn", self._gradient(labels), self.curvatures)
+        hessian = self.variance + torch.einsum("nc,knc->kn", loss_gradient(self.soup, labels), self.curvatures)
         return 0.5 * torch.tensordot(self.weights, self.variance - hessian, 1)
 
     @property
@@ -148,9 +153,6 @@ class Gap:
         """Var of (J d_i)_Y over Y drawn from the soup's softmax: (N, n)."""
         q = self.soup.softmax(1)
         return (q * self.slopes.square()).sum(2) - (q * self.slopes).sum(2).square()
-
-    def _gradient(self, labels: Tensor) -> Tensor:
-        return self.soup.softmax(1) - F.one_hot(labels, self.soup.shape[1])
 
 
 def gap(
@@ -227,7 +229,6 @@ def orders(
     p = _check(weights, deltas, min(scales))
     mean = _mean(deltas, p)
     at_start, slope = first_order(model, start, mean, images)
-    loss_at_start, loss_slope, _ = derivatives(model, start, mean, images, labels)
     found: dict[str, list[float]] = {}
 
     def note(kind: str, **differences: Tensor) -> None:
@@ -238,6 +239,7 @@ def orders(
     def losses(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="none")
 
+    loss_at_start, loss_slope = losses(at_start), (loss_gradient(at_start, labels) * slope).sum(1)
     for scale in scales:
         terms = gap(model, start, deltas, p, images, scale)
         with torch.no_grad():
