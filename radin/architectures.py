@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from types import ModuleType
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -184,11 +185,15 @@ class Normalised(Split):
             raise ParameterError(f"mean and std must be finite and std above 0, not {list(mean)} and {list(std)}.")
         self.split = split
         self.name, self.part, self.class_names, self.labels = split.name, split.part, split.class_names, split.labels
+        self.projection, self.note = split.projection, split.note
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         """Hash of what the split holds and of the colours."""
         return hash_text(self.split.fingerprint, repr(self._mean.tolist()), repr(self._std.tolist()))
+
+    def _only(self, chosen: list[int]) -> Self:
+        return type(self)(self.split._only(chosen), self._mean.tolist(), self._std.tolist())
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.split[index]

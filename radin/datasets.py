@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from radin import archives, class_names
-from radin.download import check_sha256, download, only_one
+from radin.download import check_sha256, download, offline, only_one
 from radin.errors import DataError
 from radin.files import data_root
 
@@ -80,7 +79,7 @@ def find(name: str, root: str | Path | None = None) -> tuple[Path, DataSet | Non
     folder = _lying(name, place)
     if folder is None and name not in KNOWN:
         raise DataError(
-            f"Unknown data set {name!r}: it is none of digits, {', '.join(KNOWN)}, and there is no folder "
+            f"Unknown data set {name!r}: it is none of digits, {', '.join(KNOWN)}, imagenet, and there is no folder "
             f"{place / name}. Put the images there as <part>/<class>/<image>, or point RADIN_DATA (or root=...) at the "
             "folder that holds it."
         )
@@ -185,7 +184,7 @@ def _archive(archive: Archive, known: DataSet, place: Path, staging: Path, progr
         f"By hand: get {archive.url} ({size}; see {known.page}) and put it into {place}, packed as it is; or put the "
         f"images there as {known.layout}."
     )
-    if os.environ.get("RADIN_OFFLINE", "0") not in ("", "0"):
+    if offline():
         raise DataError(f"{known.name} is not under {place}, and RADIN_OFFLINE forbids downloading it. {by_hand}")
     if shutil.disk_usage(place).free < 3 * archive.num_bytes:  # small files fill more blocks than their archive does
         raise DataError(

@@ -58,7 +58,10 @@ def part_files(base: Path, part: str, known: DataSet | None = None) -> tuple[lis
 
 def subfolders(place: Path) -> list[str]:
     """Names of the folders in a folder, sorted, without hidden ones."""
-    return sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{place}: could not be read ({error.strerror}).") from error
 
 
 def _part_source(base: Path, part: str) -> tuple[list[Path], Choice]:
@@ -79,7 +82,7 @@ def _domain_sources(base: Path, part: str, known: DataSet | None) -> tuple[list[
     there = subfolders(base)
     domains = list(known.domains) if known else there
     if missing := [domain for domain in domains if domain not in there]:
-        raise DataError(f"{base}: domains are missing: {_list(missing)}; it needs all of {', '.join(domains)}.")
+        raise DataError(f"{base}: domains are missing: {listed(missing)}; it needs all of {', '.join(domains)}.")
     domain, slash, share = part.partition("/")
     left_out = domain.startswith(WITHOUT) and domain not in domains
     domain = domain.removeprefix(WITHOUT) if left_out else domain
@@ -111,7 +114,7 @@ def _class_names(base: Path, sources: list[Path], known: DataSet | None, by_doma
         return sorted({name for part in (source, *others) for name in subfolders(part)})
     classes = subfolders(base / "train")
     if unknown := sorted(set(subfolders(source)) - set(classes)):
-        raise DataError(f"{source}: classes that {base / 'train'} does not have: {_list(unknown)}.")
+        raise DataError(f"{source}: classes that {base / 'train'} does not have: {listed(unknown)}.")
     return classes
 
 
@@ -126,10 +129,10 @@ def _check_classes(source: Path, here: Iterable[str], known: DataSet) -> None:
     if missing := sorted(set(known.classes) - set(here)):
         raise DataError(
             f"{source}: {len(missing)} of the {len(known.classes)} classes of {known.name} are missing: "
-            f"{_list(missing)}. Put them there. {otherwise}."
+            f"{listed(missing)}. Put them there. {otherwise}."
         )
     if unknown := sorted(set(here) - set(known.classes)):
-        raise DataError(f"{source}: classes that {known.name} does not have: {_list(unknown)}. {otherwise}.")
+        raise DataError(f"{source}: classes that {known.name} does not have: {listed(unknown)}. {otherwise}.")
 
 
 def _images(folder: Path) -> list[Path]:
@@ -179,7 +182,7 @@ def _halve(found: list[Path], part: str, class_name: str) -> list[Path]:
     return [found[i] for i in sorted(chosen)]
 
 
-def _list(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8) -> str:
     """Some names in a sentence, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest} more"

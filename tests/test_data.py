@@ -316,7 +316,7 @@ def mixed(pets) -> Path:
 @pytest.mark.parametrize("block", [1, 4, 9, 1024])
 @pytest.mark.parametrize("size", [None, 5])
 def test_in_memory_is_the_same_split(mixed, monkeypatch, block, size):
-    monkeypatch.setattr("radin.data._BLOCK", block)
+    monkeypatch.setattr("radin.splits._BLOCK", block)
     split = load_split(str(mixed), "test", size=size)
     quick = in_memory(split, progress=False)
     assert isinstance(quick, ArraySplit)

@@ -1,0 +1,240 @@
+"""Splits: images and labels in a fixed order, in memory or in files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from radin.errors import DataError, check_whole
+from radin.files import hash_text, update_hash
+from radin.images import decode, fault, read_file, read_image, scale
+from radin.projection import Projection
+
+_BLOCK = 1024  # images that are decoded before they are scaled: large enough for torch, small beside the whole
+
+
+class Split(Dataset[tuple[Tensor, int]]):
+    """Images and labels of one part of a data set, in a fixed order.
+
+    Attributes:
+        name: of the data set, as asked for.
+        part: of it, as asked for.
+        class_names: the C classes, in the order of the labels.
+        labels: (n,) int64.
+        fingerprint: hex hash of the images, the labels and their preprocessing.
+        projection: for a test set with fewer classes than the networks have logits, how the ones are read from the
+            others, after averaging; None where class k is logit k.
+        note: what one has to know of these images before quoting a number, if anything.
+    """
+
+    name: str
+    part: str
+    class_names: list[str]
+    labels: Tensor
+    fingerprint: str
+    projection: Projection | None = None
+    note: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_logits(self) -> int:
+        """How many logits a network needs for this split."""
+        return self.num_classes if self.projection is None else self.projection.num_logits
+
+    def take(self, count: int) -> Self:
+        """A split of `count` of these images, evenly spread over them and in their order: for a quick look.
+
+        With `count` at or above the number of images it is the split itself.
+        """
+        total = len(self)
+        if check_whole("count", count, least=1) >= total:
+            return self
+        fewer = self._only([(2 * i + 1) * total // (2 * count) for i in range(count)])
+        fewer.note = "; ".join(filter(None, [self.note, f"{count:,} of {total:,} images"]))
+        return fewer
+
+    def _only(self, chosen: list[int]) -> Self:
+        """A split of the images of these numbers."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        note = f"; {self.note}" if self.note else ""
+        return f"{type(self).__name__}({self.name}, {self.part}: {len(self)} images, {self.num_classes} classes{note})"
+
+
+class ArraySplit(Split):
+    """A split that lies in memory: images (n, channels, height, width) in single precision, labels (n,).
+
+    A copy of a split that has a `fingerprint` already is given that one, so that both are found alike.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        part: str,
+        images: Tensor,
+        labels: Tensor,
+        class_names: list[str],
+        fingerprint: str | None = None,
+    ) -> None:
+        self.name, self.part, self.class_names = name, part, class_names
+        self.images, self.labels = images, labels
+        if fingerprint is None:
+            digest = hashlib.sha256()
+            update_hash(digest, "images", images)
+            update_hash(digest, "labels", labels)
+            fingerprint = digest.hexdigest()
+        self.fingerprint = fingerprint
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def _only(self, chosen: list[int]) -> Self:
+        fewer = type(self)(self.name, self.part, self.images[chosen], self.labels[chosen], self.class_names)
+        fewer.projection, fewer.note = self.projection, self.note
+        return fewer
+
+
+class FolderSplit(Split):
+    """A split that lies on disk as `<class>/<image>`, decoded image by image.
+
+    An image comes as (3, height, width) in single precision, scaled to -1 .. 1; see `radin.images.read_image` for
+    `size` and `border`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        part: str,
+        files: list[tuple[Path, int]],
+        class_names: list[str],
+        size: int | None,
+        border: int = 0,
+    ) -> None:
+        self.name, self.part, self.class_names, self.size, self.border = name, part, class_names, size, border
+        self.files = [path for path, _ in files]
+        self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Hash of every file's bytes with its label, and of the preprocessing."""
+        files = tqdm(self.files, desc=f"hashing {self.name}, {self.part}", unit=" images", delay=3, disable=None)
+        return self.combine_hashes([hashlib.sha256(read_file(path)).hexdigest() for path in files])
+
+    def combine_hashes(self, hashes: list[str]) -> str:
+        """The fingerprint, given the hex SHA-256 of each file."""
+        parts = ["size=None" if self.size is None else f"resize={self.size}", *self.class_names]
+        if self.border:
+            parts.insert(0, f"border={self.border}")
+        for label, digest in zip(self.labels.tolist(), hashes, strict=True):
+            parts += [str(label), digest]
+        return hash_text(*parts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return read_image(self.files[index], self.size, self.border), int(self.labels[index])
+
+    def _only(self, chosen: list[int]) -> Self:
+        fewer = copy.copy(self)
+        fewer.__dict__.pop("fingerprint", None)  # of all the images
+        fewer.files, fewer.labels = [self.files[i] for i in chosen], self.labels[chosen]
+        return fewer
+
+
+def in_memory(split: Split, progress: bool = True) -> ArraySplit:
+    """The same split with its images decoded once into one tensor: for training, which reads them many times.
+
+    Images, labels, names and fingerprint are equal to those of `split`, so what was predicted on one is found
+    for the other. Costs 12 bytes a pixel: 0.6 GB for CIFAR-10's 50,000 images.
+
+    Args:
+        split: what `load_split` gave; one that lies in memory is returned as it is.
+        progress: whether to show a bar.
+
+    Raises DataError when an image cannot be read or differs in size from the first.
+    """
+    if isinstance(split, ArraySplit):
+        return split
+    if not isinstance(split, FolderSplit):
+        raise DataError(f"{split!r} is not a split that radin.load_split made; only those can be read into memory.")
+    hashes: list[str] = []
+    files = tqdm(split.files, desc=f"reading {split.name}, {split.part}", disable=not progress, unit=" images")
+    for i, path in enumerate(files):
+        content = read_file(path)  # once, for its hash and its pixels
+        hashes.append(hashlib.sha256(content).hexdigest())
+        pixels = decode(path, content, split.size, split.border)
+        if i == 0:
+            images = torch.empty(len(split), 3, *pixels.shape[:2])
+            block = np.empty((_BLOCK, *pixels.shape), dtype=np.uint8)
+        if pixels.shape != block.shape[1:]:
+            raise DataError(
+                f"{path} has {_edges(pixels)} pixels, {split.files[0]} has {_edges(block[0])}; pass "
+                "load_split(..., size=32), say."
+            )
+        block[i % _BLOCK] = pixels
+        if (i + 1) % _BLOCK == 0 or i + 1 == len(split):
+            first = i - i % _BLOCK
+            images[first : i + 1] = scale(torch.from_numpy(block[: i + 1 - first]))
+    split.fingerprint = split.combine_hashes(hashes)
+    quick = ArraySplit(split.name, split.part, images, split.labels, split.class_names, split.fingerprint)
+    quick.projection, quick.note = split.projection, split.note
+    return quick
+
+
+def unreadable(
+    split: FolderSplit, indices: Sequence[int] | None = None, progress: bool = True
+) -> list[tuple[Path, str]]:
+    """The images of a split that cannot be decoded, each with the reason; all of them are tried.
+
+    Args:
+        indices: of the images to try, all by default.
+        progress: whether to show a bar.
+    """
+    wanted = range(len(split)) if indices is None else indices
+    bad: list[tuple[Path, str]] = []
+    with (
+        ThreadPoolExecutor(thread_name_prefix="check") as pool,
+        tqdm(
+            total=len(wanted), desc=f"checking {split.name}, {split.part}", disable=not progress, unit=" images"
+        ) as bar,
+    ):
+        for first in range(0, len(wanted), _BLOCK):
+            paths = [split.files[i] for i in wanted[first : first + _BLOCK]]
+            found = pool.map(lambda path: fault(path, split.size, split.border), paths)
+            for path, reason in zip(paths, found, strict=True):
+                if reason:
+                    bad.append((path, reason))
+                bar.update()
+    return bad
+
+
+def check_readable(split: FolderSplit, progress: bool = True) -> None:
+    """Raise one DataError that counts and names all images of a split that cannot be decoded."""
+    if not (bad := unreadable(split, progress=progress)):
+        return
+    named = ", ".join(f"{path}: {reason}" for path, reason in bad[:8])
+    more = f" and {len(bad) - 8:,} more" if len(bad) > 8 else ""
+    raise DataError(
+        f"{len(bad):,} of {len(split):,} images of {split.name}, {split.part}, cannot be decoded: {named}{more}; "
+        "replace or remove them."
+    )
+
+
+def _edges(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
