@@ -23,7 +23,12 @@ class LocalServer:
         says_length: whether it sends the header Content-Length.
         shift: added to where a range begins.
         delay: seconds before each answer.
-        asked: (path, Range) of each request.
+        lie: added to every length that it tells.
+        tags: by path, the ETag of the file.
+        conditions: whether it heeds the header If-Range.
+        asked: (path, Range) of each request for content.
+        heads: path of each request for headers alone.
+        if_range: what each request for content had in the header If-Range.
     """
 
     url: str = ""
@@ -34,7 +39,12 @@ class LocalServer:
     says_length: bool = True
     shift: int = 0
     delay: float = 0.0
+    lie: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    conditions: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    if_range: list[str | None] = field(default_factory=list)
 
     def reset(self) -> None:
         fresh = LocalServer(url=self.url)
@@ -48,24 +58,38 @@ def serve() -> Iterator[LocalServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            path, wanted = self.path.lstrip("/"), self.headers.get("Range")
+            path, wanted, condition = self.path.lstrip("/"), self.headers.get("Range"), self.headers.get("If-Range")
             server.asked.append((path, wanted))
+            server.if_range.append(condition)
             time.sleep(server.delay)
+            if condition and server.conditions and condition != server.tags.get(path):
+                wanted = None
+            if (body := self._answer(path, wanted)) is not None:
+                self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+
+        def do_HEAD(self) -> None:
+            server.heads.append(self.path.lstrip("/"))
+            self._answer(self.path.lstrip("/"), None)
+
+        def _answer(self, path: str, wanted: str | None) -> bytes | None:
+            """Send the headers; return what is to follow them, None after a refusal."""
             status, content = server.status.get(path), server.files.get(path, b"")
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
             if status == 416 and not wanted:  # no range asked for, none to refuse
                 status = None
             if status or path not in server.files:
-                return self.send_error(status or 404)
-            body = content[start:]
+                self.send_error(status or 404)
+                return None
+            body, told = content[start:], len(content) + server.lie
             self.send_response(206 if start else 200)
             if start:
-                first = start + server.shift
-                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+                self.send_header("Content-Range", f"bytes {start + server.shift}-{told - 1}/{told}")
             if server.says_length:
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(told - start))
+            if path in server.tags:
+                self.send_header("ETag", server.tags[path])
             self.end_headers()
-            self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+            return body
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_server import LocalServer, serve
 
-from radin.download import check_sha256, download, only_one
+from radin.download import check_sha256, download, offline, only_one, remote_size
 from radin.errors import DataError
 
 CONTENT = hashlib.shake_256(b"radin").digest(20_000)
@@ -170,6 +170,185 @@ def test_any_cuts_end_in_the_file_or_a_clear_error(tmp_path_factory, running, da
         except DataError as error:
             assert "could not be downloaded" in str(error)
     assert files_below(folder) == ["file.bin"]
+
+
+# Files of which nobody knows the size or the checksum beforehand ---------------------------------
+
+
+def get_unknown(server: LocalServer, folder: Path, **known: object) -> Path:
+    return download(f"{server.url}/file.bin", folder / "file.bin", progress=False, **known)
+
+
+def test_a_file_that_nobody_knows(server, tmp_path, capfd):
+    path = tmp_path / "file.bin"
+    assert download(f"{server.url}/file.bin", path, label="one (1 of 1)") == path
+    assert path.read_bytes() == CONTENT
+    assert files_below(tmp_path) == ["file.bin"]
+    assert server.asked == [("file.bin", None)]
+    bar = capfd.readouterr().err
+    assert "one (1 of 1): 100%" in bar
+    assert "20.0k/20.0k" in bar
+
+
+@pytest.mark.parametrize("tag", [None, '"v1"', 'W/"v1"'])
+def test_the_rest_of_a_file_that_nobody_knows(server, tmp_path, tag):
+    server.tags = {"file.bin": tag} if tag else {}
+    server.cuts = [1000, 0]
+    with pytest.raises(DataError, match=r"broke off\); 1000 of 20000 bytes are kept in .*file\.bin\.part, so call"):
+        get_unknown(server, tmp_path)
+    assert files_below(tmp_path) == ["file.bin.part", "file.bin.part.json"]
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.asked] == [None, *["bytes=1000-"] * 2]
+    asked = tag if tag == '"v1"' else None  # a weak tag is no promise that the bytes are the same
+    assert server.if_range == [None, asked, asked]
+    assert files_below(tmp_path) == ["file.bin"]
+
+
+def half_of_another(server: LocalServer, folder: Path, tag: str | None, content: bytes) -> None:
+    """Leave a part of a file that has changed when the next call comes."""
+    server.files["file.bin"] = content
+    server.tags = {"file.bin": tag} if tag else {}
+    server.cuts = [1000, 0]
+    with pytest.raises(DataError, match="1000 of"):
+        get_unknown(server, folder)
+    server.files["file.bin"] = CONTENT
+    server.tags = {"file.bin": '"new"'} if tag else {}
+    server.asked.clear()
+
+
+@pytest.mark.parametrize("conditions", [True, False])
+@pytest.mark.parametrize("tag", ['"old"', 'W/"old"'])
+def test_a_file_that_changed_in_between_is_begun_anew(server, tmp_path, tag, conditions):
+    half_of_another(server, tmp_path, tag, CONTENT[::-1])
+    server.conditions = conditions  # else the server sends a range, and only its tag shows that the file is another
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+    seen = conditions and tag == '"old"'
+    assert [wanted for _, wanted in server.asked] == ["bytes=1000-", *([] if seen else [None])]
+
+
+def test_without_tags_the_size_shows_that_a_file_changed(server, tmp_path):
+    half_of_another(server, tmp_path, None, CONTENT[:-1])
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.asked] == ["bytes=1000-", None]
+
+
+def test_without_ranges_it_begins_anew(server, tmp_path):
+    half_of_another(server, tmp_path, '"old"', CONTENT[::-1] + b"more")
+    server.ranges = False
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("note", [None, "", "{}", "[1]", '{"num_bytes": "many", "tag": ""}'])
+def test_a_part_of_who_knows_what_is_not_continued(server, tmp_path, note):
+    (tmp_path / "file.bin.part").write_bytes(CONTENT[::-1][:700])
+    if note is not None:
+        (tmp_path / "file.bin.part.json").write_text(note)
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [("file.bin", None)]
+
+
+def test_a_part_longer_than_its_file_is_thrown_away(server, tmp_path):
+    server.cuts = [1000, 0]
+    with pytest.raises(DataError, match="1000 of 20000"):
+        get_unknown(server, tmp_path)
+    (tmp_path / "file.bin.part").write_bytes(CONTENT + b"and more")
+    with pytest.raises(DataError, match="more arrived than the 20000 bytes of the file, so it was deleted"):
+        get_unknown(server, tmp_path)
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_length_that_is_too_long_is_a_connection_that_broke_off(server, tmp_path):
+    server.lie = 5
+    with pytest.raises(DataError, match=r"broke off\); 20000 of 20005 bytes are kept"):
+        get_unknown(server, tmp_path)
+    assert "file.bin" not in files_below(tmp_path)
+
+
+def test_without_a_length_nobody_could_tell_the_end(server, tmp_path):
+    server.says_length = False
+    with pytest.raises(DataError, match="does not say how large the file is, .* get the file by hand"):
+        get_unknown(server, tmp_path)
+    assert "file.bin" not in files_below(tmp_path)
+    server.says_length = True
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_refusal_of_the_rest_keeps_what_there_is(server, tmp_path, status):
+    server.cuts = [1000, 0]
+    with pytest.raises(DataError, match="1000 of 20000"):
+        get_unknown(server, tmp_path)
+    server.status["file.bin"] = status
+    with pytest.raises(DataError, match=f"the server answers {status}"):
+        get_unknown(server, tmp_path)
+    server.status.clear()
+    assert get_unknown(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked[-1] == ("file.bin", "bytes=1000-")
+
+
+def test_either_may_be_known(server, tmp_path):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    server.cuts = [1000, 0]
+    with pytest.raises(DataError, match="1000 of 20000"):
+        get_unknown(server, tmp_path, sha256=digest)
+    assert get_unknown(server, tmp_path, sha256=digest).read_bytes() == CONTENT
+    with pytest.raises(DataError, match="does not have the checksum"):
+        get_unknown(server, tmp_path, sha256="0" * 64)
+    with pytest.raises(DataError, match="the file there has 20000 bytes and the official one 19999"):
+        get_unknown(server, tmp_path, num_bytes=19_999)
+    assert get_unknown(server, tmp_path, num_bytes=20_000).read_bytes() == CONTENT
+    server.says_length = False
+    assert get_unknown(server, tmp_path, num_bytes=20_000).read_bytes() == CONTENT
+
+
+def test_an_empty_file(server, tmp_path):
+    server.files["file.bin"] = b""
+    assert get_unknown(server, tmp_path).read_bytes() == b""
+
+
+@given(data=st.data(), length=st.integers(1, 3000), ranges=st.booleans(), tag=st.booleans())
+@settings(max_examples=40)
+def test_any_cuts_and_a_change_end_in_the_file_that_is_there(tmp_path_factory, running, data, length, ranges, tag):
+    """Without a tag a change that keeps the size is invisible, so it comes with another size then."""
+    folder = tmp_path_factory.mktemp("cuts")
+    old, new = CONTENT[:length], CONTENT[::-1][: length if tag else length + 1]
+    running.reset()
+    running.files["file.bin"], running.ranges = old, ranges
+    running.tags = {"file.bin": '"old"'} if tag else {}
+    running.conditions = data.draw(st.booleans())
+    running.cuts = data.draw(st.lists(st.integers(0, length), min_size=1, max_size=5))
+    changes = data.draw(st.integers(0, 4))
+    for k in range(9):  # each failure has used up a cut
+        if k == changes:
+            running.files["file.bin"], running.tags = new, {"file.bin": '"new"'} if tag else {}
+        wanted = running.files["file.bin"]
+        try:
+            assert get_unknown(running, folder).read_bytes() == wanted
+            break
+        except DataError as error:
+            assert "could not be downloaded" in str(error)
+    assert files_below(folder) == ["file.bin"]
+
+
+def test_the_size_of_a_file_elsewhere(server):
+    assert remote_size(f"{server.url}/file.bin") == len(CONTENT)
+    assert server.heads == ["file.bin"]
+    assert remote_size(f"{server.url}/none.bin") is None
+    assert remote_size("http://127.0.0.1:1/file.bin") is None
+    server.says_length = False
+    assert remote_size(f"{server.url}/file.bin") is None
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(("value", "forbidden"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
+def test_leave_to_download(monkeypatch, value, forbidden):
+    monkeypatch.delenv("RADIN_OFFLINE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RADIN_OFFLINE", value)
+    assert offline() == forbidden
+
+
+# Files at hand, and processes -------------------------------------------------------------------
 
 
 def test_a_checksum_of_a_file_at_hand(tmp_path):
