@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
+import copy
 import glob
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from radin.checkpoints import (
-    CHECKPOINT_SUFFIXES,
-    INDEX_SUFFIX,
-    Checkpoint,
-    common_prefix,
-    locate,
-    open_checkpoint,
-    read_index,
-    some,
-)
-from radin.errors import CheckpointError, ParameterError
-from radin.files import update_hash
-
-RUNNING_STATISTICS = ("running_mean", "running_var")  # how the keys of batch norm end, in every torch network
+from radin.checkpoints import Checkpoint, best_prefixes, locate, open_checkpoint
+from radin.errors import CheckpointError, ParameterError, check_whole
+from radin.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, read_index, some
+from radin.mapped import mapped_model
+from radin.reading import RUNNING_STATISTICS as RUNNING_STATISTICS  # several modules know it from here
+from radin.reading import check_spare, duplicates, is_parameter, read_all, strangers, unmoved
 
 
 class Zoo:
     """N ingredients of one architecture; `len(zoo)` is N. Make one with `Zoo.open`.
+
+    A zoo can be pickled, which sends no weights along: a process that has the same files opens them when it needs
+    them, and does not read them again to check them. A `build` without a name in a module needs cloudpickle, as joblib
+    and Ray use it.
 
     Attributes:
         paths: the N checkpoint files.
         names: their N file stems, or longer parts of their paths where stems repeat, for tables.
         build: returns one empty model, or None when only averaging is wanted.
         init: the checkpoint of the common initialisation as a lazy mapping, or None.
-        fingerprints: N hex hashes of the ingredients' tensors, whatever file format or prefix holds them.
+        fingerprints: N hex hashes of the ingredients' tensors, whatever file format or prefix holds them. Ingredients
+            with the same weights have the same one.
         notes: what was found and taken off in the files, a line for each finding; empty for plain state dicts.
+        distances: ||theta_k - theta_0|| / ||theta_0||, how far each ingredient lies from the initialisation beside that
+            one's length, over all parameters (no running statistics): (N,) double. None without `init`.
+        cosines: between theta_k and theta_0, (N,) double. None without `init`.
     """
 
     def __init__(
         self,
         paths: list[Path],
-        checkpoints: list[Mapping[str, Tensor]],
+        checkpoints: Sequence[Mapping[str, Tensor]],
         fingerprints: list[str],
         build: Callable[[], nn.Module] | None,
         init: Mapping[str, Tensor] | None,
         notes: Iterable[str] = (),
+        distances: Tensor | None = None,
+        cosines: Tensor | None = None,
     ) -> None:
         self.paths = paths
         self.names = _names(paths)
@@ -55,7 +57,8 @@ class Zoo:
         self.build = build
         self.init = init
         self.notes = list(notes)
-        self._checkpoints = checkpoints
+        self.distances, self.cosines = distances, cosines
+        self._checkpoints = list(checkpoints)
 
     @classmethod
     def open(
@@ -65,12 +68,16 @@ class Zoo:
         init: str | Path | None = None,
         progress: bool = True,
         unused: str = "error",
+        ema: bool = False,
     ) -> Zoo:
         """Open checkpoints and check every one of them against the others before any work starts.
 
-        Each file is read once, to look for NaN or infinite weights and to hash its content; after
-        that tensors are mapped from disk only when they are used. A prefix before every key of a file,
-        such as "module.", is taken off where the model (or another file) has the keys without it.
+        Each file is read once, to look for NaN or infinite weights, to hash its content and to compare it with the
+        initialisation; after that tensors are mapped from disk only when they are used. A prefix of the keys, such as
+        "module.", is taken off where the model (or another file) has the keys without it.
+
+        Ingredients that hold the same weights, or have next to nothing in common with `init`, are a warning; both
+        are in `notes` too.
 
         Args:
             paths: checkpoint files (what `open_checkpoint` takes, each), one folder of them, or a glob such
@@ -80,12 +87,16 @@ class Zoo:
             progress: show a progress bar.
             unused: what to do with keys that the model of `build` does not have: "error", or "skip" those
                 that are the same, byte for byte, in every file.
+            ema: read the exponential moving average of the weights (EMA) that every ingredient's file holds beside
+                them, in an entry or under a prefix. Without it the ordinary weights are read, and `notes` says where
+                an EMA is. The initialisation is always read as it was before training, ordinary.
 
         Raises:
             CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds NaN
-                or infinite weights; holds the same weights as another; or keys, shapes or kinds of
+                or infinite weights, or no EMA where one is asked for; or keys, shapes or kinds of
                 number differ (all differences are listed, sorted).
-            ParameterError: `build` is a model, or `unused` is another word or "skip" without `build`.
+            ParameterError: `build` is a model, `unused` is another word or "skip" without `build`, or `ema` is
+                neither True nor False.
         """
         if isinstance(build, nn.Module):
             raise ParameterError(
@@ -95,25 +106,57 @@ class Zoo:
             raise ParameterError(f'unused must be "error" or "skip", not {unused!r}.')
         if unused == "skip" and build is None:
             raise ParameterError('unused="skip" needs build=..., the model that says which keys are used.')
+        if not isinstance(ema, bool):
+            raise ParameterError(f"ema must be True or False, not {ema!r}.")
         files = _expand(paths)
         if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
             files = [path for path in files if path.resolve() != locate(init).resolve()]
-        opened = [open_checkpoint(path) for path in files]
+        opened = [open_checkpoint(path, ema) for path in files]
         if init is not None:
             opened.append(open_checkpoint(init))
         reference, reference_name = _reference(opened, build)
         opened = [checkpoint.fit(reference) for checkpoint in opened]
-        skipped = _same_everywhere(opened[: len(files)], opened, reference) if unused == "skip" else set()
-        opened = [checkpoint.without(skipped) for checkpoint in opened]
-        _check_alike(opened, reference, reference_name, unused if build is not None else "")
-        checkpoints, start = opened[: len(files)], opened[-1] if init is not None else None
-        fingerprints = []
-        for checkpoint in tqdm(checkpoints, desc="checking ingredients", disable=not progress, leave=False):
-            fingerprints.append(_fingerprint(checkpoint))
-        _check_distinct(files, fingerprints)
-        if start is not None:
-            _fingerprint(start)
-        return cls(files, list(checkpoints), fingerprints, build, start, _notes(opened, files, skipped))
+        spare = _everywhere(opened[: len(files)]) - set(reference) if unused == "skip" else set()
+        used = [checkpoint.without(spare) for checkpoint in opened]
+        _check_alike(used, reference, reference_name, unused if build is not None else "")
+        start = used[-1] if init is not None else None
+        readings = read_all(opened, spare, start, progress)
+        check_spare(opened, readings, spare)
+        notes, readings = _notes(used, files, spare), readings[: len(files)]
+        said = [duplicates(files, readings)]
+        said += [strangers(files, readings, start.path)] if start is not None else []
+        for line in filter(None, said):
+            warnings.warn(line, stacklevel=2)
+            notes.append(line)
+        fingerprints = [each.fingerprint for each in readings]
+        if start is None:
+            return cls(files, used, fingerprints, build, None, notes)
+        notes += filter(None, [unmoved(files, readings, start.path)])
+        distances = torch.tensor([each.distance for each in readings], dtype=torch.float64)
+        cosines = torch.tensor([each.cosine for each in readings], dtype=torch.float64)
+        return cls(files, used[:-1], fingerprints, build, start, notes, distances, cosines)
+
+    def subset(self, indices: Iterable[int] | Tensor) -> Zoo:
+        """The zoo of some of the ingredients, in the order given; nothing is read again.
+
+        `notes` stay as they are: they tell of the zoo that was opened.
+
+        Raises ParameterError for an index that is no ingredient's, the same one twice, or none.
+        """
+        chosen = [
+            check_whole("an index", k, least=0) for k in (indices.tolist() if isinstance(indices, Tensor) else indices)
+        ]
+        if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= len(self):
+            raise ParameterError(
+                f"A subset takes different indices from 0 to {len(self) - 1}, at least one, not {chosen}."
+            )
+        part = copy.copy(self)
+        for name in ("paths", "names", "fingerprints", "_checkpoints"):
+            setattr(part, name, [getattr(self, name)[k] for k in chosen])
+        part.notes = list(self.notes)
+        if self.distances is not None and self.cosines is not None:
+            part.distances, part.cosines = self.distances[chosen], self.cosines[chosen]
+        return part
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,14 +175,17 @@ class Zoo:
 
     def parameter_keys(self) -> list[str]:
         """Those of `keys` that training moves: no whole numbers, and no running statistics of batch norm."""
-        return [
-            key
-            for key, tensor in self._checkpoints[0].items()
-            if tensor.is_floating_point() and not key.endswith(RUNNING_STATISTICS)
-        ]
+        return [key for key, tensor in self._checkpoints[0].items() if is_parameter(key, tensor)]
 
-    def model(self, state: int | Mapping[str, Tensor]) -> nn.Module:
+    def model(self, state: int | Mapping[str, Tensor], copy: bool = True) -> nn.Module:
         """A model in evaluation mode that holds ingredient `state` (an index) or any state dict of this zoo.
+
+        Args:
+            copy: False for a model for inference only, never to be trained or written to, whose tensors are those of
+                `state` where the kind of number is the model's own: mapped from disk, or shared with the caller. It is
+                built without numbers, in a small part of the time. A network that cannot be built so (one with a
+                buffer that no checkpoint holds, or a `build` that computes with its weights) is copied all the same.
+                Its logits may differ from those of a copy in the last digit: the numbers lie in memory otherwise.
 
         Raises ParameterError when the zoo was opened without `build`.
         """
@@ -147,9 +193,12 @@ class Zoo:
             raise ParameterError(
                 "This zoo was opened without build=...; pass Zoo.open(..., build=f), where f() returns one empty model."
             )
+        tensors = dict(state if isinstance(state, Mapping) else self[state])
+        if not copy and (model := mapped_model(self.build, tensors)) is not None:
+            return model.eval()
         model = self.build()
-        model.load_state_dict(dict(state if isinstance(state, Mapping) else self[state]))
-        return model.eval()
+        model.load_state_dict(tensors)
+        return model.requires_grad_(copy).eval()
 
 
 def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -162,12 +211,15 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = [path for path in place.iterdir() if path.name.endswith((*CHECKPOINT_SUFFIXES, INDEX_SUFFIX))]
+        found = [path for path in place.iterdir() if path.name.endswith((*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES))]
     else:
         matches = [Path(match) for match in glob.glob(str(place), recursive=True)]
         found = [path for path in matches if path.is_file()]
-        found += [locate(path) for path in matches if path.is_dir() and any(path.glob(f"*{INDEX_SUFFIX}"))]
-    indices = {path for path in found if path.name.endswith(INDEX_SUFFIX)}
+        folders = [path for path in matches if path.is_dir()]
+        found += [
+            locate(path) for path in folders if any(each.name.endswith(INDEX_SUFFIXES) for each in path.iterdir())
+        ]
+    indices = {path for path in found if path.name.endswith(INDEX_SUFFIXES)}
     shards = {index.parent / name for index in indices for name in read_index(index).values()}
     found = [path for path in dict.fromkeys(found) if path not in shards]
     if not found:
@@ -178,7 +230,8 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    stems = [path.name.removesuffix(INDEX_SUFFIX) if path.name.endswith(INDEX_SUFFIX) else path.stem for path in paths]
+    endings = [next((end for end in INDEX_SUFFIXES if path.name.endswith(end)), path.suffix) for path in paths]
+    stems = [path.name.removesuffix(end) for path, end in zip(paths, endings, strict=True)]
     longer = [f"{path.parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
     if len(set(longer)) < len(paths):  # only the ending, or more, differs
         return [str(path) for path in paths]
@@ -189,43 +242,55 @@ def _reference(opened: list[Checkpoint], build: Callable[[], nn.Module] | None) 
     """What all checkpoints must look like, and its name: the model, or the first file, or the one with less prefix."""
     if build is not None:
         return build().state_dict(), "the model that build() returns"
-    barest = max(opened, key=lambda checkpoint: len(common_prefix(opened[0], checkpoint)))  # the first of equals
+    barest = max(opened, key=lambda checkpoint: len(best_prefixes(opened[0], checkpoint)[0]))  # the first of equals
     return barest, str(barest.path)
 
 
-def _same_everywhere(
-    ingredients: list[Checkpoint], opened: list[Checkpoint], reference: Mapping[str, Tensor]
-) -> set[str]:
-    """The keys beyond the reference's that every ingredient has, with the same bytes wherever they are."""
-    extra = set.intersection(*(set(checkpoint) for checkpoint in ingredients)) - set(reference)
-    return {key for key in extra if len({_hash(checkpoint, [key]) for checkpoint in opened if key in checkpoint}) == 1}
+def _everywhere(checkpoints: Sequence[Checkpoint]) -> set[str]:
+    return set.intersection(*(set(checkpoint) for checkpoint in checkpoints))
 
 
 def _check_alike(opened: list[Checkpoint], reference: Mapping[str, Tensor], reference_name: str, unused: str) -> None:
     """Compare keys, shapes and kinds of number with the reference; list every difference at once."""
     differences = []
+    mends = dict[str, None]()
     for checkpoint in opened:
         path = checkpoint.path
+        resized = []
         for key in sorted({*reference, *checkpoint}):
             if key not in checkpoint:
                 differences.append(f"{path}: missing key {key}")
             elif key not in reference:
-                reason = ", which is not the same in every file" if unused == "skip" else ""
+                reason = ", which is not in every file" if unused == "skip" else ""
                 differences.append(f"{path}: extra key {key}{reason}")
             else:
                 here, there = checkpoint[key], reference[key]
                 if here.shape != there.shape:
+                    resized.append((here.shape, there.shape))
                     differences.append(f"{path}: {key} has shape {tuple(here.shape)}, not {tuple(there.shape)}")
                 elif here.is_floating_point() != there.is_floating_point():
                     differences.append(f"{path}: {key} is {here.dtype}, not {there.dtype}")
+        if classes := _other_classes(resized):
+            mend = (
+                f"build the model with num_classes={classes[0]}, or leave those files out"
+                if unused
+                else "leave out one kind"
+            )
+            mends[f"a head for {classes[0]} classes does not fit one for {classes[1]}: {mend}"] = None
     if not differences:
         return
-    lines = sorted(differences)
-    if unused == "error" and set.intersection(*(set(checkpoint) for checkpoint in opened)) - set(reference):
-        lines.append('unused="skip" leaves out the extra keys that are the same in every file')
+    if unused == "error" and _everywhere(opened) - set(reference):
+        mends['unused="skip" leaves out the extra keys that are the same in every file'] = None
     raise CheckpointError(
-        f"Ingredients must have one architecture, but these differ from {reference_name}:\n  " + "\n  ".join(lines)
+        f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
+        + "\n  ".join([*sorted(differences), *mends])
     )
+
+
+def _other_classes(resized: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[int, int] | None:
+    """The two numbers of classes, where another head explains all shapes that differ: they differ in one first size."""
+    firsts = {(here[0], there[0]) for here, there in resized if here[1:] == there[1:] and len(here) * len(there)}
+    return firsts.pop() if len(firsts) == 1 and all(here[1:] == there[1:] for here, there in resized) else None
 
 
 def _notes(opened: list[Checkpoint], ingredients: list[Path], skipped: set[str]) -> list[str]:
@@ -241,39 +306,3 @@ def _notes(opened: list[Checkpoint], ingredients: list[Path], skipped: set[str])
     return [
         f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {said}" for said, paths in found.items()
     ]
-
-
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    """Hash of all tensors by sorted key; refuses NaN and infinite weights on the way."""
-    return _hash(checkpoint, sorted(checkpoint), finite=True)
-
-
-def _hash(checkpoint: Checkpoint, keys: list[str], finite: bool = False) -> str:
-    digest = hashlib.sha256()
-    for key in keys:
-        tensor = checkpoint[key]
-        try:
-            broken = finite and tensor.is_floating_point() and not torch.isfinite(tensor).all()
-            update_hash(digest, key, tensor)
-        except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # 8-bit floats, a name that is not text
-            raise CheckpointError(
-                f"{checkpoint.path}: {key!r}, {tensor.dtype}, cannot be read ({error}); save it in single precision."
-            ) from error
-        if broken:
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(
-                f"{checkpoint.path}: {key} holds {bad} NaN or infinite weight{'s' if bad > 1 else ''}; "
-                "the training run diverged, leave this ingredient out."
-            )
-    return digest.hexdigest()
-
-
-def _check_distinct(files: list[Path], fingerprints: list[str]) -> None:
-    first: dict[str, Path] = {}
-    twins = []
-    for path, fingerprint in zip(files, fingerprints, strict=True):
-        if fingerprint in first:
-            twins.append(f"{path} holds the same weights as {first[fingerprint]}")
-        first.setdefault(fingerprint, path)
-    if twins:
-        raise CheckpointError("Duplicated ingredients; leave one of each pair out:\n  " + "\n  ".join(twins))

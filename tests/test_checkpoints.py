@@ -1,10 +1,8 @@
-"""radin/checkpoints.py: shards, nested and prefixed state dicts are read as they are, and hostile files refused."""
+"""radin/checkpoints.py: nested and prefixed state dicts and moving averages are found, and what was found is said."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,10 +12,9 @@ from helpers import build, save, save_states, state
 from torch import Tensor, nn
 
 from radin import Zoo, average
-from radin.checkpoints import common_prefix, locate, open_checkpoint
+from radin.checkpoints import best_prefixes, ema_family, open_checkpoint
 from radin.errors import CheckpointError, ParameterError
 
-INDEX = "model.safetensors.index.json"
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "module._orig_mod.", "model.backbone.module.")
 
 
@@ -29,25 +26,10 @@ def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + key: tensor for key, tensor in tensors.items()}
 
 
-def save_shards(tensors: dict[str, Tensor], folder: Path, subfolder: str = "") -> Path:
-    """Two shards and their index, as Hugging Face lays them out; returns the index."""
-    keys = list(tensors)
-    weight_map = {}
-    for number, part in enumerate((keys[::2], keys[1::2]), start=1):
-        name = f"{subfolder}model-0000{number}-of-00002.safetensors"
-        save({key: tensors[key] for key in part}, folder / name)
-        weight_map |= dict.fromkeys(part, name)
-    return write_index(folder, weight_map)
-
-
-def write_index(folder: Path, weight_map: object) -> Path:
-    path = folder / INDEX
-    path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
-    return path
-
-
-def weight_map(index: Path) -> dict[str, str]:
-    return json.loads(index.read_text())["weight_map"]
+def near(seed: int) -> dict[str, Tensor]:
+    """A fine-tune of state(9), which is then its initialisation."""
+    steps = state(seed)
+    return {key: tensor + 0.1 * steps[key] for key, tensor in state(9).items()}
 
 
 def same(checkpoint: object, tensors: dict[str, Tensor]) -> bool:
@@ -59,147 +41,6 @@ def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         open_zoo(path)
     return str(caught.value)
-
-
-# Shards
-
-
-@pytest.mark.parametrize("subfolder", ["", "weights/"])
-def test_shards_are_one_checkpoint(tmp_path, subfolder):
-    index = save_shards(state(0), tmp_path, subfolder)
-    for path in (index, tmp_path, str(tmp_path)):
-        checkpoint = open_checkpoint(path)
-        assert checkpoint.path == index
-        assert same(checkpoint, state(0))
-        assert checkpoint.finding == ""
-    with pytest.raises(KeyError):
-        open_checkpoint(index)["no such key"]
-
-
-def test_shards_beside_files_and_folders(tmp_path):
-    places = [save(state(0), tmp_path / "a.pt"), save_shards(state(1), tmp_path / "b").parent]
-    zoo = open_zoo(*places, save_shards(state(2), tmp_path / "c"), build=build)
-    assert zoo.names == ["a", "b/model", "c/model"]
-    assert zoo.paths[1] == tmp_path / "b" / INDEX
-    assert zoo.fingerprints == open_zoo(*save_states(tmp_path / "d", *map(state, range(3)))).fingerprints
-    assert zoo.notes == []
-    together = open_zoo(*save_states(tmp_path / "d", *map(state, range(3))))
-    assert same(average(zoo, [0.2, 0.3, 0.5]), average(together, [0.2, 0.3, 0.5]))
-
-
-def test_a_folder_or_glob_counts_shards_as_their_index(tmp_path):
-    save_shards(state(0), tmp_path)
-    save(state(1), tmp_path / "other.pt")
-    for place in (tmp_path, f"{tmp_path}/*"):
-        assert Zoo.open(place, progress=False).names == ["model", "other"]
-    for k in range(2):
-        save_shards(state(k), tmp_path / "runs" / f"run_{k}")
-    assert Zoo.open(f"{tmp_path}/runs/*", progress=False).names == ["run_0/model", "run_1/model"]
-
-
-def test_init_as_a_folder_of_shards_is_no_ingredient(tmp_path):
-    init = save_shards(state(9), tmp_path / "init").parent
-    paths = [*save_states(tmp_path, state(0), state(1)), init]
-    zoo = open_zoo(*paths, build=build, init=init)
-    assert len(zoo) == 2
-    assert same(zoo.init, state(9))
-
-
-def test_shards_through_links_as_in_hugging_face_s_cache(tmp_path):
-    index = save_shards(state(0), tmp_path / "blobs")
-    (tmp_path / "snapshot").mkdir()
-    for path in index.parent.iterdir():
-        (tmp_path / "snapshot" / path.name).symlink_to(path)
-    assert same(open_checkpoint(tmp_path / "snapshot"), state(0))
-
-
-def test_the_same_weights_in_shards_are_a_duplicate(tmp_path):
-    paths = [save(state(0), tmp_path / "a.pt"), save_shards(state(0), tmp_path / "b")]
-    with pytest.raises(CheckpointError, match="holds the same weights as"):
-        open_zoo(*paths)
-
-
-def test_a_folder_must_hold_one_index(tmp_path):
-    save(state(0), tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="holds none; give the checkpoint file itself"):
-        open_zoo(tmp_path)
-    save_shards(state(0), tmp_path)
-    shutil.copy(tmp_path / INDEX, tmp_path / f"again.{INDEX}")
-    with pytest.raises(CheckpointError, match=f"several: again.{INDEX}, {INDEX}"):
-        locate(tmp_path)
-
-
-def test_a_missing_shard_is_named(tmp_path):
-    index = save_shards(state(0), tmp_path)
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    message = refusal(index)
-    assert str(index) in message
-    assert "missing shard 'model-00002-of-00002.safetensors'" in message
-
-
-def test_an_index_that_lies(tmp_path):
-    index = save_shards(state(0), tmp_path)
-    truth = weight_map(index)
-    second = "model-00002-of-00002.safetensors"
-    write_index(tmp_path, truth | {"ghost": second})
-    message = refusal(index)
-    assert f"{tmp_path / second}: does not hold what {INDEX} says it does: ghost;" in message
-    hidden = next(key for key, name in truth.items() if name == second)
-    write_index(tmp_path, {key: name for key, name in truth.items() if key != hidden})
-    assert f"{tmp_path / second}: holds what {INDEX} does not say it does: {hidden};" in refusal(index)
-    write_index(tmp_path, dict.fromkeys(truth, second))
-    assert "does not hold" in refusal(index)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../x.safetensors",
-        "a/../../x.safetensors",
-        "/x.safetensors",
-        "C:\\x.safetensors",
-        "C:x.safetensors",
-        "..\\x.safetensors",
-        "x.pt",
-        "",
-    ],
-)
-def test_an_index_may_not_leave_its_folder_nor_name_other_formats(tmp_path, name):
-    save(state(0), tmp_path / "x.safetensors")
-    (tmp_path / "inside").mkdir()
-    index = write_index(tmp_path / "inside", dict.fromkeys(state(0), name))
-    message = refusal(index)
-    assert message.startswith(f"{index}: refused, because it names {name!r}")
-
-
-@pytest.mark.parametrize("name", ["x" * 5000 + ".safetensors", "a\0b.safetensors", "\ud800.safetensors"])
-def test_an_index_with_impossible_names(tmp_path, name):
-    assert "missing shard" in refusal(write_index(tmp_path, dict.fromkeys(state(0), name)))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        "null",
-        "{}",
-        '{"weight_map": []}',
-        '{"weight_map": {}}',
-        '{"weight_map": {"w": 1}}',
-        "[" * 100_000,
-    ],
-)
-def test_a_broken_index(tmp_path, content):
-    path = tmp_path / INDEX
-    path.write_text(content)
-    for place in (path, str(tmp_path)):
-        with pytest.raises(CheckpointError, match="make it again") as caught:
-            Zoo.open(place, progress=False)
-        assert str(path) in str(caught.value)
-    path.write_bytes(b"\xff\xfe\x00")
-    assert "not JSON" in refusal(path)
 
 
 # Nested state dicts
@@ -302,7 +143,7 @@ def test_a_prefix_that_the_model_has_is_kept(tmp_path):
 
 def test_the_init_may_be_nested_and_prefixed_too(tmp_path):
     init = save({"state_dict": prefixed("model.", state(9))}, tmp_path / "init.ckpt")
-    zoo = open_zoo(*save_states(tmp_path, state(0), state(1)), init=init)
+    zoo = open_zoo(*save_states(tmp_path, near(0), near(1)), init=init)
     assert same(zoo.init, state(9))
     assert zoo.notes == [f"{init}: read its 'state_dict', less the prefix 'model.'"]
 
@@ -315,10 +156,52 @@ def test_files_with_one_finding_share_a_note(tmp_path):
     ]
 
 
-def test_a_prefix_before_some_keys_stays(tmp_path):
-    tensors = prefixed("module.", state(0)) | {"n_averaged": torch.tensor(3)}
-    with pytest.raises(CheckpointError, match=r"extra key n_averaged"):
-        open_zoo(save(tensors, tmp_path / "a.pt"), build=build)
+def test_a_prefix_before_the_keys_of_the_model_only(tmp_path):
+    """Lightning saves the loss's weights too, and torch's AveragedModel a counter."""
+    beside = {"loss.weight": torch.ones(3), "n_averaged": torch.tensor(3)}
+    paths = save_states(tmp_path, *(prefixed("model.", state(k)) | beside for k in range(2)))
+    with pytest.raises(CheckpointError) as caught:
+        open_zoo(*paths, build=build)
+    assert str(caught.value).splitlines()[1:] == [
+        *(f"  {path}: extra key {key}" for path in paths for key in beside),
+        '  unused="skip" leaves out the extra keys that are the same in every file',
+    ]
+    zoo = open_zoo(*paths, build=build, unused="skip")
+    assert same(zoo[1], state(1))
+    assert [note.removeprefix(f"{paths[0]} and 1 more: ") for note in zoo.notes] == [
+        "read less the prefix 'model.'",
+        "skipped 2 keys that the model does not have, the same in every file: loss.weight, n_averaged",
+    ]
+
+
+def test_a_prefix_before_the_keys_of_another_file_only(tmp_path):
+    plain = save(state(0) | {"loss.weight": torch.ones(3)}, tmp_path / "a.pt")
+    path = save(prefixed("model.", state(1)) | {"loss.weight": torch.ones(3)}, tmp_path / "b.pt")
+    for paths in ((plain, path), (path, plain)):
+        assert set(open_zoo(*paths).keys()) == {*state(0), "loss.weight"}
+
+
+def test_two_networks_of_one_kind_are_not_chosen_between(tmp_path):
+    path = save(prefixed("student.", state(0)) | prefixed("teacher.", state(1)), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: holds the model's keys several times, under 'student.', 'teach"):
+        open_zoo(path, build=build)
+    assert len(open_zoo(path)[0]) == 8  # without a model both are averaged
+
+
+def test_as_they_stand_or_with_most_of_them(tmp_path):
+    bare = save(state(0) | prefixed("teacher.", state(1)), tmp_path / "bare.pt")
+    with pytest.raises(CheckpointError, match=r"extra key teacher\.1\.bias"):  # nothing is dropped unsaid
+        open_zoo(bare, build=build)
+    fewer = {key: tensor for key, tensor in prefixed("old.", state(1)).items() if "bias" not in key}
+    more = open_checkpoint(save(fewer | prefixed("new.", state(0)), tmp_path / "more.pt")).fit(state(0))
+    assert more.prefix == "new."
+    assert same(more, state(0) | fewer)
+
+
+def test_names_that_would_be_one_are_refused(tmp_path):
+    path = save({"1.bias": torch.ones(6)} | prefixed("model.", state(0)), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: holds both '1\.bias' and 'model\.1\.bias'"):
+        open_zoo(path, build=build)
 
 
 def test_differences_are_told_by_the_keys_less_their_prefix(tmp_path):
@@ -333,7 +216,7 @@ def test_differences_are_told_by_the_keys_less_their_prefix(tmp_path):
 def test_the_same_weights_under_another_prefix_are_a_duplicate(tmp_path):
     paths = save_states(tmp_path, state(0), prefixed("module.", state(0)), suffix=".pt")
     for options in ({}, {"build": build}):
-        with pytest.raises(CheckpointError, match="holds the same weights as"):
+        with pytest.warns(UserWarning, match="holds the same weights as"):
             open_zoo(*paths, **options)
 
 
@@ -344,12 +227,160 @@ def test_prefixes_taken_off_one_after_another_are_all_said(tmp_path):
     assert same(twice, state(0))
 
 
-def test_common_prefix_ends_on_hostile_keys():
-    assert common_prefix(["a." * 200_000], ["x"]) == ""
-    assert common_prefix([".", ".."], [""]) == "."  # ends, and at worst something is then found missing
-    assert common_prefix([], ["x"]) == ""
-    assert common_prefix(["a." * 9 + "w"], ["w"]) == ""
-    assert common_prefix(["model.w", "model.b"], ["w", "b", "c"]) == "model."
+def test_the_search_for_a_prefix_ends_on_hostile_keys():
+    assert best_prefixes(["a." * 200_000], ["x"]) == [""]
+    assert best_prefixes(["_ema" * 200_000 + ".w"], ["w"]) == ["_ema" * 200_000 + "."]
+    assert best_prefixes([".", ".."], [""]) == [".", ".."]
+    assert best_prefixes([], ["x"]) == [""]
+    assert best_prefixes(["a." * 9 + "w"], ["w"]) == [""]
+    assert best_prefixes(["model.w", "model.b"], ["w", "b", "c"]) == ["model."]
+    assert best_prefixes(["model.w"], ["w", "b", "c"]) == ["model."]  # so that what is missing is told by its own name
+
+
+# Moving averages among the keys
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("ema.w", "ema."),
+        ("ema_model.module.w", "ema_model."),
+        ("module.EMA.w", "module.EMA."),
+        ("net_ema.w", "net_ema."),
+        ("schema.w", ""),
+        ("model.ema", ""),  # a parameter of that name
+        ("w", ""),
+    ],
+)
+def test_which_keys_are_of_an_ema(key, family):
+    assert ema_family(key) == family
+
+
+FAMILIES = [
+    ("model.", "ema_model."),
+    ("module.", "ema."),
+    ("", "ema."),
+    ("model.", "ema_model.module."),
+    ("", "m_ema."),
+]
+
+
+def with_ema(ordinary: str, ema: str, seed: int) -> dict[str, Tensor]:
+    """As training programs save it: weights, their average, and what the average keeps beside it."""
+    counter = {f"{ema_family(ema)}n_averaged": torch.tensor(seed)}
+    return prefixed(ordinary, state(seed)) | prefixed(ema, state(seed + 50)) | counter
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("ordinary", "ema"), FAMILIES)
+def test_an_ema_beside_the_weights_is_said_or_read(tmp_path, suffix, ordinary, ema):
+    paths = save_states(tmp_path, *(with_ema(ordinary, ema, k) for k in range(2)), suffix=suffix)
+    zoo = open_zoo(*paths, build=build)
+    assert same(zoo[1], state(1))
+    read = f"read less the prefix {ordinary!r}; " if ordinary else ""
+    said = f"{read}an EMA is there too, not read: {ema_family(ema)!r}"
+    assert zoo.notes == [f"{paths[0]} and 1 more: {said}"]
+    averages = open_zoo(*paths, build=build, ema=True)
+    assert same(averages[1], state(51))
+    assert averages.notes == [f"{paths[0]} and 1 more: read less the prefix {ema!r} (an EMA)"]
+
+
+@pytest.mark.parametrize("entry", ["ema", "state_dict_ema", "model_ema"])
+def test_an_ema_in_an_entry_is_read_when_asked_for(tmp_path, entry):
+    path = save({entry: prefixed("module.", state(1)), "state_dict": state(0)}, tmp_path / "a.ckpt")
+    assert same(open_checkpoint(path, ema=True).fit(state(0)), state(1))
+    zoo = open_zoo(path, build=build, ema=True)
+    assert same(zoo[0], state(1))
+    assert zoo.notes == [f"{path}: read its {entry!r}, less the prefix 'module.' (an EMA)"]
+    assert same(open_zoo(path, ema=True)[0], prefixed("module.", state(1)))
+
+
+def test_an_ema_among_the_keys_of_an_entry(tmp_path):
+    path = save({"state_dict": with_ema("model.", "ema_model.", 0), "epoch": 1}, tmp_path / "a.ckpt")
+    assert open_zoo(path, build=build).notes == [
+        f"{path}: read its 'state_dict', less the prefix 'model.'; an EMA is there too, not read: 'ema_model.'"
+    ]
+    assert same(open_zoo(path, build=build, ema=True)[0], state(50))
+
+
+def test_keys_of_an_ema_alone_are_read_and_it_is_said(tmp_path):
+    path = save(prefixed("ema_model.", state(1)), tmp_path / "a.safetensors")
+    for ema, said in ((False, "an EMA; there is no ordinary state dict"), (True, "an EMA")):
+        zoo = open_zoo(path, build=build, ema=ema)
+        assert same(zoo[0], state(1))
+        assert zoo.notes == [f"{path}: read less the prefix 'ema_model.' ({said})"]
+
+
+def test_an_ordinary_state_dict_that_misses_a_key_does_not_give_way_to_its_ema(tmp_path):
+    tensors = with_ema("model.", "ema_model.", 0)
+    del tensors["model.1.bias"]
+    with pytest.raises(CheckpointError, match=r"missing key 1\.bias"):
+        open_zoo(save(tensors, tmp_path / "a.pt"), build=build)
+
+
+def test_an_ema_under_names_of_its_own_is_left_out(tmp_path):
+    """Some programs take the dots out of the names of an EMA, which fits no model then."""
+    squeezed = {f"model_ema.{key.replace('.', '')}": tensor for key, tensor in state(1).items()}
+    path = save(prefixed("model.", state(0)) | squeezed, tmp_path / "a.pt")
+    zoo = open_zoo(path, build=build)
+    assert same(zoo[0], state(0))
+    assert "not read: 'model_ema.'" in zoo.notes[0]
+    with pytest.raises(CheckpointError, match="no EMA in it"):
+        open_zoo(path, build=build, ema=True)
+
+
+def test_what_the_weights_and_their_ema_both_have_beside_the_model_is_an_error(tmp_path):
+    tensors = prefixed("model.", with_text(0)) | prefixed("ema.", with_text(1))
+    path = save(tensors, tmp_path / "a.pt")
+    for ema in (False, True):
+        with pytest.raises(CheckpointError, match=r"extra key text\.scale"):
+            open_zoo(path, build=build, ema=ema)
+        assert same(open_zoo(path, build=build, ema=ema, unused="skip")[0], state(int(ema)))
+
+
+@pytest.mark.parametrize("content", [state(0), {"state_dict": state(0)}, prefixed("teacher.", state(0))])
+def test_no_ema_in_any_one_file_is_an_error(tmp_path, content):
+    paths = [save(with_ema("", "ema.", 0), tmp_path / "a.pt"), save(content, tmp_path / "b.pt")]
+    with pytest.raises(CheckpointError, match=r"b\.pt: no EMA in it, neither an entry such as 'ema' nor keys"):
+        open_zoo(*paths, build=build, ema=True)
+
+
+def test_several_emas_are_not_chosen_between(tmp_path):
+    tensors = prefixed("model.", state(0)) | prefixed("ema_1.", state(1)) | prefixed("ema_2.", state(2))
+    path = save(tensors, tmp_path / "a.pt")
+    assert "not read: 'ema_1.', 'ema_2.'" in open_zoo(path, build=build).notes[0]
+    with pytest.raises(CheckpointError, match="several times, under 'ema_1.', 'ema_2.'"):
+        open_zoo(path, build=build, ema=True)
+    entries = save({"model": state(0), "ema": state(1), "model_ema": state(2)}, tmp_path / "b.pt")
+    assert same(open_checkpoint(entries), state(0))
+    with pytest.raises(CheckpointError, match="holds several state dicts, 'ema', 'model_ema'"):
+        open_checkpoint(entries, ema=True)
+
+
+def test_a_model_that_has_an_ema_of_its_own_keeps_it(tmp_path):
+    def pair() -> nn.Module:
+        return nn.ModuleDict({"model": build(), "ema_model": build()})
+
+    tensors = prefixed("model.", state(0)) | prefixed("ema_model.", state(1))
+    zoo = open_zoo(save(tensors, tmp_path / "a.pt"), build=pair)
+    assert same(zoo[0], tensors)
+    assert zoo.notes == []
+
+
+def test_the_weights_that_lightning_moves_aside_for_their_average(tmp_path):
+    """Its WeightAveraging puts the average where the weights were."""
+    content = {"state_dict": prefixed("model.", state(1)), "current_model_state": prefixed("model.", state(0))}
+    path = save(content | {"averaging_state": {"n_averaged": torch.tensor(5)}}, tmp_path / "a.ckpt")
+    zoo = open_zoo(path, build=build)
+    assert same(zoo[0], state(0))
+    assert "an EMA is there too, not read: 'state_dict'" in zoo.notes[0]
+    assert same(open_zoo(path, build=build, ema=True)[0], state(1))
+
+
+def test_the_init_of_emas_is_an_ordinary_one(tmp_path):
+    init = save({"model": state(9), "ema": state(8)}, tmp_path / "init.pt")
+    paths = save_states(tmp_path, *(prefixed("ema.", near(k)) for k in range(2)))
+    assert same(open_zoo(*paths, build=build, init=init, ema=True).init, state(9))
 
 
 # Keys that the model does not have
@@ -383,27 +414,36 @@ def not_there() -> dict[str, Tensor]:
     return {key: tensor for key, tensor in with_text(1).items() if key != "text.scale"}
 
 
-@pytest.mark.parametrize(
-    "second",
-    [
-        with_text(1) | {"text.scale": torch.tensor(2.0)},
-        with_text(1) | {"text.scale": torch.tensor(1).double()},
-        not_there(),
-    ],
-)
-def test_unused_keys_that_differ_are_an_error(tmp_path, second):
-    paths = save_states(tmp_path, with_text(0), second)
+@pytest.mark.parametrize("other", [torch.tensor(2.0), torch.tensor(1).double()])
+@pytest.mark.parametrize("odd", range(3))
+def test_an_unused_key_that_differs_is_an_error_that_names_the_file(tmp_path, other, odd):
+    states = [with_text(k) for k in range(3)]
+    states[odd]["text.scale"] = other
+    paths = save_states(tmp_path, *states)
     with pytest.raises(CheckpointError) as caught:
         open_zoo(*paths, build=build, unused="skip")
-    assert f"{paths[0]}: extra key text.scale, which is not the same in every file" in str(caught.value)
+    first = next(path for k, path in enumerate(paths) if k != odd)
+    assert str(caught.value).splitlines()[1:] == [
+        f"  text.scale in {paths[odd]} is not what it is in {first} and 1 more"
+    ]
+
+
+def test_an_unused_key_that_is_not_everywhere_is_an_error(tmp_path):
+    paths = save_states(tmp_path, with_text(0), not_there())
+    with pytest.raises(CheckpointError) as caught:
+        open_zoo(*paths, build=build, unused="skip")
+    assert f"{paths[0]}: extra key text.scale, which is not in every file" in str(caught.value)
     assert "text.weight" not in str(caught.value)
 
 
 def test_an_init_need_not_have_the_unused_keys_but_may_not_differ_in_them(tmp_path):
-    paths = save_states(tmp_path, with_text(0), with_text(1))
-    bare, other = save(state(9), tmp_path / "bare.pt"), save(with_text(9, text=2.0), tmp_path / "other.pt")
-    assert same(open_zoo(*paths, build=build, init=bare, unused="skip").init, state(9))
-    with pytest.raises(CheckpointError, match="not the same in every file"):
+    paths = save_states(tmp_path, *(near(k) | {"text": torch.ones(2)} for k in range(2)))
+    bare, other = save(state(9), tmp_path / "bare.pt"), save(state(9) | {"text": torch.zeros(2)}, tmp_path / "other.pt")
+    zoo = open_zoo(*paths, build=build, init=bare, unused="skip")
+    assert same(zoo.init, state(9))
+    with pytest.raises(
+        CheckpointError, match=r"text in .*other\.pt is not what it is in .*model_0\.safetensors and 1 more"
+    ):
         open_zoo(*paths, build=build, init=other, unused="skip")
 
 
@@ -416,75 +456,10 @@ def test_other_words_for_unused(tmp_path):
         open_zoo(path, unused="skip")
 
 
-# Kinds of tensors
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_kinds_of_tensors_come_back_as_they_are(tmp_path, dtype):
-    tensors = {
-        "half": torch.randn(3, 4).to(dtype),
-        "count": torch.tensor(7),
-        "mask": torch.tensor([True, False]),
-        "scalar": torch.tensor(2.0),
-        "empty": torch.zeros(0, 5),
-    }
-    plain = save(tensors, tmp_path / "a.safetensors")
-    nested = save({"state_dict": prefixed("model.", tensors)}, tmp_path / "b.pt")
-    for path in (plain, nested, save_shards(tensors, tmp_path / "c")):
-        found = open_checkpoint(path).fit(tensors)
-        assert same(found, tensors)
-        assert all(found[key].dtype == tensors[key].dtype for key in tensors)
-    with pytest.raises(CheckpointError, match="the same weights"):
-        open_zoo(plain, nested)
-    assert open_zoo(plain).parameter_keys() == [key for key in open_zoo(plain).keys() if key not in ("count", "mask")]
-
-
-def test_tied_tensors_views_and_parameters(tmp_path):
-    storage = torch.randn(6, 8)
-    tensors = {"a": storage[:3], "b": storage[3:].T, "tied": storage[:3], "p": nn.Parameter(torch.ones(2))}
-    zoo = open_zoo(save({"model": tensors}, tmp_path / "a.pt"))
-    assert same(zoo[0], tensors)
-    assert not zoo[0]["p"].requires_grad
-    apart = save({key: tensor.detach().clone() for key, tensor in tensors.items()}, tmp_path / "b.pt")
-    assert open_zoo(apart).fingerprints == zoo.fingerprints
-
-
-@pytest.mark.filterwarnings("ignore:Validating sparse")
-@pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.zeros(2, device="meta")])
-def test_tensors_without_plain_data_are_refused(tmp_path, tensor):
-    assert "save it as a plain tensor" in refusal(save({"w": tensor}, tmp_path / "a.pt"))
-
-
-def test_one_number_that_poses_as_terabytes_is_refused(tmp_path):
-    path = save({"w": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "a.pt")
-    assert "w of shape (1000000, 1000000) is larger than the file" in refusal(path)
-
-
-@pytest.mark.parametrize("key", ["\ud800", "w"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn, torch.complex64])
-def test_odd_names_and_numbers_are_read_or_refused(tmp_path, key, dtype):
-    path = save({key: torch.ones(3).to(dtype)}, tmp_path / "a.pt")
-    try:
-        open_zoo(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-
-
-# Damage
-
-
-@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", INDEX, "model-00001-of-00002.safetensors"])
-def test_truncated_at_any_byte(tmp_path, name):
-    save({"state_dict": prefixed("model.", state(0)), "epoch": 1}, tmp_path / "a.pt")
-    save(state(0), tmp_path / "a.safetensors")
-    index = save_shards(state(0), tmp_path)
-    path = tmp_path / name
-    opened = index if name.startswith("model") else path
-    open_zoo(opened, build=build)
-    whole = path.read_bytes()
-    for length in {*range(0, len(whole), 37), *range(max(0, len(whole) - 30), len(whole))}:
-        path.write_bytes(whole[:length])
-        assert str(path) in refusal(opened), length
+@pytest.mark.parametrize("word", ["model_ema", None, 1])
+def test_other_words_for_ema(tmp_path, word):
+    with pytest.raises(ParameterError, match="ema must be True or False"):
+        open_zoo(save(state(0), tmp_path / "a.pt"), ema=word)
 
 
 def test_pickled_code_in_a_nested_checkpoint_is_refused_and_never_runs(tmp_path):

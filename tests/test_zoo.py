@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import pickle
+import warnings
+from collections import OrderedDict
 from pathlib import Path
 
+import cloudpickle
+import joblib
 import pytest
 import torch
 from helpers import build, save, save_states, state, tiny_zoo
@@ -14,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from radin import Zoo
+from radin import Zoo, average
 from radin.errors import CheckpointError, ParameterError
 from radin.zoo import open_checkpoint
 
@@ -269,20 +275,275 @@ def test_precisions_may_differ(tmp_path):
     assert len(open_zoo(*save_states(tmp_path, state(0), halves), build=build)) == 2
 
 
-def test_duplicates_are_found_across_formats(tmp_path):
+@pytest.mark.parametrize("with_build", [False, True])
+def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
+    def other(classes: int, seed: int) -> dict[str, torch.Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        head = {"3.weight": torch.randn(classes, 6, generator=rng), "3.bias": torch.zeros(classes)}
+        return state(seed) | head
+
+    paths = save_states(tmp_path, state(0), other(10, 1), other(10, 2))
+    with pytest.raises(CheckpointError) as caught:
+        open_zoo(*paths, build=build if with_build else None)
+    lines = str(caught.value).splitlines()[1:]
+    mend = "build the model with num_classes=10, or leave those files out" if with_build else "leave out one kind"
+    assert [line.strip() for line in lines] == [
+        *(
+            f"{path}: {key} has shape {there}, not {here}"
+            for path in paths[1:]
+            for key, there, here in (("3.bias", (10,), (3,)), ("3.weight", (10, 6), (3, 6)))
+        ),
+        f"a head for 10 classes does not fit one for 3: {mend}",
+    ]
+    narrow = state(3) | {"1.weight": torch.zeros(5, 4), "1.bias": torch.zeros(5), "3.weight": torch.zeros(3, 5)}
+    with pytest.raises(CheckpointError) as caught:  # another width is no other head
+        open_zoo(paths[0], save(narrow, tmp_path / "narrow.pt"))
+    assert "a head for" not in str(caught.value)
+
+
+# Twins ----------------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_found_across_formats_and_warned_of_once(tmp_path):
     paths = [
         save(state(0), tmp_path / "a.safetensors"),
         save(state(1), tmp_path / "b.pt"),
         save(dict(reversed(state(0).items())), tmp_path / "c.pt"),
         save(state(1), tmp_path / "d.safetensors"),
     ]
-    with pytest.raises(CheckpointError) as caught:
-        open_zoo(*paths)
+    with pytest.warns(UserWarning, match="duplicates") as caught:
+        zoo = open_zoo(*paths)
+    (warning,) = caught
+    assert warning.filename == __file__  # of whoever called Zoo.open
     for twin, first in ((paths[2], paths[0]), (paths[3], paths[1])):
-        assert f"{twin} holds the same weights as {first}" in str(caught.value)
+        assert f"{twin} holds the same weights as {first}" in str(warning.message)
+    assert zoo.notes == [str(warning.message)]
+    assert len(zoo) == 4
+    assert zoo.fingerprints == [zoo.fingerprints[0], zoo.fingerprints[1]] * 2
+    for key, tensor in average(zoo, [0.25] * 4).items():  # each weighs as often as it is there
+        torch.testing.assert_close(tensor, (state(0)[key] + state(1)[key]) / 2)
 
 
 def test_the_same_file_twice(tmp_path):
     path = save(state(0), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="the same weights"):
-        open_zoo(path, path)
+    with pytest.warns(UserWarning, match="the same weights"):
+        assert len(open_zoo(path, path)) == 2
+
+
+def test_no_warning_of_weights_that_nearly_agree(tmp_path):
+    almost = state(0)
+    almost["3.bias"][0] = torch.nextafter(almost["3.bias"][0], torch.tensor(9.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_zoo(*save_states(tmp_path, state(0), almost)).notes == []
+
+
+# The published ingredients, in small ----------------------------------------------------------------------------------
+
+
+class SmallClip(nn.Module):
+    """The keys of the published classifiers: an image tower within a model that also had a text tower, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        visual = nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 2, bias=False), ln_post=nn.LayerNorm(4)))
+        visual.proj = nn.Parameter(torch.zeros(4, 4))
+        self.model = nn.ModuleDict({"visual": visual})
+        self.classification_head = nn.Linear(4, 5)
+
+
+LEFTOVERS = (
+    "positional_embedding",
+    "text_projection",
+    "logit_scale",
+    "token_embedding.weight",
+    "ln_final.weight",
+    "ln_final.bias",
+)
+
+
+def published(seed: int) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    states = {key: torch.randn(tensor.shape, generator=rng) for key, tensor in SmallClip().state_dict().items()}
+    text = {f"model.{key}": torch.full((3, 2), 0.5) if "." in key else torch.tensor(2.0) for key in LEFTOVERS}
+    return text | states
+
+
+def test_the_published_shape_opens_and_its_leftovers_are_skipped(tmp_path):
+    paths = save_states(tmp_path, *map(published, range(4)), suffix=".pt")
+    zoo = open_zoo(*paths, build=SmallClip, unused="skip")
+    assert set(zoo.keys()) == set(SmallClip().state_dict())
+    assert len(zoo.notes) == 1
+    assert zoo.notes[0].startswith(f"{paths[0]} and 3 more: skipped 6 keys that the model does not have")
+    assert all(f"model.{key}" in zoo.notes[0] for key in LEFTOVERS)
+    assert torch.equal(zoo.model(3, copy=False).model["visual"].proj, published(3)["model.visual.proj"])
+
+
+@pytest.mark.parametrize("odd", [0, 2])
+def test_a_leftover_that_differs_in_one_file_is_named_with_it(tmp_path, odd):
+    states = [published(k) for k in range(4)]
+    states[odd]["model.ln_final.weight"][1, 1] += 1e-6
+    paths = save_states(tmp_path, *states, suffix=".pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_zoo(*paths, build=SmallClip, unused="skip")
+    like = paths[0 if odd else 1]
+    assert str(caught.value).splitlines()[1:] == [
+        f"  model.ln_final.weight in {paths[odd]} is not what it is in {like} and 2 more"
+    ]
+
+
+def test_the_published_twins(tmp_path):
+    paths = save_states(tmp_path, *(published(min(k, 2)) for k in range(4)), suffix=".pt")
+    with pytest.warns(UserWarning, match=r"model_3\.pt holds the same weights as .*model_2\.pt"):
+        zoo = open_zoo(*paths, build=SmallClip, unused="skip")
+    assert len(zoo) == 4
+    assert [note.split()[3] for note in zoo.notes[:1]] == ["more:"]
+
+
+# Elsewhere: pickled, and in part --------------------------------------------------------------------------------------
+
+
+def sent(zoo: Zoo) -> Zoo:
+    return pickle.loads(pickle.dumps(zoo))
+
+
+@pytest.fixture
+def many(tmp_path) -> Zoo:
+    """Every way in which a checkpoint is read: plain, nested under a prefix, an EMA beside it, shards, skipped keys."""
+    leftover = {"text": torch.ones(2)}
+    ema = {f"ema.{key}": tensor for key, tensor in state(7).items()}
+    contents = [
+        (state(0) | leftover, "a.safetensors"),
+        ({"state_dict": {f"module.{key}": tensor for key, tensor in (state(1) | leftover).items()}}, "b.ckpt"),
+        (state(2) | leftover | ema, "c.pt"),
+    ]
+    paths = [save(content, tmp_path / name) for content, name in contents]
+    keys = list(state(3) | leftover)
+    for number, part in enumerate((keys[:2], keys[2:])):
+        save({key: (state(3) | leftover)[key] for key in part}, tmp_path / "d" / f"{number}.bin")
+    where = {key: f"{int(key not in keys[:2])}.bin" for key in keys}
+    (tmp_path / "d" / "m.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    init = save({"model": state(9)}, tmp_path / "init.pt")
+    with pytest.warns(UserWarning, match="no common start"):
+        return open_zoo(*paths, tmp_path / "d", build=build, init=init, unused="skip")
+
+
+def test_a_pickled_zoo_is_the_same_zoo_and_small(many):
+    there = sent(many)
+    assert len(pickle.dumps(many)) < 20_000
+    for name in ("paths", "names", "fingerprints", "notes", "build"):
+        assert getattr(there, name) == getattr(many, name)
+    assert torch.equal(there.distances, many.distances)
+    assert torch.equal(there.cosines, many.cosines)
+    assert there.keys() == many.keys()
+    for k in range(4):
+        assert list(there[k]) == list(many[k])
+        assert all(torch.equal(there[k][key], state(k)[key]) for key in many.keys())
+        assert all(
+            torch.equal(mine, its)
+            for mine, its in zip(there.model(k).parameters(), many.model(k).parameters(), strict=True)
+        )
+    assert all(torch.equal(there.init[key], state(9)[key]) for key in many.keys())
+    assert sent(there).parameter_keys() == many.parameter_keys()
+    assert repr(there) == repr(many)
+
+
+def test_an_unpickled_zoo_opens_no_file_before_it_needs_one(many, monkeypatch):
+    there = sent(many)
+    monkeypatch.setattr("radin.checkpoints.read", None)
+    assert len(there) == 4
+    assert there.keys() == many.keys()
+    assert there.subset([1, 2]).names == many.names[1:3]
+    with pytest.raises(TypeError):
+        there[0]["1.bias"]
+
+
+def test_an_unpickled_zoo_hashes_nothing_again(many, monkeypatch):
+    there = sent(many)
+    monkeypatch.setattr("radin.reading.update_hash", None)
+    assert torch.equal(there[2]["1.bias"], state(2)["1.bias"])
+
+
+def test_a_pickled_zoo_opened_by_relative_paths(tmp_path, monkeypatch):
+    save_states(tmp_path, state(0), state(1))
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps(Zoo.open("*.safetensors", progress=False))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.equal(pickle.loads(data)[1]["1.bias"], state(1)["1.bias"])
+
+
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "b.ckpt", "c.pt", "d/m.bin.index.json", "d/0.bin", "d/1.bin", "init.pt"]
+)
+@pytest.mark.parametrize("what", ["gone", "longer", "touched"])
+def test_files_that_are_others_by_then_are_refused_by_name(many, tmp_path, name, what):
+    data, path = pickle.dumps(many), tmp_path / name
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    if what == "gone":
+        path.unlink()
+    elif what == "longer":
+        path.write_bytes(path.read_bytes() + b" ")
+        os.utime(path, ns=times)
+    else:
+        os.utime(path, ns=(times[0], times[1] + 1_000_000))
+    there = pickle.loads(data)
+    ingredient = there.init if name == "init.pt" else there["abcd".index(name[0])]
+    with pytest.raises(CheckpointError) as caught:
+        ingredient["1.bias"]
+    assert str(caught.value).startswith(
+        f"{path}: {'is gone' if what == 'gone' else 'has changed'} since it was checked"
+    )
+    others = [k for k in range(4) if there[k] is not ingredient]
+    assert all(torch.equal(there[k]["1.bias"], state(k)["1.bias"]) for k in others)
+
+
+def test_a_build_without_a_name_goes_through_cloudpickle(tmp_path):
+    width = 6
+    zoo = open_zoo(
+        *save_states(tmp_path, state(0)),
+        build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.Tanh(), nn.Linear(6, 3)),
+    )
+    there = cloudpickle.loads(cloudpickle.dumps(zoo))
+    assert torch.equal(there.model(0)[1].bias, state(0)["1.bias"])
+
+
+def test_a_zoo_goes_to_worker_processes(many):
+    def look(zoo: Zoo, k: int) -> tuple[int, float]:
+        return os.getpid(), zoo.model(k).state_dict()["1.bias"].sum().item()
+
+    pieces = joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(look)(many, k) for k in range(4))
+    assert os.getpid() not in {pid for pid, _ in pieces}
+    assert [total for _, total in pieces] == [state(k)["1.bias"].sum().item() for k in range(4)]
+
+
+def test_a_subset_is_a_view(many, monkeypatch):
+    monkeypatch.setattr("radin.reading.update_hash", None)
+    part = many.subset([2, 0])
+    assert len(part) == 2
+    assert part.names == [many.names[2], many.names[0]]
+    assert part.paths == [many.paths[2], many.paths[0]]
+    assert part.fingerprints == [many.fingerprints[2], many.fingerprints[0]]
+    assert part.distances.tolist() == many.distances[[2, 0]].tolist()
+    assert part.cosines.tolist() == many.cosines[[2, 0]].tolist()
+    assert part[0] is many[2]
+    assert part.init is many.init
+    assert part.build is build
+    assert part.notes == many.notes
+    part.notes.append("mine")
+    assert "mine" not in many.notes
+    assert len(many) == 4
+    assert sent(part.subset(torch.tensor([1]))).names == ["a"]
+    assert many.subset(range(4)).names == many.names
+
+
+@pytest.mark.parametrize("indices", [[], [4], [-1], [0, 0], [0.0], [True], ["0"]])
+def test_a_subset_of_what_is_not_there(many, indices):
+    with pytest.raises(ParameterError, match="ind(ex|ices)"):
+        many.subset(indices)
+
+
+def test_a_subset_without_init(tmp_path):
+    zoo = open_zoo(*save_states(tmp_path, state(0), state(1)))
+    assert zoo.distances is zoo.cosines is None
+    assert zoo.subset([1]).distances is None
