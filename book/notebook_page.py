@@ -100,7 +100,7 @@ def device_in_use(choice: str) -> str:
     """What the parameter `device` came to on this machine, in words."""
     import torch
 
-    from radin.predict import pick_device
+    from radin.devices import pick_device
 
     device = pick_device(choice)
     if device.type == "cpu":

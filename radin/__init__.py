@@ -9,8 +9,9 @@ from radin.candidates import dirichlet, exhaustive, greedy_path, monte_carlo
 from radin.craft import RECIPES, Soup, Trial, craft
 from radin.data import load_split
 from radin.errors import RadinError
+from radin.evaluate import evaluator, soup_logits
 from radin.finetune import digits_zoo
-from radin.predict import evaluator, predict, soup_logits
+from radin.predict import predict
 from radin.rank import Ranking, fast_estimate, rank
 from radin.soup import average, interpolate, save_soup
 from radin.synthetic import synthetic_bank

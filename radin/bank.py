@@ -16,6 +16,7 @@ from torch import Tensor
 
 from radin.errors import BankError, ParameterError
 from radin.files import atomic_path
+from radin.projection import Projection
 
 _FORMAT = "radin-bank-1"
 _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -35,12 +36,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).sum(-1).double() * 100 / len(labels)
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """BankError when a label lies outside the classes 0 to C - 1."""
+def check_labels(labels: Tensor, num_classes: int, first: int = 0) -> None:
+    """BankError when a label lies outside the classes 0 to C - 1; `first` is the number of the first image."""
     outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
     if len(outside):
         raise BankError(
-            f"Image {int(outside[0])} has label {int(labels[outside[0]])}, but the logits have classes 0 to "
+            f"Image {first + int(outside[0])} has label {int(labels[outside[0]])}, but the logits have classes 0 to "
             f"{num_classes - 1} ({len(outside)} such images); check that data and model belong together."
         )
 
@@ -53,12 +54,20 @@ class LogitBank:
             until `to` moves them.
         labels: (n,) whole numbers from 0 to C - 1.
         names: N names for tables; "0", "1", ... when not given.
+        projection: for a split some of whose classes have several logits: how its K classes are read from C logits.
+            It is applied to averages of logits, never before.
 
     Raises BankError when the shapes do not fit, the split is empty, a label lies outside the classes,
     or a logit is NaN or infinite (the message names the model and the image).
     """
 
-    def __init__(self, logits: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        names: Sequence[str] | None = None,
+        projection: Projection | None = None,
+    ) -> None:
         logits, labels = torch.as_tensor(logits).detach().cpu(), torch.as_tensor(labels).cpu()
         if logits.ndim != 3 or logits.dtype not in _LOGIT_DTYPES:
             raise BankError(
@@ -76,13 +85,16 @@ class LogitBank:
             )
         if names is not None and len(names) != len(logits):
             raise BankError(f"{len(names)} names were given for {len(logits)} ingredients.")
+        if projection is not None and projection.num_logits != logits.shape[2]:
+            raise BankError(f"The projection reads {projection.num_logits} logits; these are {logits.shape[2]}.")
+        self.projection = projection
         self.logits = logits.float() if logits.dtype == torch.float64 else logits
         self.labels = labels.long().contiguous()
         self.names = [str(name) for name in names] if names is not None else [str(k) for k in range(len(logits))]
         self._check_values()
 
     def _check_values(self) -> None:
-        check_labels(self.labels, self.num_classes)
+        check_labels(self.labels, self.num_classes if self.projection is None else self.projection.num_classes)
         half = self.logits.dtype == torch.float16
         for k, name in enumerate(self.names):
             if all(extreme.isfinite() for extreme in self.logits[k].aminmax()):
@@ -113,7 +125,19 @@ class LogitBank:
 
     def accuracies(self) -> Tensor:
         """Accuracy of each ingredient alone, in percent: (N,) double."""
-        return torch.stack([accuracy(logits, self.labels) for logits in self.logits]).cpu()
+        return torch.stack([accuracy(self.projected(logits), self.labels) for logits in self.logits]).cpu()
+
+    def projected(self, ensemble: Tensor) -> Tensor:
+        """Logits (..., C) of ensembles as logits (..., K) of the split's own classes; the same without a projection."""
+        return ensemble if self.projection is None else self.projection(ensemble)
+
+    def refuse_projection(self, what: str) -> None:
+        """ParameterError for a bank with a projection, where logits and classes must be the same."""
+        if self.projection is not None:
+            raise ParameterError(
+                f"{what} needs one logit for each class; {self.num_classes} logits stand for "
+                f"{self.projection.num_classes} classes here, so take the images that soups are chosen by."
+            )
 
     def to(self, device: str | torch.device) -> LogitBank:
         """The same bank with its tensors on another device, "cpu" or "cuda"; stage 1 then computes there.
@@ -132,8 +156,11 @@ class LogitBank:
         """Write the bank as one safetensors file, atomically."""
         path = Path(path)
         tensors = {"logits": self.logits.contiguous().cpu(), "labels": self.labels.contiguous().cpu()}
+        metadata = {"format": _FORMAT, "names": json.dumps(self.names)}
+        if self.projection is not None:
+            metadata["groups"] = json.dumps(self.projection.groups)
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "names": json.dumps(self.names)})
+            save_file(tensors, temporary, metadata=metadata)
         return path
 
     @classmethod
@@ -146,7 +173,9 @@ class LogitBank:
         """
         tensors, metadata = load_tensors(path, _FORMAT)
         try:
-            return cls(tensors["logits"], tensors["labels"], json.loads(metadata["names"]))
+            logits, groups = tensors["logits"], json.loads(metadata.get("groups", "null"))
+            projection = None if groups is None else Projection(groups, logits.shape[2])
+            return cls(logits, tensors["labels"], json.loads(metadata["names"]), projection)
         except (KeyError, json.JSONDecodeError) as error:
             raise BankError(f"{path}: not a whole logit bank ({error} is missing); make it again.") from error
 

@@ -55,6 +55,8 @@ class SoupBench:
         zoo: Zoo | Callable[[], Zoo] | None = None,
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
+        for bank in (val, test):
+            bank.refuse_projection("A soup bench")
         rows = 2**val.num_models - 1
         for kind, tables in (("soups", soups), ("ensembles", ensembles or {})):
             for part, table in tables.items():

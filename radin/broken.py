@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from radin.data import ArraySplit, load_split
+from radin.devices import pick_device
 from radin.errors import ParameterError, check_seed, check_whole
 from radin.files import hash_file, hash_text
 from radin.finetune import (
@@ -28,7 +29,7 @@ from radin.finetune import (
     zoo_paths,
 )
 from radin.models import DigitsNet
-from radin.predict import pick_device, predict
+from radin.predict import predict
 from radin.zoo import Zoo, open_checkpoint
 
 KINDS: dict[str, str] = {

@@ -137,7 +137,7 @@ def _radin(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """RADIN: rank all candidates by fast estimate plus prior, evaluate the first B, return the best by validation."""
     candidates = order.candidates_for(bank)
     ranked = rank(bank, candidates, order.prior, top=ledger.left).order
-    return _best([ledger.spend(weights) for weights in candidates[ranked]])
+    return _best(ledger.spend_many(candidates[ranked]))
 
 
 def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
@@ -172,7 +172,7 @@ def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
     """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
     candidates = distinct(order.candidates_for(bank))
     drawn = np.random.default_rng(order.seed).permutation(len(candidates))[: ledger.left]
-    return _best([ledger.spend(weights) for weights in candidates[drawn]])
+    return _best(ledger.spend_many(candidates[drawn]))
 
 
 def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from radin.augment import augment, mixup
 from radin.data import ArraySplit, load_split
+from radin.devices import pick_device, single_thread
 from radin.errors import DataError, ParameterError, check_seed, check_whole
 from radin.files import atomic_path, cache_root, hash_text, update_hash
 from radin.models import DigitsNet
-from radin.predict import pick_device, single_thread
 from radin.zoo import Zoo, open_checkpoint
 
 Hyperparameters = dict[str, float]

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from radin.bank import check_labels
 from radin.data import batches
+from radin.devices import pick_device
 from radin.errors import DataError, ParameterError, check_seed, check_whole
-from radin.predict import batch_logits, pick_device
 from radin.soup import mix
+from radin.stream import batch_logits
 from radin.zoo import Zoo
 
 BATCH_SIZE = 32
@@ -120,6 +121,10 @@ def learn(
     num_images = len(split)  # type: ignore[arg-type]
     if num_images == 0:
         raise DataError(f"{split!r} is empty; a split needs at least one image.")
+    if getattr(split, "projection", None) is not None:
+        raise ParameterError(
+            f"{split!r} has other classes than the networks; learn on the images that soups are chosen by."
+        )
     mixture = Mixture(zoo, pick_device(device))
     shape = (mixture.num_rows, len(zoo)) if per_tensor else (len(zoo),)
     alpha = torch.zeros(shape, device=mixture.device, requires_grad=True)

@@ -85,15 +85,18 @@ class Ledger:
         if self.left < 1:
             raise BudgetError(f"The budget of {self.budget} evaluations is spent; raise the budget or stop earlier.")
         answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
-        try:
-            measured = float(answer)
-        except (TypeError, ValueError):
-            measured = math.nan
-        if not 0 <= measured <= 100:  # NaN fails this too
-            raise ParameterError(
-                f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}."
-            )
-        return self._record(weights, measured, evaluated=True)
+        return self._record(weights, _checked(answer), evaluated=True)
+
+    def spend_many(self, rows: Tensor) -> list[Trial]:
+        """Evaluate several soups, rows (M, N): in one pass over the images where `evaluate` has a method `many`.
+
+        Raises BudgetError when less than M is left.
+        """
+        many = getattr(self.evaluate, "many", None)
+        if many is None or len(rows) > self.left:  # the one too many says so
+            return [self.spend(weights) for weights in rows]
+        answers = [_checked(answer) for answer in many([weights.clone() for weights in rows])]
+        return [self._record(weights, answer, evaluated=True) for weights, answer in zip(rows, answers, strict=True)]
 
     def look(self, weights: Tensor) -> Trial:
         """The ensemble's accuracy off the bank, free. For one ingredient alone it is the soup's own accuracy."""
@@ -104,3 +107,14 @@ class Ledger:
         trial = Trial(weights.clone(), estimate, estimate if measured is None else measured, evaluated)
         self.trials.append(trial)
         return trial
+
+
+def _checked(answer: object) -> float:
+    """What an evaluation returned as an accuracy; ParameterError when it is none."""
+    try:
+        measured = float(answer)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        measured = math.nan
+    if not 0 <= measured <= 100:  # NaN fails this too
+        raise ParameterError(f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}.")
+    return measured

@@ -64,6 +64,7 @@ def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator
     A block holds a limited number of logits, so that on any bank, random logits too, memory stays bounded.
     """
     kernels = kernels_for(bank)
+    bank.refuse_projection("A margin")
     on_cpu = bank.logits.device.type == "cpu"
     threads, chunk = (torch.get_num_threads(), _CHUNK) if on_cpu else (1, 32 * _CHUNK)  # a GPU wants long work
     at_once = max(1, min(chunk // (bank.num_models * bank.num_classes), math.ceil(bank.num_images / threads)))

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from radin.bench import SoupBench
 from radin.data import ArraySplit, in_memory, load_split
+from radin.devices import pick_device, single_thread
 from radin.errors import ParameterError, RadinError, check_seed, check_whole
 from radin.files import atomic_path, cache_root, hash_file, hash_text
 from radin.finetune import Hyperparameters, save_checkpoint, train_checkpoint, trained_with
 from radin.models import SmallResNet
 from radin.plans import PLANS, PRETRAINING, Plan
-from radin.predict import pick_device, single_thread
 from radin.shipped import BENCH, BENCH_FORMAT, INIT, MANIFEST, PRETRAINED, shipped_root
 from radin.zoo import Zoo, open_checkpoint
 

@@ -86,7 +86,7 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     right = torch.empty(len(p), bank.num_images, dtype=torch.bool)
     losses = torch.empty(len(p), bank.num_images, dtype=torch.float64)
     for rows in torch.arange(len(p)).split(max(1, _ANSWERS // logits[0].numel())):
-        ensemble = torch.tensordot(p[rows], logits, 1)
+        ensemble = bank.projected(torch.tensordot(p[rows], logits, 1))
         right[rows] = (ensemble.argmax(-1) == bank.labels).cpu()
         ensemble /= p[rows].sum(1)[:, None, None]
         losses[rows] = nll_of(ensemble, bank.labels).cpu()
@@ -105,12 +105,25 @@ def without_scale(p: Tensor) -> Tensor:
 
 
 def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
-    """Exact accuracy of each ensemble without ever forming one; see `radin.margins`."""
+    """Exact accuracy of each ensemble; without ever forming one (see `radin.margins`) where a class has one logit."""
+    if bank.projection is not None:
+        return _projected_accuracy(bank, p)
     if subsets and bank.num_models <= EXHAUSTIVE_LIMIT and 2**bank.num_models <= _TABLE_GAIN * len(p):
         hits = count_every_subset(bank)[_bitmasks(p)[0]]
     else:
         hits = count_candidates(bank, p)
     return hits.double() * 100 / bank.num_images
+
+
+def _projected_accuracy(bank: LogitBank, p: Tensor) -> Tensor:
+    right = torch.zeros(len(p), dtype=torch.int64)
+    at_once = max(1, _ANSWERS // (bank.num_models * bank.num_classes))
+    for start in tqdm(range(0, bank.num_images, at_once), desc="ensembles", delay=3, leave=False):
+        logits, labels = bank.logits[:, start : start + at_once].double(), bank.labels[start : start + at_once]
+        for row, weights in enumerate(p.to(logits.device)):
+            ensemble = bank.projected(torch.tensordot(weights, logits, 1))
+            right[row] += (ensemble.argmax(-1) == labels).sum().cpu()
+    return right.double() * 100 / bank.num_images
 
 
 def _bitmasks(candidates: Tensor) -> list[Tensor]:
@@ -133,6 +146,7 @@ def _nll(bank: LogitBank, p: Tensor) -> Tensor:
         for first in range(0, len(p), candidates_at_once):
             chosen = slice(first, first + candidates_at_once)
             ensemble = (p[chosen] @ logits.flatten(1)).view(-1, *logits.shape[1:])  # (candidates, images, C)
+            ensemble = bank.projected(ensemble)
             total[chosen] += nll_of(ensemble, labels).sum(-1)
     return total.cpu() / bank.num_images
 

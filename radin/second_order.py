@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from radin.bank import LogitBank
 from radin.data import batches
+from radin.devices import pick_device
 from radin.errors import BankError, ParameterError, check_whole
 from radin.forward_mode import network_logits
-from radin.predict import batch_logits, pick_device
 from radin.rank import check_metric, nll_of, without_scale
 from radin.soup import average, check_weights
+from radin.stream import batch_logits
 from radin.taylor import derivatives, directions, first_order, loss_gradient
 from radin.zoo import Zoo
 
@@ -39,6 +40,7 @@ def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
 
     Source: T2 in the book.
     """
+    bank.refuse_projection("The variance of losses")
     p = check_weights(candidates, bank.num_models, rows=True).to(bank.logits.device)
     p = p / p.sum(1, keepdim=True)
     total = torch.zeros(len(p), dtype=torch.float64, device=p.device)

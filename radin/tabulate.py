@@ -21,10 +21,11 @@ from tqdm import tqdm
 from radin.bank import check_labels, load_tensors
 from radin.candidates import exhaustive
 from radin.data import FolderSplit, batches, fingerprint, in_memory
+from radin.devices import pick_device, single_thread
 from radin.errors import BankError, check_whole
 from radin.files import atomic_path, hash_text, store_folder
-from radin.predict import batch_logits, pick_device, single_thread
 from radin.soup import average
+from radin.stream import batch_logits
 from radin.zoo import Zoo
 
 _FORMAT = "radin-soups-1"

@@ -14,13 +14,15 @@ from torch.utils.data import Dataset, Subset
 from radin.bank import LogitBank
 from radin.checks import Check, Trust
 from radin.data import batches
+from radin.devices import pick_device
 from radin.errors import ParameterError, check_whole
 from radin.ledger import Trial
-from radin.predict import batch_logits, close_to_stored, pick_device
+from radin.predict import close_to_stored
 from radin.rank import effective_number, fast_estimate, nll_of
 from radin.related import of_weights
 from radin.second_order import loss_variance, single_precision
 from radin.soup import average
+from radin.stream import batch_logits
 from radin.taylor import derivatives, directions
 from radin.zoo import Zoo
 
@@ -83,6 +85,7 @@ def _check_kinds(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -
             f"The first argument is a logit bank, not a {type(bank).__name__}; radin.predict(zoo, split) makes one, "
             "and a soup bench has .val."
         )
+    bank.refuse_projection("trust")
     if zoo is not None and not isinstance(zoo, Zoo):
         raise ParameterError(f"The second argument is a zoo, as Zoo.open makes one, not a {type(zoo).__name__}.")
     if zoo is not None and len(zoo) != bank.num_models:

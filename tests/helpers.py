@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from radin import LogitBank, Zoo
 from radin.data import ArraySplit
@@ -48,7 +50,9 @@ def save_states(folder: Path, *states: dict[str, Tensor], suffix: str = ".safete
 def tiny_zoo(folder: Path, num_models: int = 3) -> Zoo:
     """A zoo of tiny networks, with `build` and `init`."""
     paths = save_states(folder, *(state(seed) for seed in range(num_models)))
-    return Zoo.open(paths, build, init=save(state(99), folder / "init.safetensors"), progress=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no common start")  # random networks have none
+        return Zoo.open(paths, build, init=save(state(99), folder / "init.safetensors"), progress=False)
 
 
 def tiny_split(num_images: int = 20, seed: int = 0, part: str = "val") -> ArraySplit:
@@ -57,6 +61,21 @@ def tiny_split(num_images: int = 20, seed: int = 0, part: str = "val") -> ArrayS
     images = torch.randn(num_images, 1, 2, 2, generator=rng)
     labels = torch.randint(CLASSES, (num_images,), generator=rng)
     return ArraySplit("tiny", part, images, labels, [str(c) for c in range(CLASSES)])
+
+
+class Listed(Dataset):
+    """A dataset of the plainest kind, which counts what is asked of it."""
+
+    def __init__(self, split: ArraySplit) -> None:
+        self.items = [split[i] for i in range(len(split))]
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.asked.append(index)
+        return self.items[index]
 
 
 def random_bank(num_models: int = 3, num_images: int = 20, num_classes: int = 3, seed: int = 0) -> LogitBank:

@@ -14,8 +14,8 @@ from torch import Tensor
 from radin import Zoo, average, broken, digits_zoo, finetune, load_split, predict, soup_logits
 from radin.broken import KINDS, broken_zoo
 from radin.errors import ParameterError
+from radin.evaluate import refresh_batch_norm
 from radin.models import DigitsNet
-from radin.predict import refresh_batch_norm
 
 QUICK = {"quick": True, "device": "cpu", "progress": False}
 TRAINED = ("rate", "initialisation", "batch_norm", "heads")

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import errno
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, files_below, finish, mixing_weights, run_python, save_states, state, tiny_split, tiny_zoo
-from hypothesis import given, settings
+from helpers import Listed, files_below, finish, run_python, save_states, state, tiny_split, tiny_zoo
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from radin import LogitBank, RadinError, Zoo, average, evaluator, predict, soup_logits
-from radin.data import ArraySplit
+from radin import LogitBank, RadinError, Zoo, evaluator, fast_estimate, predict, soup_logits
+from radin.data import ArraySplit, Split
 from radin.errors import BankError, DataError, ParameterError
-from radin.predict import PROBE, batch_logits, pick_device, refresh_batch_norm, single_thread
+from radin.projection import Projection
+from radin.stream import PROBE
 
 SPLIT = tiny_split(20)
-
-
-class Listed(Dataset):
-    """A dataset of the plainest kind, which counts what is asked of it."""
-
-    def __init__(self, split: ArraySplit) -> None:
-        self.items = [split[i] for i in range(len(split))]
-        self.asked: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        self.asked.append(index)
-        return self.items[index]
 
 
 class CountingNet(nn.Sequential):
@@ -224,22 +211,87 @@ class Interrupted(Listed):
         return super().__getitem__(index)
 
 
-def test_ctrl_c_leaves_no_half_store(tmp_path):
-    split, cache = Interrupted(SPLIT), tmp_path / "cache"
-    split.fingerprint = "known"  # so that the interruption falls into the predictions
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_interrupted_run_goes_on_at_the_batch_where_it_stopped(tmp_path, dtype):
+    cache, zoo = tmp_path / "cache", open_zoo(tmp_path / "zoo", 0, 1, 2)
+    split, again = Interrupted(SPLIT), Listed(SPLIT)
+    split.fingerprint = again.fingerprint = "known"  # so that the interruption falls into the predictions
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_zoo(tmp_path / "zoo"), split, cache=cache)
-    assert files_below(cache) == []
+        run(zoo, split, cache=cache, dtype=dtype)
+    assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 3
+    CountingNet.images = 0
+    bank = run(zoo, again, cache=cache, dtype=dtype)
+    assert CountingNet.images == 3 * (PROBE + 12), "the first batch of eight is known"
+    assert again.asked[-12:] == list(range(8, 20)), "and not decoded again"
+    once = run(zoo, again, cache=tmp_path / "other", dtype=dtype)
+    assert torch.equal(bank.logits, once.logits)
+    assert torch.equal(bank.labels, SPLIT.labels)
+    assert files_below(cache) == files_below(tmp_path / "other")
+    for name in files_below(cache):
+        assert (cache / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
-def test_a_full_disk_names_the_file_and_leaves_none(tmp_path, monkeypatch):
+def test_what_another_network_began_is_begun_anew(tmp_path):
+    cache, split = tmp_path / "cache", Interrupted(SPLIT)
+    split.fingerprint = SPLIT.fingerprint
+    with pytest.raises(KeyboardInterrupt):
+        run(open_zoo(tmp_path, 0, make=lambda: Scaled(1.0)), split, cache=cache)
+    assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), cache) == PROBE + 20
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_is_known(tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(RadinError, match=r"cache.*\.safetensors: could not be written \(No space left"):
-        run(tiny_zoo(tmp_path / "zoo"), cache=tmp_path / "cache")
-    assert files_below(tmp_path / "cache") == []
+    zoo, cache = open_zoo(tmp_path / "zoo", 0, 1), tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(RadinError, match=r"cache.*\.safetensors: could not be written \(No space left"):
+            run(zoo, cache=cache)
+    assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 2
+    assert passes(zoo, cache) == 2 * (PROBE + 4), "two batches of eight are known"
+
+
+KILLED = """
+import pathlib, time, torch
+from helpers import tiny_zoo, tiny_split
+from radin import predict
+from radin.data import Split
+
+class Slow(Split):
+    name, part, class_names, fingerprint = "slow", "val", ["a", "b", "c"], "slow"
+    inner = tiny_split(200)
+    labels = inner.labels
+    def __getitem__(self, index):
+        time.sleep(0.002)
+        return self.inner[index]
+
+torch.set_num_threads(1)
+place = pathlib.Path(sys.argv[1])
+zoo = tiny_zoo(place / "zoo")
+print("ready", flush=True)
+predict(zoo, Slow(), "cpu", 16, cache=place / "cache", progress=False, workers=1)
+"""
+
+
+def test_kill_9_at_ten_random_moments(tmp_path):
+    """What is on the disk in the end is, byte for byte, what a run that nobody kills leaves."""
+    finish(run_python(KILLED, tmp_path / "calm"))
+    rng, killed = random.Random(0), 0
+    for _ in range(10):
+        process = run_python(KILLED, tmp_path / "killed")
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.3))
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert killed >= 5
+    finish(run_python(KILLED, tmp_path / "killed"))
+    calm, found = tmp_path / "calm" / "cache", tmp_path / "killed" / "cache"
+    assert [name for name in files_below(found) if not name.endswith(".part")] == files_below(calm)
+    for name in files_below(calm):
+        assert (found / name).read_bytes() == (calm / name).read_bytes()
 
 
 TOGETHER = """
@@ -311,14 +363,6 @@ def test_an_ingredient_that_overflows_is_named(tmp_path):
     assert files_below(tmp_path / "cache") == []
 
 
-@pytest.mark.parametrize("device", ["banana", "cuda:99", "", None, 3.5, "meta"])
-def test_unknown_devices(tmp_path, device):
-    zoo = tiny_zoo(tmp_path)
-    for use in (lambda: run(zoo, device=device), lambda: evaluator(zoo, SPLIT, device), lambda: pick_device(device)):
-        with pytest.raises(ParameterError, match=r"device=.* is not available here; use 'auto', 'cpu' or 'cuda'"):
-            use()
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8, "half"])
 def test_other_precisions_are_refused(tmp_path, dtype):
     with pytest.raises(ParameterError, match="dtype must be"):
@@ -343,72 +387,68 @@ def zoo(tmp_path_factory) -> Zoo:
     return tiny_zoo(tmp_path_factory.mktemp("zoo"))
 
 
-@given(weights=mixing_weights(3))
-@settings(max_examples=30)
-def test_an_evaluation_is_the_accuracy_of_the_averaged_model(zoo, weights):
-    model = build()
-    p = (weights.double() / weights.double().sum()).tolist()
-    model.load_state_dict({key: sum(w * zoo[k][key].double() for k, w in enumerate(p)) for key in zoo.keys()})
-    with torch.no_grad():
-        logits = model(SPLIT.images)
-    right = [row.index(max(row)) == y for row, y in zip(logits.tolist(), SPLIT.labels.tolist(), strict=True)]
-    assert evaluator(zoo, SPLIT, device="cpu", batch_size=7)(weights) == pytest.approx(5 * sum(right))
-    found, labels = soup_logits(zoo, weights, SPLIT, device="cpu", batch_size=7)
-    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
-    assert torch.equal(labels, SPLIT.labels)
+def test_duplicates_are_predicted_once(tmp_path):
+    with pytest.warns(UserWarning, match="same weights"):
+        zoo = open_zoo(tmp_path, 0, 1, 0)
+    CountingNet.images = 0
+    bank = run(zoo, cache=tmp_path / "cache")
+    assert CountingNet.images == 2 * 20
+    assert torch.equal(bank.logits[0], bank.logits[2])
+    assert not torch.equal(bank.logits[0], bank.logits[1])
 
 
-def test_evaluations_do_not_depend_on_those_before(zoo):
-    evaluate = evaluator(zoo, SPLIT, device="cpu")
-    rows = [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1], [0.5, 0.5, 0], [1, 0, 0]]
-    assert [evaluate(row) for row in rows] == [evaluator(zoo, SPLIT, device="cpu")(row) for row in rows]
+@pytest.mark.parametrize("half", [False, True])
+def test_half_precision_is_another_bank_and_near(tmp_path, half):
+    zoo, cache = open_zoo(tmp_path, 0, 1), tmp_path / "cache"
+    single = run(zoo, cache=cache)
+    assert passes(zoo, cache, half=half) == (2 * 20 if half else 2 * PROBE)
+    bank = run(zoo, cache=cache, half=half)
+    assert bank.logits.dtype == torch.float32
+    torch.testing.assert_close(bank.logits, single.logits, rtol=5e-2, atol=5e-2)
+    assert torch.equal(bank.logits, single.logits) != half
+    assert abs(evaluator(zoo, SPLIT, half=half)([0.5, 0.5]) - evaluator(zoo, SPLIT)([0.5, 0.5])) <= 10
 
 
-def test_evaluating_one_ingredient_is_its_accuracy_in_the_bank(zoo):
-    bank, evaluate = run(zoo, cache=False), evaluator(zoo, SPLIT, device="cpu")
-    assert [evaluate(row) for row in torch.eye(3)] == bank.accuracies().tolist()
+class Grouped(Split):
+    """The tiny split under a projection, decoded image by image."""
+
+    name, part = "tiny", "grouped"
+
+    def __init__(self, groups: list[list[int]]) -> None:
+        self.projection = Projection(groups, 3)
+        self.labels = SPLIT.labels % len(groups)
+        self.class_names = [str(k) for k in range(len(groups))]
+        self.fingerprint = "grouped"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return SPLIT.images[index], int(self.labels[index])
 
 
-def test_an_evaluator_shows_what_it_evaluates(zoo):
-    evaluate = evaluator(zoo, SPLIT, device="cpu", batch_size=7)
-    assert evaluate.zoo is zoo
-    assert evaluate.split is SPLIT
-    assert (evaluate.device, evaluate.batch_size) == (torch.device("cpu"), 7)
+def columns(logits: Tensor, groups: list[list[int]]) -> Tensor:
+    return torch.stack([logits[:, group].amax(1) for group in groups], 1)
 
 
-def test_a_state_dict_is_evaluated_like_its_mixing_weights(zoo):
-    evaluate, weights = evaluator(zoo, SPLIT, device="cpu"), [0.5, 0.2, 0.3]
-    averaged = average(zoo, weights)
-    assert evaluate(averaged) == evaluate(weights)
-    for one, other in zip(soup_logits(zoo, averaged, SPLIT), soup_logits(zoo, weights, SPLIT), strict=True):
-        assert torch.equal(one, other)
+@pytest.mark.parametrize("groups", [[[2], [0]], [[0, 2], [1]]])
+def test_a_projection_comes_after_the_average(tmp_path, groups):
+    zoo, split = tiny_zoo(tmp_path / "zoo"), Grouped(groups)
+    plain, bank = run(zoo, cache=False), run(zoo, split, cache=tmp_path / "cache")
+    assert torch.equal(run(zoo, split, cache=tmp_path / "cache").logits, bank.logits)
 
+    def percent(logits: Tensor) -> float:
+        return 100 * (columns(logits, groups).argmax(1) == split.labels).double().mean().item()
 
-def test_state_dicts_that_do_not_fit(zoo):
-    good = average(zoo, [1, 0, 0])
-    missing = {key: tensor for key, tensor in good.items() if key != "1.bias"}
-    for wrong in (missing, good | {"1.bias": torch.zeros(7)}, good | {"more": torch.zeros(1)}):
-        for use in (evaluator(zoo, SPLIT), lambda state: soup_logits(zoo, state, SPLIT)):
-            with pytest.raises(ParameterError, match="does not fit the zoo.*(1.bias|more)"):
-                use(wrong)
-
-
-def test_a_pass_with_other_tensors_leaves_the_model_alone(zoo):
-    model, other = zoo.model(0), average(zoo, [0, 1, 0])
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    borrowed = batch_logits(model, SPLIT.images, torch.device("cpu"), other)
-    torch.testing.assert_close(borrowed, zoo.model(1)(SPLIT.images))
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-
-
-def test_the_number_of_threads_is_given_back():
-    before = torch.get_num_threads()
-    with single_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
-    with pytest.raises(KeyError), single_thread():
-        raise KeyError
-    assert torch.get_num_threads() == before
+    p = torch.tensor([[0.5, 0.2, 0.3]]).double()
+    ensemble = torch.tensordot(p[0], plain.logits.double(), 1)
+    assert fast_estimate(bank, p).item() == pytest.approx(percent(ensemble))
+    nll = torch.nn.functional.cross_entropy(columns(ensemble, groups), split.labels).item()
+    assert fast_estimate(bank, p, "nll").item() == pytest.approx(nll)
+    assert bank.accuracies().tolist() == pytest.approx([percent(logits) for logits in plain.logits])
+    soup, _ = soup_logits(zoo, p[0], SPLIT, device="cpu")
+    torch.testing.assert_close(soup_logits(zoo, p[0], split, device="cpu")[0], columns(soup, groups))
+    assert evaluator(zoo, split)(p[0]) == pytest.approx(percent(soup))
+    loaded = LogitBank.load(bank.save(tmp_path / "bank.safetensors"))
+    assert loaded.projection == bank.projection
+    assert torch.equal(loaded.accuracies(), bank.accuracies())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -438,94 +478,3 @@ def test_images_that_do_not_fit_the_network(tmp_path):
 def test_a_network_that_gives_no_logits(tmp_path):
     with pytest.raises(DataError, match="must give logits .* not a tuple"):
         predict(open_zoo(tmp_path, 0, make=Pair), SPLIT, cache=False)
-
-
-def normed() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm1d(3))
-
-
-def normed_zoo(folder: Path) -> Zoo:
-    """Two networks with batch norm, whose running statistics have nothing to do with any images."""
-    states = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        states.append({key: tensor + seed for key, tensor in normed().state_dict().items()})
-    return Zoo.open(save_states(folder, *states), normed, progress=False)
-
-
-def test_refreshed_statistics_are_those_that_the_soup_sees(tmp_path):
-    """Two batches of ten images; the second layer sees what the first one normalises by its batch."""
-    zoo, weights = normed_zoo(tmp_path), [0.25, 0.75]
-    found = refresh_batch_norm(zoo, weights, SPLIT, device="cpu", batch_size=10)
-    averaged = average(zoo, weights)
-    assert list(found) == zoo.keys()
-    chosen = torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(10)
-    model = zoo.model(averaged)
-    means, variances = [[], []], [[], []]
-    for order in chosen:
-        x = SPLIT.images[order]
-        for position, layer in enumerate(model):
-            if position in (1, 4):
-                channels = x.transpose(0, 1).flatten(1)
-                means[position // 4].append(channels.mean(1))
-                variances[position // 4].append(channels.var(1))
-                layer = layer.train()
-            x = layer(x)
-    for norm, name in enumerate(("1", "4")):
-        torch.testing.assert_close(found[f"{name}.running_mean"], torch.stack(means[norm]).mean(0))
-        torch.testing.assert_close(found[f"{name}.running_var"], torch.stack(variances[norm]).mean(0))
-        assert found[f"{name}.num_batches_tracked"] == 2
-    for key in zoo.keys():
-        if "running" not in key and "num_batches" not in key:
-            assert torch.equal(found[key], averaged[key])
-
-
-@pytest.mark.parametrize("batch_size", [7, 256])
-def test_refreshed_soups_are_evaluated_like_others(tmp_path, batch_size):
-    zoo = normed_zoo(tmp_path)
-    first, again, listed = (
-        refresh_batch_norm(zoo, soup, split, device="cpu", batch_size=batch_size)
-        for soup, split in (([0.5, 0.5], SPLIT), (average(zoo, [0.5, 0.5]), SPLIT), ([0.5, 0.5], Listed(SPLIT)))
-    )
-    for key in zoo.keys():
-        assert torch.equal(first[key], again[key])
-        assert torch.equal(first[key], listed[key])
-    model = normed()
-    model.load_state_dict(first)
-    with torch.no_grad():
-        torch.testing.assert_close(soup_logits(zoo, first, SPLIT, device="cpu")[0], model.eval()(SPLIT.images))
-    assert 0 <= evaluator(zoo, SPLIT, device="cpu")(first) <= 100
-
-
-def test_a_folder_sorted_by_class_bends_no_statistics(tmp_path):
-    """In the order of a folder, batches of one class each would hide how far the classes lie apart."""
-    images = torch.cat([tiny_split(20, seed).images + 10 * seed for seed in range(2)])
-    split = ArraySplit("tiny", "train", images, torch.arange(2).repeat_interleave(20), ["a", "b"])
-    zoo = normed_zoo(tmp_path)
-    whole, batched = (refresh_batch_norm(zoo, [1, 0], split, device="cpu", batch_size=size) for size in (40, 20))
-    torch.testing.assert_close(whole["1.running_var"], batched["1.running_var"], rtol=0.15, atol=0)
-
-
-def test_no_statistics_to_refresh(tmp_path):
-    for make in (build, lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False))):
-        zoo = Zoo.open(save_states(tmp_path, make().state_dict()), make, progress=False)
-        with pytest.raises(ParameterError, match="Sequential has no batch norm with running statistics; evaluate"):
-            refresh_batch_norm(zoo, [1], SPLIT)
-
-
-def test_images_that_cannot_refresh(tmp_path):
-    zoo = normed_zoo(tmp_path)
-    with pytest.raises(DataError, match="empty; a split needs at least one image"):
-        refresh_batch_norm(zoo, [1, 0], ArraySplit("tiny", "train", SPLIT.images[:0], SPLIT.labels[:0], ["a"]))
-    wide = ArraySplit("wide", "train", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a"])
-    with pytest.raises(DataError, match=r"cannot predict images of shape \(1, 9, 9\)"):
-        refresh_batch_norm(zoo, [1, 0], wide)
-
-
-def test_an_evaluator_that_refreshes(tmp_path):
-    zoo, weights, training = normed_zoo(tmp_path), [0.75, 0.25], tiny_split(50, seed=5)
-    evaluate = evaluator(zoo, SPLIT, device="cpu", refresh=training)
-    assert evaluate(weights) == evaluator(zoo, SPLIT, device="cpu")(refresh_batch_norm(zoo, weights, training))
-    assert evaluate.refresh is training
-    with pytest.raises(ParameterError, match="no batch norm"):
-        evaluator(tiny_zoo(tmp_path / "plain"), SPLIT, refresh=training)

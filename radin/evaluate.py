@@ -1,0 +1,227 @@
+"""Evaluations: soups really averaged and really run, and batch norm measured anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import Dataset
+
+from radin.bank import check_labels
+from radin.data import batches, mixed_batches
+from radin.devices import pick_device
+from radin.errors import ParameterError, check_whole
+from radin.soup import average_many, check_weights
+from radin.stream import PROBE, batch_logits, check_workers, like, stream
+from radin.tasks import num_workers, run_tasks, task_device
+from radin.zoo import Zoo
+
+SoupLike = Tensor | Sequence[float] | Mapping[str, Tensor]  # mixing weights (N,), or a state dict
+
+
+class Evaluator:
+    """What `radin.evaluator` returns: call it with mixing weights (N,) for the soup's accuracy in percent.
+
+    Attributes:
+        zoo, split: what it averages and what it predicts, for recipes that need more than an accuracy.
+        device: where it computes.
+        batch_size: images in one forward pass.
+        refresh: training images on which every soup's batch norm is measured anew, or None.
+        half: whether networks run in half precision.
+        workers: threads that decode images, or None for one for each core.
+        progress: whether `many` shows a bar.
+    """
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        split: Dataset[Any],
+        device: str = "auto",
+        batch_size: int = 256,
+        refresh: Dataset[Any] | None = None,
+        half: bool = False,
+        workers: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.zoo, self.split, self.refresh = zoo, split, refresh
+        self.device = pick_device(device)
+        self.batch_size = check_whole("batch_size", batch_size, least=1)
+        self.half, self.workers, self.progress = half, check_workers(workers), progress
+        model = zoo.model(0, copy=False)  # a zoo without networks is refused here, not after the entry fee
+        if refresh is not None:
+            if isinstance(refresh, bool | str) or not hasattr(refresh, "__len__"):
+                raise ParameterError(f"refresh takes a training split, as radin.load_split gives one, not {refresh!r}.")
+            _check_batch_norm(model)
+            batch_logits(model.to(self.device), next(batches(refresh, PROBE))[0], self.device)
+
+    def __call__(self, soup: SoupLike) -> float:
+        """Accuracy in percent of a soup, given as mixing weights (N,) or as a state dict of the zoo."""
+        return self.many([soup])[0]
+
+    def many(self, soups: Sequence[SoupLike]) -> list[float]:
+        """Accuracies in percent of several soups in one pass over the images, as far as memory holds them together.
+
+        The ingredients are read once for all of them. Inside `joblib.parallel_config` the soups are divided among
+        its workers.
+        """
+        groups = [list(range(len(soups)))[k :: num_workers()] for k in range(min(num_workers(), len(soups)))]
+        accuracies = [0.0] * len(soups)
+
+        def finished(position: int, found: list[float]) -> None:
+            for k, accuracy in zip(groups[position], found, strict=True):
+                accuracies[k] = accuracy
+
+        tasks = [(position, [soups[k] for k in group]) for position, group in enumerate(groups)]
+        run_tasks(self._evaluate, tasks, finished, progress=False)
+        return accuracies
+
+    def _evaluate(self, task: tuple[int, list[SoupLike]]) -> list[float]:
+        position, soups = task
+        device = pick_device(task_device(str(self.device), position))
+        at_once = max(1, _memory() // sum(tensor.nbytes for tensor in self.zoo[0].values()))
+        hits = []
+        for first in range(0, len(soups), at_once):
+            states = self._states(soups[first : first + at_once], device)
+            right = [0] * len(states)
+            desc = f"evaluating {len(states)} soups"
+            for k, logits, labels in self._stream(states, device, desc):
+                right[k] += int((logits.argmax(-1) == labels.to(logits.device)).sum())
+            hits += right
+        return [count * 100 / len(self.split) for count in hits]  # type: ignore[arg-type]
+
+    def _states(self, soups: Sequence[SoupLike], device: torch.device) -> list[Mapping[str, Tensor]]:
+        states = _soup_states(self.zoo, soups)
+        if self.refresh is None:
+            return states
+        return [refresh_batch_norm(self.zoo, state, self.refresh, str(device), self.batch_size) for state in states]
+
+    def _stream(
+        self, states: Sequence[Mapping[str, Tensor]], device: torch.device, desc: str
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Logits of the split's own classes, projected after the average that a soup is."""
+        sources = [partial(self.zoo.model, state, copy=False) for state in states]
+        projection = getattr(self.split, "projection", None)
+        for k, logits, labels in stream(
+            sources, self.split, device, self.batch_size, None, self.half, self.workers, desc, self.progress
+        ):
+            logits = logits.float() if projection is None else projection(logits.float())
+            check_labels(labels, logits.shape[-1])
+            yield k, logits, labels
+
+
+def _memory() -> int:
+    """Bytes that soups may take while they are evaluated together: a quarter of the machine's memory."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**31
+
+
+def evaluator(
+    zoo: Zoo,
+    split: Dataset[Any],
+    device: str = "auto",
+    batch_size: int = 256,
+    refresh: Dataset[Any] | None = None,
+    half: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Evaluator:
+    """A function from mixing weights (N,) to the soup's accuracy in percent, by a real forward pass.
+
+    Each call is one evaluation of the budget: it averages the checkpoints and predicts the whole split. It also takes
+    the state dict of a soup that no mixing weights describe. Its method `many` evaluates several soups in one pass
+    over the images; `radin.craft` uses it where a recipe knows what it wants to evaluate beforehand.
+
+    Args:
+        refresh: training images; each soup then goes through `refresh_batch_norm` first, which costs a pass over them.
+        half: run the networks in half precision instead of their own.
+        workers: threads that decode images; by default one for each core.
+        progress: show a bar for each pass.
+
+    Raises ParameterError for `refresh` where there is no batch norm to measure.
+    """
+    return Evaluator(zoo, split, device, batch_size, refresh, half, workers, progress)
+
+
+def soup_logits(
+    zoo: Zoo, soup: SoupLike, split: Dataset[Any], device: str = "auto", batch_size: int = 256, half: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Average the ingredients and run the soup over a split.
+
+    Args:
+        soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
+        half: run the network in half precision instead of its own.
+
+    Returns: logits (n, C) of the split's classes in single precision and labels (n,), on the CPU.
+    """
+    evaluate = Evaluator(zoo, split, device, batch_size, half=half)
+    pairs = list(evaluate._stream(_soup_states(zoo, [soup]), evaluate.device, "predicting a soup"))
+    return torch.cat([logits.cpu() for _, logits, _ in pairs]), torch.cat([labels for _, _, labels in pairs])
+
+
+def refresh_batch_norm(
+    zoo: Zoo, soup: SoupLike, split: Dataset[Any], device: str = "auto", batch_size: int = 256
+) -> dict[str, Tensor]:
+    """The soup with the running statistics of its batch norm measured anew, by one pass over training images.
+
+    An average of the ingredients' running statistics is not what the averaged network sees, so a soup with
+    batch norm is judged fairly only after this pass. It costs one forward pass over the images of `split`, in
+    training mode, and is not part of the budget; labels are not used and parameters do not change.
+
+    Args:
+        soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
+        split: training images. They are taken in a fixed random order and in batches of almost one size, since
+            batch norm weighs all batches alike.
+
+    Returns: a state dict on the CPU with the zoo's keys, which `evaluator` and `soup_logits` take.
+
+    Raises:
+        ParameterError: the network has no batch norm with running statistics, or an impossible device.
+        DataError: an empty split, or images that do not fit the network.
+
+    Source: Izmailov et al. 2018, section 3.2, and torch.optim.swa_utils.update_bn.
+    """
+    chosen = pick_device(device)
+    batch_size = check_whole("batch_size", batch_size, least=1)
+    model = zoo.model(_soup_states(zoo, [soup])[0]).to(chosen)
+    _check_batch_norm(model)
+    probe, _ = next(batches(split, PROBE))  # an empty split and images that do not fit are named here
+    with torch.inference_mode():
+        batch_logits(model, probe, chosen)
+    update_bn((like(images, model, chosen) for images in mixed_batches(split, batch_size)), model)
+    state = model.state_dict()
+    return {key: state[key].cpu() for key in zoo.keys()}
+
+
+def _check_batch_norm(model: nn.Module) -> None:
+    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()):
+        raise ParameterError(
+            f"{type(model).__name__} has no batch norm with running statistics; evaluate the soup as it is."
+        )
+
+
+def _soup_states(zoo: Zoo, soups: Sequence[SoupLike]) -> list[Mapping[str, Tensor]]:
+    """The state dict of each soup; those given as mixing weights are averaged in one reading of the ingredients."""
+    for soup in soups:
+        if isinstance(soup, Mapping):
+            _check_state(zoo, soup)
+    rows = [check_weights(soup, len(zoo)) for soup in soups if not isinstance(soup, Mapping)]
+    averaged = iter(average_many(zoo, torch.stack(rows)) if rows else ())
+    return [soup if isinstance(soup, Mapping) else next(averaged) for soup in soups]
+
+
+def _check_state(zoo: Zoo, soup: Mapping[str, Tensor]) -> None:
+    shapes = {key: tuple(zoo[0][key].shape) for key in zoo.keys()}
+    given = {key: tuple(tensor.shape) for key, tensor in soup.items()}
+    wrong = sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key))
+    if wrong:
+        raise ParameterError(
+            f"This state dict does not fit the zoo; missing, extra or of another shape: {', '.join(wrong[:8])}."
+        )

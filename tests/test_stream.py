@@ -1,0 +1,152 @@
+"""radin/stream.py: one pass over the images for many networks, whatever fits on the device."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from helpers import Listed, build, state, tiny_split, tiny_zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from radin import average, load_split
+from radin.architectures import IMAGENET, Normalised
+from radin.errors import DataError
+from radin.stream import _Fleet, batch_logits, stream
+
+CPU = torch.device("cpu")
+SPLIT = tiny_split(20)
+
+
+def network(seed: int) -> nn.Module:
+    model = build()
+    model.load_state_dict(state(seed))
+    return model.eval()
+
+
+class Loaded:
+    """Sources of tiny networks that remember how often each was asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.asked = [0] * count
+        self.sources = [lambda k=k: self.give(k) for k in range(count)]
+
+    def give(self, k: int) -> nn.Module:
+        self.asked[k] += 1
+        return network(k)
+
+
+def together(found: object, count: int) -> list[Tensor]:
+    logits: list[list[Tensor]] = [[] for _ in range(count)]
+    for k, batch, _ in found:  # type: ignore[attr-defined]
+        logits[k].append(batch)
+    return [torch.cat(batches) if batches else torch.empty(0, 3) for batches in logits]
+
+
+def alone(seed: int) -> Tensor:
+    with torch.no_grad():
+        return network(seed)(SPLIT.images)
+
+
+@given(room=st.integers(1, 4), chunk=st.sampled_from([1, 64, 10**6]), batch=st.integers(1, 21), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_whatever_fits_the_answers_are_the_networks_own(room, chunk, batch, data):
+    """Networks that stay, networks that take turns, chunks of any size, networks that know a beginning."""
+    begins = [batch * data.draw(st.integers(0, 20 // batch)) for _ in range(4)]
+    loaded, split = Loaded(4), Listed(SPLIT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Fleet, "_has_room", lambda fleet: len(fleet.held) < room)
+        patch.setattr("radin.stream.CHUNK", chunk)
+        found = together(stream(loaded.sources, split, CPU, batch, begins), 4)
+    for k, begin in enumerate(begins):
+        torch.testing.assert_close(found[k], alone(k)[begin:], rtol=1e-6, atol=1e-6)
+    assert split.asked == list(range(min(begins), 20)), "each image is read once"
+    assert loaded.asked[:room] == [1] * room
+    if chunk == 10**6:
+        assert max(loaded.asked) == 1, "a network that takes turns is loaded for a chunk, not for a batch"
+
+
+class Small(nn.Module):
+    """A network that finds the device's memory full when more than `most` images come at once."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__()
+        self.inner, self.most, self.error = network(0), most, error
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.most:
+            raise self.error
+        return self.inner(images)
+
+
+FULL = (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you"))
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_too_large_a_batch_is_run_in_smaller_pieces_and_said(error):
+    split = tiny_split(64)
+    with pytest.warns(UserWarning, match="cpu has too little memory for 32 images at once; going on with 16") as said:
+        found = together(stream([lambda: Small(5, error)], split, CPU, 32), 1)[0]
+    assert [str(warning.message).rpartition(" ")[2] for warning in said] == ["16.", "8.", "4."], "once for each size"
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(0)(split.images), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_one_image_that_is_too_large(error):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(torch.OutOfMemoryError):
+            list(stream([lambda: Small(0, error)], SPLIT, CPU, 4))
+
+
+def test_a_network_that_does_not_fit_takes_turns(monkeypatch):
+    """The device says it is full while the third network is loaded."""
+    load = _Fleet._load
+
+    def full(fleet: _Fleet, k: int) -> nn.Module:
+        if k == 2 and len(fleet.held) == 2 and not hasattr(fleet, "all_fit"):
+            raise torch.OutOfMemoryError
+        return load(fleet, k)
+
+    monkeypatch.setattr(_Fleet, "_load", full)
+    found = together(stream(Loaded(3).sources, SPLIT, CPU, 8), 3)
+    for k in range(3):
+        torch.testing.assert_close(found[k], alone(k), rtol=1e-6, atol=1e-6)
+
+
+def test_an_unreadable_image_ends_the_pass(tmp_path):
+    class Broken(Listed):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if index == 11:
+                raise DataError("image 11 is broken")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match="image 11 is broken"):
+        list(stream(Loaded(2).sources, Broken(SPLIT), CPU, 4))
+
+
+def test_a_pass_with_other_tensors_leaves_the_model_alone(tmp_path):
+    zoo = tiny_zoo(tmp_path)
+    model, other = zoo.model(0), average(zoo, [0, 1, 0])
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    borrowed = batch_logits(model, SPLIT.images, CPU, other)
+    torch.testing.assert_close(borrowed, zoo.model(1)(SPLIT.images))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_unreadable_images_are_counted_and_named(tmp_path):
+    """Never skipped: the first one ends the pass, and all of them are looked for before it does."""
+    for i in range(12):
+        place = tmp_path / "set" / "val" / f"class{i % 3}" / f"{i:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2), (20 * i, 0, 0)).save(place)
+        if i in (4, 9):
+            place.write_bytes(place.read_bytes()[:40])
+    split = load_split("set", "val", root=tmp_path)
+    for wrapped in (split, Normalised(split, *IMAGENET)):
+        with pytest.raises(DataError, match=r"2 of 12 images of .*(09|04)\.png.*(09|04)\.png.*replace or remove them"):
+            list(stream([nn.Flatten], wrapped, CPU, 4))
