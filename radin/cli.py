@@ -13,16 +13,18 @@ import torch
 
 from radin.architectures import FORMS
 from radin.commands import (
-    COLOURS,
-    FOLDER,
     average_command,
     bench_command,
     craft_command,
     evaluate_command,
+    fetch_command,
     rank_command,
 )
 from radin.craft import LIVE_RECIPES, RECIPES
+from radin.datasets import KNOWN
 from radin.errors import RadinError
+from radin.inputs import COLOURS, FOLDER
+from radin.published import FOLDER as MODEL_SOUPS
 
 CRAFTED = [name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"]  # that one is no soup
 
@@ -59,6 +61,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "checkpoints": {"nargs": "+", "metavar": "CHECKPOINT", "help": "files, one folder, or a quoted glob"},
     "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
     "name": {"metavar": "NAME", "help": "of a shipped bench, such as cifar10, or a file of SoupBench.save"},
+    "dataset": {
+        "choices": [MODEL_SOUPS, *KNOWN],
+        "metavar": "NAME",
+        "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: {', '.join(KNOWN)}",
+    },
     "--model": {
         "required": True,
         "metavar": "SPEC",
@@ -66,9 +73,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data": {
         "required": True,
-        "help": f"the images: {FOLDER}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10",
+        "help": f"the images: {FOLDER}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10 or "
+        "imagenet",
     },
-    "--part": {"default": "val", "help": "of the data: val, test, ... (%(default)s)"},
+    "--part": {"default": "val", "help": "of the data: val, test, ...; evaluate takes several, val,test (%(default)s)"},
+    "--images": {"type": int, "metavar": "N", "help": "a quick look: N images, evenly spread over each part (all)"},
     "--init": {"metavar": "FILE", "help": "the checkpoint that all of them started from, if known"},
     "--budget": {"type": int, "default": 4, "help": "evaluations that a recipe may spend, 1 or more (%(default)s)"},
     "--recipe": {"choices": CRAFTED, "default": "radin", "help": "how to spend them (%(default)s)"},
@@ -79,8 +88,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--test-part": {"metavar": "PART", "help": "images that choose nothing, for an honest report"},
     "--refresh-part": {"metavar": "PART", "help": "training images, to measure batch norm anew for each soup"},
     "--out": {"type": Path, "metavar": "FILE", "help": "where the soup is written, a .safetensors file"},
+    "--shard-size": {"metavar": "SIZE", "help": "the most in one file, such as 2GB; a larger soup becomes shards"},
     "--force": {"action": "store_true", "help": "replace FILE if it is there"},
-    "--size": {"type": int, "help": f"edge of the images in pixels (224 for {FOLDER}PATH, else as they are)"},
+    "--size": {
+        "type": int,
+        "help": f"edge of the images in pixels (224 for imagenet and {FOLDER}PATH, else as they are)",
+    },
     "--normalise": {
         "choices": [*COLOURS, "none"],
         "help": "colours the network was trained with; none: -1 to 1 (clip for open_clip models, none for others)",
@@ -93,9 +106,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--device": {"default": "auto", "help": "auto, cpu or cuda (%(default)s)"},
     "--batch-size": {"type": int, "default": 256, "help": "images in one forward pass (%(default)s)"},
+    "--workers": {"type": int, "metavar": "N", "help": "threads that decode images (one for each core)"},
+    "--precision": {
+        "choices": ["single", "half"],
+        "default": "single",
+        "help": "in which networks compute; half is faster on a GPU and moves accuracies a little (%(default)s)",
+    },
+    "--ids": {"help": f"of {MODEL_SOUPS}: numbers and ranges such as 0-12,43 (all)"},
+    "--to": {"metavar": "DIR", "help": "where data sets lie; the folder NAME is made in it (RADIN_DATA)"},
 }
-IMAGES = "--part --size --normalise --mean --std --unused --device --batch-size"
-CRAFT = "--model --data --budget --recipe --prior --out --force --test-part --refresh-part --init --seed"
+IMAGES = "--part --images --size --normalise --mean --std --unused --device --batch-size --workers --precision"
+CRAFT = "--model --data --budget --recipe --prior --out --shard-size --force --test-part --refresh-part --init --seed"
 COMMANDS = {  # name: what runs, its options, what it does, an example
     "craft": (
         craft_command,
@@ -111,21 +132,27 @@ COMMANDS = {  # name: what runs, its options, what it does, an example
     ),
     "average": (
         average_command,
-        "checkpoints --weights --out --force",
+        "checkpoints --weights --out --shard-size --force",
         "Average checkpoints into one file, without a network or images.",
         "a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
     ),
     "evaluate": (
         evaluate_command,
         f"soup --model --data {IMAGES}",
-        "Measure the accuracy of one soup, or of any checkpoint.",
-        "soup.safetensors --model mynets:build --data imagenet-folder:/flowers --part test",
+        "Measure the accuracy of one soup, or of any checkpoint; with --part val,test a table of several parts.",
+        "soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet --part val,test,v2,sketch,r,a",
     ),
     "bench": (
         bench_command,
         "name --budget --seed",
         "Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
         "cifar10 --budget 8",
+    ),
+    "fetch": (
+        fetch_command,
+        "dataset --ids --to",
+        "Download a data set, or the published ingredients of Model soups (456 MB each) and their results.",
+        "model-soups --ids 0-12,43",
     ),
 }
 

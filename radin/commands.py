@@ -3,71 +3,85 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from radin.architectures import CLIP, IMAGENET, Normalised, builder
 from radin.bank import LogitBank
 from radin.bench import SoupBench
 from radin.compare import paired_interval
 from radin.craft import RANKED, RECIPES, Order, Soup, craft
-from radin.data import Split, load_split
-from radin.errors import CheckpointError, DataError, ParameterError, check_seed, check_whole
-from radin.predict import SoupLike, evaluator, pick_device, predict, refresh_batch_norm, soup_logits
-from radin.rank import check_prior, rank
+from radin.data import Split
+from radin.datasets import fetch
+from radin.errors import CheckpointError, ParameterError, check_whole
+from radin.evaluate import SoupLike, evaluator, refresh_batch_norm, soup_logits
+from radin.files import data_root
+from radin.inputs import (
+    bars,
+    check_numbers,
+    check_out,
+    colours_of,
+    images_of,
+    open_zoo,
+    other_part,
+    parts_of,
+    paths_of,
+    say,
+)
+from radin.model_soups import fetch_ingredients, ingredient_ids
+from radin.predict import predict
+from radin.published import FILES, published, standard_error
+from radin.published import FOLDER as MODEL_SOUPS
+from radin.rank import rank
 from radin.soup import save_soup
 from radin.trust import trust
 from radin.zoo import RUNNING_STATISTICS, Zoo
 
 WIDTH = 100  # columns of the widest table
-FOLDER = "imagenet-folder:"
-COLOURS = {"clip": CLIP, "imagenet": IMAGENET}
 State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured anew
 
 
 def craft_command(options: argparse.Namespace) -> None:
     """Entry fee, stages 1 and 2, the soup's file, and the report."""
-    _check_numbers(options)
-    _check_out(options)
-    split = _images(options, options.part)
-    test = _other_part(options, options.test_part, split)
-    train = _other_part(options, options.refresh_part, split)
-    zoo = _zoo(options, _paths(options), split.num_classes)
+    check_numbers(options)
+    check_out(options)
+    split = images_of(options, options.part)
+    test = other_part(options, options.test_part, split)
+    train = other_part(options, options.refresh_part, split)
+    zoo = open_zoo(options, paths_of(options), split)
     if train is None:
         _warn_of_batch_norm(zoo)
-    evaluate = evaluator(zoo, split, options.device, options.batch_size, train)
-    bank = predict(zoo, split, options.device, options.batch_size, progress=_bars())
+    evaluate = evaluator(zoo, split, refresh=train, progress=bars(), workers=options.workers, **_engine(options))
+    bank = predict(zoo, split, progress=bars(), workers=options.workers, **_engine(options))
     soup = craft(bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed)
-    spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {split.part}, {len(split)} images"
+    spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {_described(options, split)}"
     print(_wrapped(f"{soup.recipe}: {spent}" + (f"; {soup.note}" if soup.note else "")) + "\n")
     _print_trials(bank, soup)
     state = None if train is None else refresh_batch_norm(zoo, soup.weights, train, options.device, options.batch_size)
     if options.out is not None:
-        _save(zoo, soup.weights, options.out, _provenance(options, soup), state)
-        print(f"\nwrote {options.out}")
+        print(f"\nwrote {_save(options, zoo, soup.weights, _provenance(options, soup), state)}")
     _compare(options, zoo, bank, soup, state, [split, test, train])
     if soup.recipe in RANKED:
-        report = trust(bank, zoo, trials=soup.trials, refreshed=train is not None, progress=_bars())
+        report = trust(bank, zoo, trials=soup.trials, refreshed=train is not None, progress=bars())
         print("\n" + _wrapped(str(report)))
     if options.out is None:
-        _say("note: the soup was not written; give --out soup.safetensors.")
+        say("note: the soup was not written; give --out soup.safetensors.")
 
 
 def rank_command(options: argparse.Namespace) -> None:
     """Entry fee and stage 1."""
-    _check_numbers(options)
-    split = _images(options, options.part)
-    zoo = _zoo(options, _paths(options), split.num_classes)
-    bank = predict(zoo, split, options.device, options.batch_size, progress=_bars())
+    check_numbers(options)
+    split = images_of(options, options.part)
+    zoo = open_zoo(options, paths_of(options), split)
+    bank = predict(zoo, split, progress=bars(), workers=options.workers, **_engine(options))
     candidates = Order(None, options.prior, options.seed).candidates_for(bank)
     ranking = rank(bank, candidates, options.prior, top=options.top)
-    print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {split.part}, {len(split)} images\n")
+    print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {_described(options, split)}\n")
     rows = [
         [str(place + 1), f"{ranking.estimates[k]:.2f}", f"{ranking.scores[k]:.2f}", _members(bank, candidates[k])]
         for place, k in enumerate(ranking.order.tolist())
@@ -79,23 +93,33 @@ def rank_command(options: argparse.Namespace) -> None:
 
 def average_command(options: argparse.Namespace) -> None:
     """A soup of given weights, without a network or images."""
-    _check_out(options)
-    zoo = Zoo.open(_paths(options), progress=_bars())
-    _say(*zoo.notes)
+    check_out(options)
+    zoo = Zoo.open(paths_of(options), progress=bars())
+    say(*zoo.notes)
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
-    _save(zoo, weights, options.out, {"recipe": "average"})
-    print(f"wrote {options.out}, the average of {len(zoo)} checkpoints")
+    print(f"wrote {_save(options, zoo, weights, {'recipe': 'average'})}, the average of {len(zoo)} checkpoints")
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    """The accuracy of one file on one part."""
-    split = _images(options, options.part)
-    zoo = _zoo(options, options.soup, split.num_classes, unused="error")
+    """The accuracy of one file on one part, or a table of several."""
+    check_numbers(options)
+    splits = parts_of(options, options.part.split(","))
+    zoo = open_zoo(options, options.soup, splits[0], unused="error")
     if len(zoo) > 1:
         raise CheckpointError(f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup.")
-    accuracy = evaluator(zoo, split, options.device, options.batch_size)([1.0])
-    print(f"{zoo.names[0]}: accuracy {accuracy:.2f}% on {split.part}, {len(split)} images")
+    accuracies = [
+        evaluator(zoo, split, progress=bars(), workers=options.workers, **_engine(options))([1.0]) for split in splits
+    ]
+    if len(splits) == 1:
+        print(f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {_described(options, splits[0])}")
+        return
+    print(f"{zoo.names[0]} on {options.data}\n")
+    rows = [
+        [split.part, f"{accuracy:.2f}", f"{standard_error(accuracy, len(split)):.2f}", str(len(split))]
+        for split, accuracy in zip(splits, accuracies, strict=True)
+    ]
+    _print_table(["part", "accuracy", "standard error", "images"], rows)
 
 
 def bench_command(options: argparse.Namespace) -> None:
@@ -114,91 +138,63 @@ def bench_command(options: argparse.Namespace) -> None:
     _print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
 
 
+def fetch_command(options: argparse.Namespace) -> None:
+    """A download by name, and what then lies where."""
+    name, root = options.dataset, Path(options.to).expanduser() if options.to else data_root()
+    if name == MODEL_SOUPS:
+        folder, ids = root / MODEL_SOUPS, ingredient_ids(options.ids or "all")
+        there = _sizes(folder)
+        published(folder)  # what is small and may fail comes first
+        fetched = [*fetch_ingredients(ids, folder, bars()), *(folder / file for file in FILES)]
+        sizes = {path: path.stat().st_size for path in fetched}
+    elif options.ids is not None:
+        raise ParameterError(f"--ids chooses among the ingredients of {MODEL_SOUPS}; {name} is fetched whole.")
+    else:
+        before = set(root.iterdir()) if root.is_dir() else set()
+        folder = fetch(name, root, bars())
+        sizes = _sizes(folder)
+        there = sizes if folder in before else {}
+    total, new = sum(sizes.values()), len(sizes.keys() - there.keys())
+    size = f"{total / 1e9:.2f} GB" if total >= 1e9 else f"{total / 1e6:.2f} MB"
+    print(f"{name}: {len(sizes)} files, {new} of them new, {size}, in {folder}")
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """The bytes of each file below a folder."""
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
 # What the commands share ------------------------------------------------------------------------
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
-    """Refuse what would be refused later, after the work."""
-    for name in ("budget", "top", "batch_size"):
-        if hasattr(options, name):
-            check_whole(f"--{name.replace('_', '-')}", getattr(options, name), least=1)
-    check_prior(options.prior)
-    check_seed(options.seed)
-    pick_device(options.device)
-
-
-def _check_out(options: argparse.Namespace) -> None:
-    if options.out is None:
-        return
-    if options.out.suffix != ".safetensors":
-        raise ParameterError(f"{options.out}: a soup is saved as .safetensors; change the ending.")
-    if options.out.exists() and not options.force:
-        raise ParameterError(f"{options.out} exists; give another --out, or --force to replace it.")
-
-
-def _images(options: argparse.Namespace, part: str) -> Split:
-    """A part of --data, in the colours that the network was trained with."""
-    name, size = options.data, options.size
-    if name.startswith(FOLDER):
-        folder = Path(name.removeprefix(FOLDER)).expanduser().resolve()
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; --data {FOLDER}PATH needs PATH/<part>/<class>/<image>.")
-        name, size = str(folder), 224 if size is None else size
-    split = load_split(name, part, size=size)
-    if (options.mean is None) != (options.std is None):
-        raise ParameterError("--mean and --std belong together; give both or neither.")
-    if options.mean is not None:
-        return Normalised(split, options.mean, options.std)
-    colours = _colours(options)
-    return Normalised(split, *COLOURS[colours]) if colours in COLOURS else split
-
-
-def _colours(options: argparse.Namespace) -> str:
-    return options.normalise or ("clip" if options.model.startswith("open_clip:") else "none")
-
-
-def _other_part(options: argparse.Namespace, part: str | None, split: Split) -> Split | None:
-    if part is None:
-        return None
-    if part == options.part:
-        raise ParameterError(f"--part, which chooses, is {part!r}; --test-part and --refresh-part must be others.")
-    if options.test_part == options.refresh_part:
-        raise ParameterError(f"--test-part and --refresh-part are both {part!r}; the test part is for the report only.")
-    other = _images(options, part)
-    if other.class_names != split.class_names:
-        raise DataError(f"{other!r} has other classes than {split!r}; give parts of one data set.")
-    return other
-
-
-def _paths(options: argparse.Namespace) -> str | list[str]:
-    """One folder or glob, or the files that the shell made of it."""
-    return options.checkpoints[0] if len(options.checkpoints) == 1 else options.checkpoints
-
-
-def _zoo(options: argparse.Namespace, paths: str | list[str], num_classes: int, unused: str = "skip") -> Zoo:
-    build, init = builder(options.model, num_classes), getattr(options, "init", None)
-    zoo = Zoo.open(paths, build, init, progress=_bars(), unused=options.unused or unused)
-    _say(*zoo.notes)
-    return zoo
+def _engine(options: argparse.Namespace) -> dict[str, Any]:
+    """How networks run."""
+    return {"device": options.device, "batch_size": options.batch_size, "half": options.precision == "half"}
 
 
 def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
-    asked = ["model", "data", "part", "size", "mean", "std", "recipe", "budget", "prior", "seed", "refresh_part"]
-    found = {"normalise": _colours(options), "evaluations": soup.evaluations, "accuracy": soup.accuracy}
+    asked = ["model", "data", "part", "images", "size", "mean", "std"]
+    asked += ["precision", "recipe", "budget", "prior", "seed", "refresh_part"]
+    found = {"normalise": colours_of(options), "evaluations": soup.evaluations, "accuracy": soup.accuracy}
     return {name: getattr(options, name) for name in asked} | found
 
 
 def _warn_of_batch_norm(zoo: Zoo) -> None:
     if any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
-        _say(
-            "note: averaged statistics of batch norm fit no soup; radin craft --refresh-part train measures them anew."
-        )
+        say("note: averaged statistics of batch norm fit no soup; radin craft --refresh-part train measures them anew.")
 
 
-def _save(zoo: Zoo, weights: Tensor | list[float], out: Path, about: dict[str, object], state: State = None) -> None:
+def _save(
+    options: argparse.Namespace,
+    zoo: Zoo,
+    weights: Tensor | list[float],
+    about: dict[str, object],
+    state: State = None,
+) -> Path:
+    """Write the soup; the path to open, which is the index where it became shards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of batch norm, in terms of Python: `_warn_of_batch_norm` has said it
-        save_soup(zoo, weights, out, about, state)
+        return save_soup(zoo, weights, options.out, about, state, options.shard_size)
 
 
 def _compare(
@@ -230,25 +226,20 @@ def _compare(
             less, low, high = paired_interval(won, right)
             rows.append([name, f"{100 * right.double().mean():.2f}", f"{less:+.2f}", f"{low:+.2f} to {high:+.2f}"])
         flattered = ", which chose the winner and flatter it" if split is parts[0] else ""
-        print(f"\non {split.part}, {len(split)} images{flattered}:")
+        print(f"\non {_described(options, split)}{flattered}:")
         _print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
 
 
 def _right(options: argparse.Namespace, zoo: Zoo, soup: SoupLike, split: Split) -> Tensor:
-    logits, labels = soup_logits(zoo, soup, split, options.device, options.batch_size)
+    logits, labels = soup_logits(zoo, soup, split, **_engine(options))
     return logits.argmax(-1) == labels
 
 
 # Words ------------------------------------------------------------------------------------------
 
 
-def _bars() -> bool:
-    return sys.stderr.isatty()
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
+def _described(options: argparse.Namespace, split: Split) -> str:
+    return f"{split.part}, {len(split)} images{', a quick look' if options.images is not None else ''}"
 
 
 def _wrapped(text: str) -> str:

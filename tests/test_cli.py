@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import files_below, save
+from imagenet_tree import TOPS, put
+from local_server import LocalServer, serve
+from packing import cifar_archive
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 import radin
-from radin import SoupBench, Zoo, cli, commands
+from radin import SoupBench, Zoo, cli, commands, inputs, model_soups, published
 from radin.architectures import Normalised
 from radin.cli import main
 from radin.compare import paired_interval
-from radin.predict import refresh_batch_norm
+from radin.datasets import KNOWN, Archive
+from radin.evaluate import refresh_batch_norm
 
 NETWORKS = """
 from torch import nn
@@ -294,9 +301,44 @@ def test_clip_models_are_shown_clip_colours(home):
     base = "evaluate x --data imagenet-folder:images --model"
     for spec, more, clip in (("open_clip:RN50", "", True), ("timm:a", "", False), ("open_clip:a", "none", False)):
         options = parse(shlex.split(f"{base} {spec}" + (f" --normalise {more}" if more else "")))
-        split = commands._images(options, "val")
+        split = inputs.images_of(options, "val")
         assert isinstance(split, Normalised) == clip
         assert split[0][0].shape == (3, 224, 224)  # the size where none is given
+
+
+def test_a_quick_look(home, capsys):
+    zoo, val = zoo_of(home), split_of(home, "val")
+    bank = radin.predict(zoo, val.take(9), device="cpu", progress=False)
+    ranking = radin.rank(bank, radin.exhaustive(4), top=2)
+    assert main(shlex.split(f"rank {PLAIN} --top 2 --images 9")) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("the first 2 of 15 candidates on val, 9 images, a quick look\n")
+    assert "images, val: 9 of 60 images." in err
+    assert [row[1] for row in table(out, "rank")] == [f"{ranking.estimates[k]:.2f}" for k in ranking.order]
+    out = run(capsys, f"craft {PLAIN} --budget 1 --test-part test --images 9")
+    assert "1 of 1 evaluations spent on val, 9 images, a quick look" in out
+    assert "\non test, 9 images, a quick look:\n" in out
+
+
+def test_how_networks_run(home, capsys, tmp_path, monkeypatch):
+    asked = []
+    for name in ("predict", "evaluator", "soup_logits"):
+        done = getattr(commands, name)
+        monkeypatch.setattr(
+            commands, name, lambda *args, done=done, **options: asked.append(options) or done(*args, **options)
+        )
+    path, options = tmp_path / "soup.safetensors", "--precision half --batch-size 7 --images 30"
+    run(capsys, f"craft {PLAIN} --budget 1 {options} --workers 2 --out {path}")
+    run(capsys, f"evaluate {path} {PLAIN.removeprefix('plain ')} {options} --workers 2")
+    assert len(asked) >= 5
+    assert all((each["half"], each["batch_size"], each["device"]) == (True, 7, "cpu") for each in asked)
+    assert [each["workers"] for each in asked if "workers" in each] == [2, 2, 2]  # an evaluator, the bank, an evaluator
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["radin"])
+    assert (said["precision"], said["images"]) == ("half", 30)
+    asked.clear()
+    run(capsys, f"rank {PLAIN}")
+    assert [(each["half"], each["workers"]) for each in asked] == [(False, None)]
 
 
 # The other commands -----------------------------------------------------------------------------
@@ -346,12 +388,183 @@ def test_average(home, capsys, tmp_path):
     assert files_below(tmp_path) == ["soup.safetensors"]
 
 
+def test_a_soup_in_shards(home, capsys, tmp_path):
+    zoo, rest = zoo_of(home), PLAIN.removeprefix("plain ")
+    index = tmp_path / "soup.safetensors.index.json"
+    out = run(capsys, f"average plain --out {tmp_path / 'soup.safetensors'} --shard-size 1kB")
+    assert out == f"wrote {index}, the average of 4 checkpoints\n"
+    assert sum(name.endswith(".safetensors") for name in files_below(tmp_path)) > 1
+    state = Zoo.open(index, progress=False)[0]
+    assert all(torch.equal(state[key], radin.average(zoo, [0.25] * 4)[key]) for key in zoo.keys())
+    accuracy = radin.evaluator(zoo, split_of(home, "val"), "cpu")([0.25] * 4)
+    assert f"accuracy {accuracy:.2f}%" in run(capsys, f"evaluate {index} {rest}")
+    for command in ("average plain", f"craft {PLAIN} --budget 1"):
+        again = f"{command} --out {tmp_path / 'soup.safetensors'}"
+        assert f"{index} exists; give another --out, or --force" in refused(capsys, again)
+        assert "--shard-size must be a number of bytes or a text such as" in refused(
+            capsys, f"{command} --out {tmp_path / 'other.safetensors'} --shard-size 2XB"
+        )
+    assert f"wrote {index}\n" in run(
+        capsys, f"craft {PLAIN} --budget 1 --out {index.with_suffix('').with_suffix('')} --shard-size 1kB --force"
+    )
+
+
 def test_evaluate(home, capsys):
     rest = PLAIN.removeprefix("plain ")
     accuracy = radin.evaluator(zoo_of(home), split_of(home, "test"), "cpu")([0, 0, 1, 0])
     out = run(capsys, f"evaluate plain/model_2.safetensors {rest} --part test")
     assert out == f"model_2: accuracy {accuracy:.2f}% on test, 90 images\n"
     assert "give the file of one soup" in refused(capsys, f"evaluate plain {rest}")
+
+
+def test_evaluate_several_parts(home, capsys, monkeypatch):
+    rest = PLAIN.removeprefix("plain ")
+    out = run(capsys, f"evaluate plain/model_2.safetensors {rest} --part test,val,train")
+    assert out.startswith("model_2 on imagenet-folder:images\n\n")
+    rows = {row[0]: row[1:] for row in table(out, "part")}
+    assert list(rows) == ["test", "val", "train"]
+    for part, count in (("test", 90), ("val", 60), ("train", 36)):
+        accuracy = radin.evaluator(zoo_of(home), split_of(home, part), "cpu")([0, 0, 1, 0])
+        error = 100 * (accuracy / 100 * (1 - accuracy / 100) / count) ** 0.5
+        assert rows[part] == [f"{accuracy:.2f}", f"{error:.2f}", str(count)]
+    monkeypatch.setattr(commands, "open_zoo", lambda *_, **__: pytest.fail("worked before it looked"))
+    one = f"evaluate plain/model_2.safetensors {rest}"
+    assert "--part names 'val' twice" in refused(capsys, f"{one} --part val,test,val")
+    assert main(shlex.split(f"{one} --part val,tset,vla")) == 1
+    err = capsys.readouterr().err
+    assert "has no part 'tset'" in err
+    assert "has no part 'vla'" in err
+
+
+@pytest.fixture
+def imagenet(home, tmp_path, monkeypatch) -> Path:
+    """The root of an ImageNet of one image in each class, with two shifted test sets, and a network for it."""
+    for part, of in (("test", "imagenet"), ("r", "imagenet_r"), ("a", "imagenet_a")):
+        put(tmp_path / TOPS[part], radin.imagenet.wnids(of), 1)
+    monkeypatch.setenv("RADIN_DATA", str(tmp_path))
+    import my_networks
+
+    torch.manual_seed(1)
+    save(my_networks.build(1000).state_dict(), tmp_path / "soups" / "one.safetensors")
+    save(my_networks.build(1000).state_dict(), tmp_path / "soups" / "two.safetensors")
+    return tmp_path
+
+
+WIDE = "--model my_networks:build --data imagenet --size 4 --device cpu"
+
+
+def test_evaluate_on_imagenet_and_its_shifts(imagenet, capsys):
+    import my_networks
+
+    soup = imagenet / "soups" / "one.safetensors"
+    assert main(shlex.split(f"evaluate {soup} {WIDE} --part r,test,a")) == 0
+    out, err = capsys.readouterr()
+    zoo = Zoo.open(soup, lambda: my_networks.build(1000), progress=False)
+    rows = {row[0]: row[1:] for row in table(out, "part")}
+    for part, count in (("test", 1000), ("r", 200), ("a", 200)):
+        split = radin.load_split("imagenet", part, size=4)
+        assert rows[part][0] == f"{radin.evaluator(zoo, split, 'cpu')([1.0]):.2f}"
+        assert rows[part][-1] == str(count)
+        assert f"note: imagenet, {part}: {split.note}." in err
+    line = refused(capsys, f"evaluate {soup} {WIDE} --part v2,r")
+    assert "imagenetv2-matched-frequency-format-val" in line
+
+
+def test_craft_on_imagenet_with_a_shifted_test_part(imagenet, capsys):
+    command = f"craft {imagenet / 'soups'} {WIDE} --part test --test-part r --budget 1 --images 50"
+    out = run(capsys, command)
+    assert "1 of 1 evaluations spent on test, 50 images, a quick look" in out
+    assert "\non r, 50 images, a quick look:\n" in out
+
+
+def test_imagenet_has_the_size_of_its_networks(imagenet):
+    parse = cli._parser().parse_args
+    command = "evaluate x --data imagenet --model open_clip:ViT-B-32-quickgelu --images 1"
+    split = inputs.images_of(parse(shlex.split(command)), "r")
+    assert isinstance(split, Normalised)
+    assert split[0][0].shape == (3, 224, 224)
+    assert (split.num_classes, split.num_logits) == (200, 1000)
+
+
+# fetch ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalServer]:
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running, monkeypatch) -> LocalServer:
+    """The sources of CIFAR-10 and of Model soups, with small files, and leave to download from them."""
+    running.reset()
+    archive = cifar_archive()
+    running.files |= {"cifar.tar.gz": archive} | {f"model_{k}.pt": bytes([k]) * (1000 + k) for k in range(72)}
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("RADIN_OFFLINE", raising=False)
+    monkeypatch.setattr(model_soups, "RELEASE", running.url)
+    monkeypatch.setattr(model_soups, "LEAST_BYTES", 1000)
+    monkeypatch.setattr(published, "RESULTS", running.url)
+    monkeypatch.setattr(published, "_accuracies", lambda *_: some_table())
+    monkeypatch.setattr(published, "_hyperparameters", lambda *_: some_table())
+    for name in published.FILES:
+        running.files[name] = name.encode()
+        monkeypatch.setitem(published.FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest()))
+    known = Archive(f"{running.url}/cifar.tar.gz", len(archive), hashlib.sha256(archive).hexdigest(), ("train", "test"))
+    monkeypatch.setitem(KNOWN, "cifar10", dataclasses.replace(KNOWN["cifar10"], archives=(known,)))
+    return running
+
+
+def some_table() -> object:
+    import pandas as pd
+
+    return pd.DataFrame([[1.0]])
+
+
+def fetched(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """What a fetch that ends well prints; a path may be longer than any table is wide."""
+    capsys.readouterr()
+    assert main(shlex.split(command)) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_fetch_ingredients(server, capsys, tmp_path):
+    folder, results = tmp_path / "model-soups", sum(map(len, published.FILES))
+    size = f"{(3 * 1000 + 0 + 1 + 43 + results) / 1e6:.2f} MB"
+    assert fetched(capsys, f"fetch model-soups --ids 0-1,43 --to {tmp_path}") == (
+        f"model-soups: 8 files, 8 of them new, {size}, in {folder}\n"
+    )
+    assert "model_43.pt" in files_below(folder)
+    out = fetched(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
+    assert out.startswith("model-soups: 8 files, 1 of them new, ")
+    assert len(server.asked) == 4 + len(published.FILES)
+    (folder / "model_1.pt").write_bytes(b"mine")
+    line = refused(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
+    assert line.startswith(f"error: {folder / 'model_1.pt'}: it has 4 bytes, and hashes.json says 1001. Remove it and")
+    assert f"radin {line.split('run: radin ')[1]}" == "radin fetch model-soups --ids 1"
+
+
+def test_fetch_a_data_set(server, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_DATA", str(tmp_path))
+    out = fetched(capsys, "fetch cifar10")
+    assert re.fullmatch(rf"cifar10: 240 files, 240 of them new, [0-9.]+ MB, in {tmp_path / 'cifar10'}\n", out)
+    assert fetched(capsys, "fetch cifar10") == out.replace("240 of them", "0 of them")
+    assert len(server.asked) == 1
+
+
+def test_fetch_what_cannot_be(server, capsys, tmp_path, monkeypatch):
+    assert "argument NAME: invalid choice: 'cifar100'" in refused(capsys, "fetch cifar100", 2)
+    assert "--ids chooses among the ingredients of model-soups" in refused(capsys, "fetch cifar10 --ids 3")
+    assert "'0-99' names no ingredients" in refused(capsys, f"fetch model-soups --ids 0-99 --to {tmp_path}")
+    assert files_below(tmp_path) == []
+    assert "its source has no file that a program could download" in refused(capsys, f"fetch pacs --to {tmp_path}")
+    monkeypatch.setenv("RADIN_OFFLINE", "1")
+    assert "RADIN_OFFLINE forbids" in refused(capsys, f"fetch model-soups --to {tmp_path}")
+    assert "RADIN_OFFLINE forbids" in refused(capsys, f"fetch cifar10 --to {tmp_path}")
+
+
+# Keys, and benches ------------------------------------------------------------------------------
 
 
 def test_keys_that_the_network_lacks(home, capsys, tmp_path):
@@ -394,6 +607,8 @@ def test_bench(capsys):
         ("--seed -1", "seed must be a whole number of at least 0"),
         ("--device tpu9", "device='tpu9' is not available here"),
         ("--size 0", "size must be a whole number"),
+        ("--images 0", "error: --images must be a whole number of at least 1, not 0."),
+        ("--workers 0", "error: --workers must be a whole number of at least 1, not 0."),
         ("--part validation", "has no part 'validation'; it has"),
         ("--test-part tset", "has no part 'tset'"),
         ("--test-part val", "--part, which chooses, is 'val'"),
@@ -427,6 +642,9 @@ def test_impossible_values_are_one_sentence(home, capsys, monkeypatch, change, w
         ("craft {} --recipe ensemble", "invalid choice: 'ensemble'"),  # no soup to write
         ("craft {} --normalise clipp", "invalid choice: 'clipp'"),
         ("rank {} --budget 4", "unrecognized arguments: --budget 4"),
+        ("rank {} --precision double", "invalid choice: 'double'"),
+        ("average plain --out soup.safetensors --images 4", "unrecognized arguments: --images 4"),
+        ("fetch", "required: NAME"),
         ("crfat {}", "invalid choice: 'crfat'"),
         ("craft plain --data digits", "required: --model"),
         ("bench", "required: NAME"),
