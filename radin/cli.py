@@ -104,6 +104,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "choices": ["error", "skip"],
         "help": "keys that the network lacks: refuse, or skip if alike in all files (skip; error for one file)",
     },
+    "--ema": {"action": "store_true", "help": "read the moving averages (EMA) of the weights that the files hold"},
     "--device": {"default": "auto", "help": "auto, cpu or cuda (%(default)s)"},
     "--batch-size": {"type": int, "default": 256, "help": "images in one forward pass (%(default)s)"},
     "--workers": {"type": int, "metavar": "N", "help": "threads that decode images (one for each core)"},
@@ -115,7 +116,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--ids": {"help": f"of {MODEL_SOUPS}: numbers and ranges such as 0-12,43 (all)"},
     "--to": {"metavar": "DIR", "help": "where data sets lie; the folder NAME is made in it (RADIN_DATA)"},
 }
-IMAGES = "--part --images --size --normalise --mean --std --unused --device --batch-size --workers --precision"
+IMAGES = "--part --images --size --normalise --mean --std --unused --ema --device --batch-size --workers --precision"
 CRAFT = "--model --data --budget --recipe --prior --out --shard-size --force --test-part --refresh-part --init --seed"
 COMMANDS = {  # name: what runs, its options, what it does, an example
     "craft": (
@@ -132,7 +133,7 @@ COMMANDS = {  # name: what runs, its options, what it does, an example
     ),
     "average": (
         average_command,
-        "checkpoints --weights --out --shard-size --force",
+        "checkpoints --ema --weights --out --shard-size --force",
         "Average checkpoints into one file, without a network or images.",
         "a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
     ),

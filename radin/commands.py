@@ -27,6 +27,7 @@ from radin.inputs import (
     check_out,
     colours_of,
     images_of,
+    open_quietly,
     open_zoo,
     other_part,
     parts_of,
@@ -94,8 +95,7 @@ def rank_command(options: argparse.Namespace) -> None:
 def average_command(options: argparse.Namespace) -> None:
     """A soup of given weights, without a network or images."""
     check_out(options)
-    zoo = Zoo.open(paths_of(options), progress=bars())
-    say(*zoo.notes)
+    zoo = open_quietly(paths_of(options), ema=options.ema)
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
     print(f"wrote {_save(options, zoo, weights, {'recipe': 'average'})}, the average of {len(zoo)} checkpoints")

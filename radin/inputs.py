@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 from radin.architectures import CLIP, IMAGENET, Normalised, builder
 from radin.data import Split, load_split
@@ -108,7 +110,14 @@ def paths_of(options: argparse.Namespace) -> str | list[str]:
 
 def open_zoo(options: argparse.Namespace, paths: str | list[str], split: Split, unused: str = "skip") -> Zoo:
     build, init = builder(options.model, split.num_logits), getattr(options, "init", None)
-    zoo = Zoo.open(paths, build, init, progress=bars(), unused=options.unused or unused)
+    return open_quietly(paths, build=build, init=init, unused=options.unused or unused, ema=options.ema)
+
+
+def open_quietly(paths: str | list[str], **options: Any) -> Zoo:
+    """Open a zoo; what is to be known of it is said once, as notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the notes have them too
+        zoo = Zoo.open(paths, progress=bars(), **options)
     say(*zoo.notes)
     return zoo
 

@@ -86,9 +86,9 @@ def predict(
 
     tasks = [(position, zoo.subset(group), [places[k] for k in group]) for position, group in enumerate(groups)]
     run_tasks(partial(_predict_group, work), tasks, finished, progress=False)
-    known = [found[k if k in found else first[print_]] for k, print_ in enumerate(zoo.fingerprints)]
-    logits = torch.stack([logits for logits, _ in known])
-    return LogitBank(logits, known[0][1], zoo.names, None if work.selects else work.projection)
+    whole = [found[k if k in found else first[print_]] for k, print_ in enumerate(zoo.fingerprints)]
+    logits = torch.stack([logits for logits, _ in whole])
+    return LogitBank(logits, whole[0][1], zoo.names, None if work.selects else work.projection)
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,7 @@ def _resume(work: _Work, zoo: Zoo, k: int, kept: Rows) -> int:
 
 def _check(logits: Tensor, labels: Tensor, name: str, first: int, work: _Work) -> None:
     """Refuse NaN at once, not after hours."""
-    projected = work.projection is not None and not work.selects
-    check_labels(labels, work.projection.num_classes if projected else logits.shape[1], first)
+    check_labels(labels, logits.shape[1] if work.projection is None else work.projection.num_classes, first)
     bad = (~logits.isfinite()).any(1).nonzero().flatten()
     if len(bad):
         in_half = work.half or work.dtype == torch.float16

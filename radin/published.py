@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FOLDER = "model-soups"  # under the root of the data sets
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / FOLDER  # beside a clone
 PAGE = "https://github.com/mlfoundations/model-soups"
 RESULTS = "https://raw.githubusercontent.com/mlfoundations/model-soups/main"
 NUM_INGREDIENTS = 72
@@ -89,7 +90,8 @@ def published(folder: str | Path | None = None, download: bool = True) -> Publis
     """The published results of Model soups: seven test sets for 72 ingredients, two soups and an ensemble.
 
     Args:
-        folder: where the five files lie; `model-soups` in `RADIN_DATA` or the user's cache directory when not given.
+        folder: where the five files lie; when not given, `model-soups` in `RADIN_DATA` or the user's cache directory,
+            else in `shared/data` beside the clone, where a team may keep what it does not commit.
         download: whether to get from the authors' repository (28 kB) what is not there; RADIN_OFFLINE=1 forbids it.
 
     Raises DataError when a file is neither there nor to be had, is not the official one, or holds what cannot be.
@@ -97,6 +99,8 @@ def published(folder: str | Path | None = None, download: bool = True) -> Publis
     import pandas as pd
 
     place = place_of(folder)
+    if folder is None and not (place / _INDIVIDUAL).is_file() and (SHARED / _INDIVIDUAL).is_file():
+        place = SHARED
     paths = {name: _results_file(name, place, download) for name in FILES}
     names = [f"model_{number}" for number in range(NUM_INGREDIENTS)]
     soups = {soup: _accuracies(paths[name], [row]).iloc[0] for soup, (name, row) in _SOUPS.items()}

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from radin.bank import LogitBank
 from radin.checks import Check
+from radin.reading import RUNNING_STATISTICS, STRANGERS
 from radin.second_order import inner_products, task_products
-from radin.zoo import RUNNING_STATISTICS, Zoo
+from radin.zoo import Zoo
 
 # Where the healthy zoos of the book end and the broken ones begin; its chapter "When it breaks" shows both sides.
 LEAST_COSINE = 0.65  # between the weights of two ingredients
 LEAST_IN_TENSOR = 0.45  # the same in every single tensor: a norm behind a layer forgives much
-STRANGERS = 0.2  # below this two networks, or layers, have nothing in common
 MOST_DRIFT = 0.1  # of running means, in standard deviations
 
 

@@ -60,6 +60,7 @@ def made_up() -> dict[str, str]:
 @pytest.fixture
 def fakes(tmp_path, monkeypatch) -> Path:
     """A folder with made-up files that count as the official ones."""
+    monkeypatch.setattr(published, "SHARED", tmp_path / "nowhere")
     for name, text in made_up().items():
         put(tmp_path, monkeypatch, name, text)
     return tmp_path
@@ -296,9 +297,15 @@ def test_the_log_of_greedy():
 @pytest.fixture(scope="module")
 def real() -> Published:
     folder = Path(os.environ.get("RADIN_DATA", "/nowhere")) / "model-soups"
-    if not folder.is_dir():
-        pytest.skip("no model-soups under RADIN_DATA")
-    return read(folder, download=False)
+    if not folder.is_dir() and not published.SHARED.is_dir():
+        pytest.skip("no model-soups under RADIN_DATA, or beside the clone")
+    return read(folder if folder.is_dir() else None, download=False)
+
+
+def test_files_beside_the_clone_are_found(fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_DATA", str(tmp_path / "empty"))
+    monkeypatch.setattr(published, "SHARED", fakes)
+    assert read(download=False).ingredients.equals(read(fakes).ingredients)
 
 
 def test_the_published_figures(real):
