@@ -22,7 +22,7 @@ from radin.errors import ParameterError, RadinError, check_whole
 if TYPE_CHECKING:
     from joblib.parallel import ParallelBackendBase
 
-PATIENCE = 20.0  # seconds that a cluster may need to notice that a node has gone
+PATIENCE = 30.0  # seconds that a cluster may need to notice that a node has gone
 
 
 def num_workers() -> int:

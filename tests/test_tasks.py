@@ -174,13 +174,16 @@ def test_an_exception_is_raised_as_it_is_after_the_results_of_the_others(cluster
 
 
 class StubbornError(Exception):
-    def __init__(self, first: str, second: str) -> None:
-        super().__init__(f"{first} and {second}")
+    """An exception that holds what cannot be pickled."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.lock = threading.Lock()
 
 
 def test_an_exception_that_cannot_travel_is_told_by_its_words(cluster):
     def function(item: int) -> None:
-        raise StubbornError("this", "that")
+        raise StubbornError("this and that")
 
     with pytest.raises(RuntimeError, match="StubbornError: this and that") as caught:
         results_of(function, [1, 2])
