@@ -11,10 +11,11 @@ PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
 
 # `make book BUDGET=8` passes on what is set, as --budget 8.
-PARAMETERS := BUDGET PRIOR NUM_CANDIDATES SEED SEEDS ZOO SOURCE DEVICE QUICK
+PARAMETERS := BUDGET PRIOR NUM_CANDIDATES SEED SEEDS ZOO SOURCE INGREDIENTS DATA_ROOT DEVICE QUICK
 BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRIOR)') \
 	$(if $(NUM_CANDIDATES),--num-candidates '$(NUM_CANDIDATES)') $(if $(SEED),--seed '$(SEED)') \
 	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(SOURCE),--source '$(SOURCE)') \
+	$(if $(INGREDIENTS),--ingredients '$(INGREDIENTS)') $(if $(DATA_ROOT),--data-root '$(abspath $(DATA_ROOT))') \
 	$(if $(ZOO),--zoo '$(ZOO)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(QUICK),--quick '$(QUICK)')
 
 # A misspelt variable must not pass in silence. (make writes a blank inside a value as backslash, blank.)

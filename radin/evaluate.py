@@ -51,6 +51,7 @@ class Evaluator:
     ) -> None:
         self.zoo, self.split, self.refresh = zoo, split, refresh
         self.device = pick_device(device)
+        self._asked = str(device)  # by a worker elsewhere, "auto" may be answered otherwise
         self.batch_size = check_whole("batch_size", batch_size, least=1)
         self.half, self.workers, self.progress = half, check_workers(workers), progress
         model = zoo.model(0, copy=False)  # a zoo without networks is refused here, not after the entry fee
@@ -83,7 +84,7 @@ class Evaluator:
 
     def _evaluate(self, task: tuple[int, list[SoupLike]]) -> list[float]:
         position, soups = task
-        device = pick_device(task_device(str(self.device), position))
+        device = pick_device(task_device(self._asked, position))
         at_once = max(1, _memory() // sum(tensor.nbytes for tensor in self.zoo[0].values()))
         hits = []
         for first in range(0, len(soups), at_once):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from radin.bench import SoupBench
 from radin.data import load_split
+from radin.devices import pick_device
 from radin.errors import ParameterError, check_seed, check_whole
 from radin.finetune import digits_zoo
-from radin.predict import pick_device
+from radin.model_soups import ingredient_ids
 from radin.rank import check_prior
 from radin.shipped import shipped
 from radin.zoo import Zoo
@@ -23,8 +25,8 @@ SOURCES = ("bench", "live")
 def check_parameters(zoos: Sequence[str] = ZOOS, **given: Any) -> None:
     """Check a notebook's parameters before any work starts; one sentence says what is wrong and what is allowed.
 
-    Known are budget, prior, num_candidates, seed, seeds, zoo, source, device and quick; a notebook passes
-    those it has.
+    Known are budget, prior, num_candidates, seed, seeds, zoo, source, ingredients, data_root, device and quick; a
+    notebook passes those it has.
 
     Args:
         zoos: what `zoo` may be in this notebook.
@@ -55,6 +57,13 @@ def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
         case "source":
             if value not in SOURCES:
                 raise ParameterError(f"source must be one of {', '.join(map(repr, SOURCES))}, not {value!r}.")
+        case "ingredients":
+            if not isinstance(value, str):
+                raise ParameterError(f'ingredients must be "all" or numbers such as "0-12,43", not {value!r}.')
+            ingredient_ids(value)
+        case "data_root":
+            if not isinstance(value, str) or (value and not Path(value).expanduser().is_dir()):
+                raise ParameterError(f'data_root must be a folder, or "" for a stand-in, not {value!r}.')
         case "device":
             pick_device(value)
         case "quick":

@@ -20,6 +20,8 @@ GOOD = {
     "num_candidates": 200,
     "seed": 0,
     "zoo": "digits",
+    "ingredients": "0-12, 43",
+    "data_root": "",
     "device": "auto",
     "quick": False,
 }
@@ -39,6 +41,8 @@ def test_good_parameters_pass():
         *(("num_candidates", value) for value in (0, 2.5, "many", None, True)),
         *(("seed", value) for value in (-1, 0.5, "x", None, False)),
         *(("zoo", value) for value in ("cifar", "", None, 3, ["digits"])),
+        *(("ingredients", value) for value in (12, None, ["0"])),
+        *(("data_root", value) for value in ("/no/such/folder", None, 3)),
         *(("device", value) for value in ("banana", "cuda:99", None)),
         *(("quick", value) for value in (1, "true", None)),
         ("bugdet", 4),
@@ -52,6 +56,19 @@ def test_impossible_parameters_stop_with_one_sentence(name, value):
     assert repr(value) in message or name == "bugdet"
     assert "\n" not in message
     assert caught.value._render_traceback_() == [f"ParameterError: {message}"]
+
+
+@pytest.mark.parametrize("value", ["", "many", "72", "0,0", "5-3", "-1"])
+def test_impossible_ingredients(value):
+    with pytest.raises(ParameterError, match=r"write all|they are 0 to 71") as caught:
+        check_parameters(ingredients=value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check_parameters(data_root=str(tmp_path))
+    check_parameters(data_root="~")
 
 
 def test_a_sentence_and_no_traceback_in_ipython(capsys):
