@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
-import json
-import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from radin.errors import ParameterError, RadinError
+from radin.errors import RadinError
 
-# What safetensors calls each kind of number. It lays tensors down from the last of these to the first, so that each
-# begins at a multiple of its own size.
-_KINDS = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.int16: "I16",
-    torch.uint16: "U16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.uint32: "U32",
-    torch.float32: "F32",
-    torch.complex64: "C64",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.uint64: "U64",
-}
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves is then not removed
+    fcntl = None  # type: ignore[assignment]
+
+_IN_THE_MAKING = ".writing"  # how the names of hidden, locked files end
 
 
 def user_cache() -> Path:
@@ -96,42 +84,95 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_safetensors(
-    path: str | Path,
-    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    make: Callable[[str], Tensor],
-    metadata: Mapping[str, str],
-) -> None:
-    """Write a safetensors file, atomically, with one tensor in memory at a time; the bytes are those of `save_file`.
+@contextmanager
+def atomic_files(paths: Sequence[Path], stale: Iterable[Path] = ()) -> Iterator[list[BinaryIO]]:
+    """Yield a new file for each path, open and empty; move all of them onto their paths when the block ends well.
+
+    They are moved in the order given, after every one of them is on disk. Whatever interrupts the block, or kills
+    the process in it, leaves every path as it was. The hidden files that a killed process has left are removed by
+    the next one to write the same paths: a file in the making is locked, and the lock ends with its process.
 
     Args:
-        layout: of every tensor its dtype and shape, which the file says before the first number.
-        make: gives a tensor by its name; called once for each, in the file's own order.
-        metadata: texts for the header.
+        paths: where the files go, no two the same; shards of one checkpoint count as one path.
+        stale: files to remove just before the first move.
 
-    Raises ParameterError for a kind of number that safetensors does not have, or a tensor unlike its layout,
-    RadinError when the disk refuses.
+    Raises RadinError, naming the first file, when the system refuses to write (disk full, no permission).
     """
-    kinds = list(_KINDS)
-    for key, (dtype, _) in layout.items():
-        if dtype not in _KINDS:
-            raise ParameterError(f"{key}: {dtype} has no name in safetensors; convert that tensor first.")
-    order = sorted(layout, key=lambda key: (-kinds.index(layout[key][0]), key))
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for key in order:
-        dtype, shape = layout[key]
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[key] = {"dtype": _KINDS[dtype], "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for key in order:
-            tensor = make(key)
-            if (tensor.dtype, tuple(tensor.shape)) != (layout[key][0], tuple(layout[key][1])):
-                raise ParameterError(f"{key} is {tensor.dtype} of shape {tuple(tensor.shape)}, not as laid out.")
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    hidden: list[Path] = []
+    try:
+        with ExitStack() as stack:
+            for whole in dict.fromkeys(map(_whole, paths)):
+                _remove_abandoned(whole)
+            files = []
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file, temporary = _open_locked(_whole(path))
+                hidden.append(temporary)
+                files.append(stack.enter_context(file))
+            yield files
+            for file, temporary in zip(files, hidden, strict=True):
+                os.fsync(file.fileno())  # on disk before the name appears, or a crash could show an empty file
+                temporary.chmod(0o666 & ~_umask())
+                if fcntl is None:
+                    file.close()  # Windows moves no open file; elsewhere the lock lasts until the file has moved
+            for path in stale:
+                path.unlink(missing_ok=True)
+            for path in paths:
+                os.replace(hidden[0], path)
+                del hidden[0]
+    except OSError as error:
+        what = f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+        raise RadinError(
+            f"{what}: could not be written ({error.strerror or error}); free some space or choose another place."
+        ) from error
+    finally:
+        for temporary in hidden:
+            temporary.unlink(missing_ok=True)
+
+
+def _whole(path: Path) -> Path:
+    """A path, less the number of a shard."""
+    return path.with_name(re.sub(r"-\d{5}-of-\d{5}(?=\.)", "", path.name))
+
+
+def _open_locked(path: Path) -> tuple[BinaryIO, Path]:
+    """A new hidden file beside a path, locked by this process where there are locks."""
+    while True:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_IN_THE_MAKING, dir=path.parent)
+        file = os.fdopen(handle, "wb", buffering=0)
+        # Between its making and its lock another process may take it for abandoned: then it is gone, and made again.
+        if not _lock(file, wait=True) or os.fstat(handle).st_nlink:
+            return file, Path(temporary)
+        file.close()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the hidden files beside a path that no process has locked."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_IN_THE_MAKING}"):
+        with suppress(OSError), open(left, "rb+") as file:
+            if _lock(file, wait=False):
+                left.unlink()
+
+
+def _lock(file: IO[bytes], wait: bool) -> bool:
+    """Lock a file; False where another process has it, or there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Have the system set room aside for an open file, where it can: a full disk is known before any work is lost."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
 
 
 def _umask() -> int:

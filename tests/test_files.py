@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
-import weakref
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import files_below, finish, random_bank, run_python, save, state, tiny_zoo
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from radin import RadinError, save_soup
-from radin.errors import ParameterError
-from radin.files import atomic_path, cache_root, data_root, hash_text, update_hash, write_safetensors
+from radin.files import atomic_files, atomic_path, cache_root, data_root, hash_text, reserve, update_hash
 from radin.finetune import save_checkpoint
 from radin.models import DigitsNet
 
@@ -92,8 +90,8 @@ def test_every_writer_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatc
     tiny_zoo(tmp_path / "zoo")
     for module in ("bank", "finetune"):
         monkeypatch.setattr(f"radin.{module}.save_file", half_written)
-    # A soup is written tensor by tensor; this one fails after the header.
-    monkeypatch.setattr("radin.soup._mix_tensor", lambda *_: half_written(None, out / "ignored"))
+    # A soup is written piece by piece; this one fails after the header.
+    monkeypatch.setattr("radin.soup.mix_blocks", lambda *_: half_written(None, out / "ignored"))
     with pytest.raises((RadinError, KeyboardInterrupt)) as caught:
         write(tmp_path / "zoo", out / "file.safetensors")
     assert files_below(out) == []
@@ -181,48 +179,153 @@ def test_a_kept_file_survives_what_reads_it(tmp_path):
     ]
 
 
-KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8]
+def write_all(paths: list[Path], content: bytes, **options: Any) -> None:
+    with atomic_files(paths, **options) as files:
+        for file in files:
+            file.write(content)
 
 
-@given(st.data())
-@settings(max_examples=60)
-def test_streamed_files_are_those_of_safetensors(tmp_path_factory, data):
-    """Byte for byte: any mixture of kinds and shapes, empty tensors and single numbers among them."""
-    folder = tmp_path_factory.mktemp("streamed")
-    names = data.draw(st.lists(st.text("ab.é_", min_size=1, max_size=6), unique=True, min_size=1, max_size=6))
-    shapes = st.lists(st.integers(0, 3), max_size=3)
-    tensors = {
-        name: torch.arange(math.prod(shape)).reshape(shape).to(kind)
-        for name in names
-        for shape, kind in [(data.draw(shapes), data.draw(st.sampled_from([*KINDS, torch.bool])))]
-    }
-    metadata = data.draw(st.sampled_from([{}, {"radin": '{"a": "\u00e9", "b": 1}'}]))
-    save_file(tensors, folder / "theirs.safetensors", metadata=metadata or None)
-    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    write_safetensors(folder / "ours.safetensors", layout, tensors.__getitem__, metadata)
-    assert (folder / "ours.safetensors").read_bytes() == (folder / "theirs.safetensors").read_bytes()
+@pytest.fixture
+def several(tmp_path) -> list[Path]:
+    return [tmp_path / "deep" / "a.bin", tmp_path / "b.bin", tmp_path / "c-00001-of-00002.bin"]
 
 
-def test_streamed_files_hold_one_tensor_at_a_time(tmp_path):
-    alive: list[weakref.ref[torch.Tensor]] = []
-
-    def make(key: str) -> torch.Tensor:
-        assert sum(reference() is not None for reference in alive) <= 1  # the one before may not be let go yet
-        tensor = torch.full((1000,), float(key))
-        alive.append(weakref.ref(tensor))
-        return tensor
-
-    layout = {str(k): (torch.float32, (1000,)) for k in range(20)}
-    write_safetensors(tmp_path / "file.safetensors", layout, make, {})
-    assert len(alive) == 20
-    for key, tensor in load_file(tmp_path / "file.safetensors").items():
-        assert (tensor == float(key)).all()
+def test_several_files_appear_when_all_are_whole(several):
+    with atomic_files(several) as files:
+        for file in files:
+            file.write(b"new")
+        assert not any(path.exists() for path in several)
+    assert [path.read_bytes() for path in several] == [b"new"] * 3
+    assert len(files_below(several[1].parent)) == 3
 
 
-def test_streamed_files_refuse_what_they_cannot_hold(tmp_path):
-    path = tmp_path / "file.safetensors"
-    with pytest.raises(ParameterError, match="w: torch.complex128 has no name in safetensors"):
-        write_safetensors(path, {"w": (torch.complex128, (1,))}, lambda _: torch.zeros(1), {})
-    with pytest.raises(ParameterError, match=r"w is torch.float32 of shape \(2,\), not as laid out"):
-        write_safetensors(path, {"w": (torch.float32, (1,))}, lambda _: torch.zeros(2), {})
-    assert files_below(tmp_path) == []
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError, MemoryError])
+def test_an_interruption_leaves_the_old_files_and_nothing_else(several, interruption):
+    write_all(several[:1], b"old")
+
+    def write() -> None:
+        with atomic_files(several, stale=several[:1]) as files:
+            files[0].write(b"ha")
+            raise interruption
+
+    with pytest.raises(interruption):
+        write()
+    assert several[0].read_bytes() == b"old"
+    assert files_below(several[1].parent) == ["deep/a.bin"]
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "tempfile.mkstemp", "os.posix_fallocate"])
+def test_a_full_disk_is_one_clear_error_for_several_files(several, monkeypatch, step):
+    if not hasattr(os, step.partition(".")[2]) and step.startswith("os."):
+        pytest.skip("not on this system")
+    write_all(several[:1], b"old")
+    monkeypatch.setattr(step, full_disk)
+
+    def write() -> None:
+        with atomic_files(several) as files:
+            for file in files:
+                reserve(file, 10)
+
+    with pytest.raises(RadinError, match=r"a\.bin and 2 more: could not be written \(No space left on device\); free"):
+        write()
+    assert several[0].read_bytes() == b"old"
+    assert files_below(several[1].parent) == ["deep/a.bin"]
+
+
+def test_files_are_moved_in_order_after_what_is_stale_is_gone(several, monkeypatch):
+    told = []
+    replace, unlink = os.replace, Path.unlink
+    monkeypatch.setattr("os.replace", lambda old, new: (told.append(f"new {Path(new).name}"), replace(old, new)))
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: (told.append(f"gone {path.name}"), unlink(path, **how)))
+    write_all(several, b"new", stale=[several[2], several[0]])
+    assert told == ["gone c-00001-of-00002.bin", "gone a.bin", *(f"new {path.name}" for path in several)]
+
+
+def test_room_is_asked_for_where_the_system_has_a_way(tmp_path, monkeypatch):
+    with open(tmp_path / "a", "wb", buffering=0) as file:
+        reserve(file, 1000)
+        file.write(b"x")
+    if hasattr(os, "posix_fallocate"):
+        assert (tmp_path / "a").stat().st_size == 1000
+
+        def unsupported(*_: object) -> None:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+
+        monkeypatch.setattr("os.posix_fallocate", unsupported)
+        with open(tmp_path / "a", "wb", buffering=0) as file:
+            reserve(file, 1000)
+        monkeypatch.delattr("os.posix_fallocate")
+        with open(tmp_path / "a", "wb", buffering=0) as file:
+            reserve(file, 1000)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask there")
+def test_several_files_can_be_read_by_those_whom_the_umask_admits(several):
+    old = os.umask(0o027)
+    try:
+        write_all(several, b"x")
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in several} == {0o640}
+
+
+WRITER = """
+from pathlib import Path
+from radin.files import atomic_files
+with atomic_files([Path(path) for path in sys.argv[1:]]) as files:
+    files[0].write(b"half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def writer_of(paths: list[Path]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", f"import sys\n{WRITER}", *map(str, paths)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no locks there")
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    paths = [tmp_path / f"a[1]-0000{i}-of-00002.bin" for i in (1, 2)]
+    others = [tmp_path / "a[1].bin.bin", tmp_path / "a1.bin"]
+    writers = [writer_of(which) for which in (paths, paths, others)]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 3
+    assert len(files_below(tmp_path)) == 6
+    for writer in (writers[0], writers[2]):
+        writer.kill()
+        writer.wait()
+    assert len(files_below(tmp_path)) == 6, "a killed process cannot clean up"
+    write_all([tmp_path / "a[1]-00001-of-00009.bin"], b"mine")  # shards of one file, however many
+    left = files_below(tmp_path)
+    assert len(left) == 1 + 2 + 1, left  # mine, the living one's, and one of those that are none of its business
+    writers[1].communicate("\n", timeout=60)
+    write_all([tmp_path / "a1.bin"], b"mine")
+    assert files_below(tmp_path) == sorted([*(path.name for path in paths), "a[1]-00001-of-00009.bin", "a1.bin"])
+    assert paths[0].read_bytes() == b"half"
+
+
+def test_a_file_taken_for_abandoned_is_made_again(tmp_path, monkeypatch):
+    """Another process may look between the making of a file and its lock."""
+    mkstemp, made = tempfile.mkstemp, []
+
+    def unlucky(**how: Any) -> tuple[int, str]:
+        handle, name = mkstemp(**how)
+        made.append(name)
+        if len(made) < 3:
+            os.unlink(name)
+        return handle, name
+
+    monkeypatch.setattr("tempfile.mkstemp", unlucky)
+    write_all([tmp_path / "a"], b"x")
+    assert files_below(tmp_path) == ["a"]
+    assert len(made) == 3
+
+
+def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
+    (tmp_path / ".a.bin.abc.writing").touch()
+    monkeypatch.setattr("radin.files.fcntl", None)
+    write_all([tmp_path / "a.bin"], b"x")
+    assert files_below(tmp_path) == [".a.bin.abc.writing", "a.bin"]
+    monkeypatch.undo()
+    write_all([tmp_path / "a.bin"], b"x")
+    assert files_below(tmp_path) == ["a.bin"]
