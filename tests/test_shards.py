@@ -1,0 +1,129 @@
+"""radin/shards.py: files planned before a number is known are those that safetensors and Hugging Face write."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import load_state_dict_from_file, save_torch_state_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from radin.checkpoints import open_checkpoint
+from radin.errors import ParameterError
+from radin.shards import FilePlan, Layout, parse_size, plan, plan_file, write_at
+
+KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8]
+
+
+def layout_of(tensors: dict[str, Tensor]) -> Layout:
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def write(planned: FilePlan, tensors: dict[str, Tensor]) -> None:
+    with open(planned.path, "wb", buffering=0) as file:
+        for name, start in reversed(planned.starts.items()):  # any order will do
+            write_at(file, start, tensors[name].reshape(-1))
+        write_at(file, 0, planned.head)
+    assert planned.path.stat().st_size == planned.size
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_planned_files_are_those_of_safetensors(tmp_path_factory, data):
+    """Byte for byte: any mixture of kinds and shapes, empty tensors and single numbers among them."""
+    folder = tmp_path_factory.mktemp("planned")
+    names = data.draw(st.lists(st.text("ab.é_", min_size=1, max_size=6), unique=True, min_size=1, max_size=6))
+    shapes = st.lists(st.integers(0, 3), max_size=3)
+    tensors = {
+        name: torch.arange(math.prod(shape)).reshape(shape).to(kind)
+        for name in names
+        for shape, kind in [(data.draw(shapes), data.draw(st.sampled_from([*KINDS, torch.bool])))]
+    }
+    metadata = data.draw(st.sampled_from([{}, {"radin": '{"a": "\u00e9", "b": 1}'}]))
+    save_file(tensors, folder / "theirs.safetensors", metadata=metadata or None)
+    write(plan_file(folder / "ours.safetensors", layout_of(tensors), metadata), tensors)
+    assert (folder / "ours.safetensors").read_bytes() == (folder / "theirs.safetensors").read_bytes()
+
+
+def test_kinds_of_number_without_a_name_are_refused():
+    with pytest.raises(ParameterError, match="w: torch.complex128 has no name in safetensors"):
+        plan_file(Path("a.safetensors"), {"w": (torch.complex128, (1,))}, {})
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), most=st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_shards_are_those_of_hugging_face(tmp_path_factory, sizes, most):
+    """Names, contents and index, for tensors larger than a shard, too."""
+    ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
+    tensors = {f"w{i}": torch.arange(float(size)) + i for i, size in enumerate(sizes)}
+    save_torch_state_dict(tensors, theirs, filename_pattern="soup{suffix}.safetensors", max_shard_size=most)
+    planned = plan(ours / "soup.safetensors", layout_of(tensors), {"format": "pt"}, most)
+    for file in planned.files:
+        write(file, tensors)
+    if planned.contents:
+        planned.path.write_bytes(planned.contents)
+    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+    for path in ours.iterdir():
+        if path.suffix == ".json":
+            assert json.loads(path.read_text()) == json.loads((theirs / path.name).read_text())
+        else:
+            assert path.read_bytes() == (theirs / path.name).read_bytes()
+    for key, tensor in open_checkpoint(planned.path).items():
+        assert torch.equal(tensor, tensors[key])
+    for file in planned.files:
+        for key, tensor in load_state_dict_from_file(file.path).items():
+            assert torch.equal(tensor, tensors[key])
+
+
+def test_a_file_that_is_large_enough_needs_no_index():
+    layout = {"a": (torch.float32, (2,)), "b": (torch.float32, (3,))}
+    for most in (None, 20, 1 << 40):
+        planned = plan(Path("x/soup.safetensors"), layout, {}, most)
+        assert planned.path == Path("x/soup.safetensors")
+        assert [file.path for file in planned.files] == [planned.path]
+        assert planned.contents == b""
+        assert planned.stale() == []
+    assert len(plan(Path("x/soup.safetensors"), layout, {}, 19).files) == 2
+
+
+def test_what_an_index_of_the_same_name_had_is_stale(tmp_path):
+    layout = dict.fromkeys("abcd", (torch.float32, (1,)))
+    index = tmp_path / "soup.safetensors.index.json"
+    planned = plan(tmp_path / "soup.safetensors", layout, {}, 8)
+    assert planned.path == index
+    assert planned.stale() == []
+    old = {"a": "soup-00001-of-00002.safetensors", "b": "soup-00001-of-00004.safetensors"}
+    index.write_text(json.dumps({"weight_map": old}))
+    assert planned.stale() == [index, tmp_path / "soup-00001-of-00004.safetensors"]
+    for hostile in ("../precious.safetensors", "/precious.safetensors"):  # an index names no file outside its folder
+        index.write_text(json.dumps({"weight_map": {"a": hostile}}))
+        assert planned.stale() == [index]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (1, 1),
+        (12345, 12345),
+        ("7B", 7),
+        ("2GB", 2_000_000_000),
+        ("1.5 kb", 1500),
+        (" 3MiB ", 3 << 20),
+        ("1TiB", 1 << 40),
+        ("0.5GiB", 1 << 29),
+    ],
+)
+def test_sizes(text, size):
+    assert parse_size("max_shard_size", text) == size
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None, "", "GB", "2", "2 G", "-2GB", "2XB", "1e3MB", "0.1B", "0GB"])
+def test_what_is_no_size_is_refused(wrong):
+    with pytest.raises(ParameterError, match='max_shard_size must be a number of bytes or a text such as "2GB"'):
+        parse_size("max_shard_size", wrong)
