@@ -192,8 +192,8 @@ class Normalised(Split):
         """Hash of what the split holds and of the colours."""
         return hash_text(self.split.fingerprint, repr(self._mean.tolist()), repr(self._std.tolist()))
 
-    def _only(self, chosen: list[int]) -> Self:
-        return type(self)(self.split._only(chosen), self._mean.tolist(), self._std.tolist())
+    def only(self, chosen: list[int]) -> Self:
+        return type(self)(self.split.only(chosen), self._mean.tolist(), self._std.tolist())
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.split[index]

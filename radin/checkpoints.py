@@ -199,7 +199,8 @@ def locate(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     if not os.path.isdir(path):
-        return path
+        index = path.with_name(f"{path.name}.index.json")  # what a sharded checkpoint was to be called
+        return index if not os.path.exists(path) and os.path.isfile(index) else path
     indices = sorted(index for index in path.iterdir() if index.name.endswith(INDEX_SUFFIXES))
     if len(indices) != 1:
         what = f"several: {some(index.name for index in indices)}" if indices else "none"

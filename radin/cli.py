@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RadinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was predicted is kept, and the same command goes on from there.", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `radin ... | head` has read enough; Python would complain again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -57,8 +57,8 @@ def craft_command(options: argparse.Namespace) -> None:
     zoo = open_zoo(options, paths_of(options), split)
     if train is None:
         _warn_of_batch_norm(zoo)
-    evaluate = evaluator(zoo, split, refresh=train, progress=bars(), workers=options.workers, **_engine(options))
-    bank = predict(zoo, split, progress=bars(), workers=options.workers, **_engine(options))
+    evaluate = evaluator(zoo, split, refresh=train, progress=bars(), **_engine(options))
+    bank = predict(zoo, split, progress=bars(), **_engine(options))
     soup = craft(bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed)
     spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {_described(options, split)}"
     print(_wrapped(f"{soup.recipe}: {spent}" + (f"; {soup.note}" if soup.note else "")) + "\n")
@@ -66,10 +66,12 @@ def craft_command(options: argparse.Namespace) -> None:
     state = None if train is None else refresh_batch_norm(zoo, soup.weights, train, options.device, options.batch_size)
     if options.out is not None:
         print(f"\nwrote {_save(options, zoo, soup.weights, _provenance(options, soup), state)}")
-    _compare(options, zoo, bank, soup, state, [split, test, train])
-    if soup.recipe in RANKED:
-        report = trust(bank, zoo, trials=soup.trials, refreshed=train is not None, progress=bars())
-        print("\n" + _wrapped(str(report)))
+    try:
+        _compare(options, zoo, bank, soup, state, [split, test, train])
+    finally:  # an unreadable test image must not cost the rest of the report
+        if soup.recipe in RANKED:
+            report = trust(bank, zoo, trials=soup.trials, refreshed=train is not None, progress=bars())
+            print("\n" + _wrapped(str(report)))
     if options.out is None:
         say("note: the soup was not written; give --out soup.safetensors.")
 
@@ -79,7 +81,7 @@ def rank_command(options: argparse.Namespace) -> None:
     check_numbers(options)
     split = images_of(options, options.part)
     zoo = open_zoo(options, paths_of(options), split)
-    bank = predict(zoo, split, progress=bars(), workers=options.workers, **_engine(options))
+    bank = predict(zoo, split, progress=bars(), **_engine(options))
     candidates = Order(None, options.prior, options.seed).candidates_for(bank)
     ranking = rank(bank, candidates, options.prior, top=options.top)
     print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {_described(options, split)}\n")
@@ -108,9 +110,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     zoo = open_zoo(options, options.soup, splits[0], unused="error")
     if len(zoo) > 1:
         raise CheckpointError(f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup.")
-    accuracies = [
-        evaluator(zoo, split, progress=bars(), workers=options.workers, **_engine(options))([1.0]) for split in splits
-    ]
+    accuracies = [evaluator(zoo, split, progress=bars(), **_engine(options))([1.0]) for split in splits]
     if len(splits) == 1:
         print(f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {_described(options, splits[0])}")
         return
@@ -169,7 +169,12 @@ def _sizes(folder: Path) -> dict[Path, int]:
 
 def _engine(options: argparse.Namespace) -> dict[str, Any]:
     """How networks run."""
-    return {"device": options.device, "batch_size": options.batch_size, "half": options.precision == "half"}
+    return {
+        "device": options.device,
+        "batch_size": options.batch_size,
+        "half": options.precision == "half",
+        "workers": options.workers,
+    }
 
 
 def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:

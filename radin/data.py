@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -119,7 +120,7 @@ def _decoded_ahead(split: Split, batch_size: int, start: int, workers: int) -> I
     except DataError:
         files = getattr(split, "split", split)  # behind other colours
         if isinstance(files, FolderSplit):
-            check_readable(files)  # one image cannot be read: how many are there?
+            check_readable(files, progress=sys.stderr.isatty())  # one image cannot be read: how many are there?
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -142,7 +143,8 @@ def mixed_batches(split: Dataset[Any], batch_size: int, seed: int = 0) -> Iterat
         if isinstance(split, ArraySplit):
             yield split.images[chosen]
         else:
-            yield next(batches(Subset(split, chosen.tolist()), len(chosen)))[0]
+            some = split.only(chosen.tolist()) if isinstance(split, Split) else Subset(split, chosen.tolist())
+            yield next(batches(some, len(chosen)))[0]
 
 
 def _named(split: Dataset[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,14 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ParameterError(f"device={device!r} is not available here; use 'auto', 'cpu' or 'cuda'.") from error
     return chosen
+
+
+def memory() -> int:
+    """Bytes that networks may take on the CPU while they work together: a quarter of the machine's memory."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**31
 
 
 @contextmanager

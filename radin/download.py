@@ -18,13 +18,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from radin import files
 from radin.errors import DataError
 from radin.files import atomic_path
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that fetch at once are then not kept apart
-    fcntl = None  # type: ignore[assignment]
 
 TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 18
@@ -237,12 +233,7 @@ def remote_size(url: str) -> int | None:
 def only_one(lock: Path) -> Iterator[None]:
     """Let one process at a time into the block; the system opens the lock of one that is killed."""
     with open(lock, "w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"radin: waiting for another process that fetches the same ({lock})", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks
-                pass
+        if files.lock(file, wait=False) is False:
+            print(f"radin: waiting for another process that fetches the same ({lock})", file=sys.stderr)
+            files.lock(file, wait=True)
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +14,8 @@ from torch.utils.data import Dataset
 
 from radin.bank import check_labels
 from radin.data import batches, mixed_batches
-from radin.devices import pick_device
-from radin.errors import ParameterError, check_whole
+from radin.devices import memory, pick_device
+from radin.errors import BankError, ParameterError, check_whole
 from radin.soup import average_many, check_weights
 from radin.stream import PROBE, batch_logits, check_workers, like, stream
 from radin.tasks import num_workers, run_tasks, task_device
@@ -85,7 +84,7 @@ class Evaluator:
     def _evaluate(self, task: tuple[int, list[SoupLike]]) -> list[float]:
         position, soups = task
         device = pick_device(task_device(self._asked, position))
-        at_once = max(1, _memory() // sum(tensor.nbytes for tensor in self.zoo[0].values()))
+        at_once = max(1, memory() // sum(tensor.nbytes for tensor in self.zoo[0].values()))
         hits = []
         for first in range(0, len(soups), at_once):
             states = self._states(soups[first : first + at_once], device)
@@ -111,17 +110,14 @@ class Evaluator:
         for k, logits, labels in stream(
             sources, self.split, device, self.batch_size, None, self.half, self.workers, desc, self.progress
         ):
+            if not logits.isfinite().all():
+                raise BankError(
+                    f"The network gives NaN or infinite logits{', in half precision' if self.half else ''}; look for a "
+                    "broken checkpoint, or for ingredients that do not average."
+                )
             logits = logits.float() if projection is None else projection(logits.float())
             check_labels(labels, logits.shape[-1])
             yield k, logits, labels
-
-
-def _memory() -> int:
-    """Bytes that soups may take while they are evaluated together: a quarter of the machine's memory."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    except (AttributeError, ValueError, OSError):  # Windows
-        return 2**31
 
 
 def evaluator(
@@ -152,17 +148,24 @@ def evaluator(
 
 
 def soup_logits(
-    zoo: Zoo, soup: SoupLike, split: Dataset[Any], device: str = "auto", batch_size: int = 256, half: bool = False
+    zoo: Zoo,
+    soup: SoupLike,
+    split: Dataset[Any],
+    device: str = "auto",
+    batch_size: int = 256,
+    half: bool = False,
+    workers: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Average the ingredients and run the soup over a split.
 
     Args:
         soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
         half: run the network in half precision instead of its own.
+        workers: threads that decode images; by default one for each core.
 
     Returns: logits (n, C) of the split's classes in single precision and labels (n,), on the CPU.
     """
-    evaluate = Evaluator(zoo, split, device, batch_size, half=half)
+    evaluate = Evaluator(zoo, split, device, batch_size, half=half, workers=workers)
     pairs = list(evaluate._stream(_soup_states(zoo, [soup]), evaluate.device, "predicting a soup"))
     return torch.cat([logits.cpu() for _, logits, _ in pairs]), torch.cat([labels for _, _, labels in pairs])
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -141,7 +141,7 @@ def _open_locked(path: Path) -> tuple[BinaryIO, Path]:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_IN_THE_MAKING, dir=path.parent)
         file = os.fdopen(handle, "wb", buffering=0)
         # Between its making and its lock another process may take it for abandoned: then it is gone, and made again.
-        if not _lock(file, wait=True) or os.fstat(handle).st_nlink:
+        if not lock(file, wait=True) or os.fstat(handle).st_nlink:
             return file, Path(temporary)
         file.close()
 
@@ -150,18 +150,23 @@ def _remove_abandoned(path: Path) -> None:
     """Remove the hidden files beside a path that no process has locked."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{_IN_THE_MAKING}"):
         with suppress(OSError), open(left, "rb+") as file:
-            if _lock(file, wait=False):
+            if lock(file, wait=False):
                 left.unlink()
 
 
-def _lock(file: IO[bytes], wait: bool) -> bool:
-    """Lock a file; False where another process has it, or there are no locks."""
+def lock(file: IO[Any], wait: bool) -> bool | None:
+    """Lock an open file until it is closed, or its process ends.
+
+    Returns True; False where another process has it, unless `wait`; None where the system has no locks.
+    """
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        return None
     return True
 
 

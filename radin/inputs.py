@@ -6,6 +6,7 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from radin.architectures import CLIP, IMAGENET, Normalised, builder
@@ -40,8 +41,16 @@ def check_out(options: argparse.Namespace) -> None:
     if options.out.suffix != ".safetensors":
         raise ParameterError(f"{options.out}: a soup is saved as .safetensors; change the ending.")
     for path in (options.out, options.out.with_name(f"{options.out.name}.index.json")):
+        if path.is_dir():
+            raise ParameterError(f"{path} is a folder; give --out a file.")
         if path.exists() and not options.force:
             raise ParameterError(f"{path} exists; give another --out, or --force to replace it.")
+    try:  # now, and not after the budget has been spent
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=options.out.parent):
+            pass
+    except OSError as error:
+        raise ParameterError(f"{options.out} cannot be written ({error.strerror}); give another --out.") from error
 
 
 def images_of(options: argparse.Namespace, part: str) -> Split:
@@ -54,7 +63,9 @@ def images_of(options: argparse.Namespace, part: str) -> Split:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; --data {FOLDER}PATH needs PATH/<part>/<class>/<image>.")
         name, size = str(folder), 224 if size is None else size
-    split = load_split(name, part, size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the note says it, too
+        split = load_split(name, part, size=size)
     if options.images is not None:
         split = split.take(options.images)
     if split.note:
@@ -100,7 +111,16 @@ def other_part(options: argparse.Namespace, part: str | None, split: Split) -> S
         raise ParameterError(f"--test-part and --refresh-part are both {part!r}; the test part is for the report only.")
     other = images_of(options, part)
     _check_same_network(other, split)
+    if both := _files(split) & _files(other):
+        raise ParameterError(
+            f"--part {options.part} and {part} share {len(both):,} images, such as {min(both)}; give parts without "
+            "common images."
+        )
     return other
+
+
+def _files(split: Split) -> set[Path]:
+    return set(getattr(getattr(split, "split", split), "files", ()))  # perhaps behind other colours
 
 
 def paths_of(options: argparse.Namespace) -> str | list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from radin.bank import LogitBank, check_labels, load_tensors
 from radin.data import batches, fingerprint
 from radin.devices import pick_device
-from radin.errors import BankError, DataError, ParameterError, check_whole
+from radin.errors import BankError, ParameterError, check_whole
 from radin.files import atomic_path, hash_text, store_folder
 from radin.projection import Projection
 from radin.rows import Rows
@@ -76,7 +77,8 @@ def predict(
     missing = sorted(set(first.values()) - set(found))
     for k in missing:
         if (place := places[k]) is not None:
-            place.unlink(missing_ok=True)  # damaged, or of another network
+            with suppress(OSError):  # what is wrong with the folder is said where it is written to
+                place.unlink()  # damaged, or of another network
     groups = _groups(missing, num_workers())
 
     def finished(position: int, answers: list[Known]) -> None:
@@ -186,7 +188,11 @@ def _predict_group(work: _Work, task: tuple[int, Zoo, list[Path | None]]) -> lis
         for which, logits, labels in answers:
             k = todo[which]
             logits = work.select(logits).to("cpu", work.dtype)
-            _check(logits, labels, zoo.names[k], len(rows[k]), work)
+            try:
+                _check(logits, labels, zoo.names[k], len(rows[k]), work)
+            except BankError:  # its own rows alone are of no use: the others go on without it
+                rows[k].discard()
+                raise
             rows[k].append(logits, labels)
         known = []
         for place, kept in zip(places, rows, strict=True):
@@ -194,10 +200,6 @@ def _predict_group(work: _Work, task: tuple[int, Zoo, list[Path | None]]) -> lis
             _store(place, known[-1])
             kept.discard()
         return known
-    except (BankError, DataError):  # the same images and networks would fail again
-        for kept in rows:
-            kept.discard()
-        raise
     finally:
         for kept in rows:
             kept.close()

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 
 from radin.errors import RadinError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that predict the same are then not kept apart
-    fcntl = None  # type: ignore[assignment]
+from radin.files import lock
 
 _HEAD = 8  # bytes that say how many classes a row has
 
@@ -41,9 +37,9 @@ class Rows:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (`close` closes it)
             except OSError as error:
-                raise self._refused(error) from error
-            if not _lock(self._file):
-                self.close()
+                raise RadinError(f"{path}: could not be opened ({error.strerror}); choose another place.") from error
+            if lock(self._file, wait=False) is False:
+                self._file.close()
                 self.path, self._file = None, io.BytesIO()
         head = self._read(0, _HEAD)
         self._classes = int.from_bytes(head, "little") if len(head) == _HEAD else 0
@@ -57,15 +53,15 @@ class Rows:
         """Add logits (batch, C) and labels (batch,)."""
         rows = len(self)
         try:
-            if not self._classes:
+            if rows == 0:
+                self.cut(0)
                 self._classes = logits.shape[1]
-                self._file.truncate(0)
-                self._file.seek(0)
                 self._file.write(self._classes.to_bytes(_HEAD, "little"))
             block = np.empty(len(labels), self._row())
             block["label"] = labels.numpy()
             block["logits"] = logits.to("cpu", self.dtype).numpy()
-            self.cut(rows)
+            if rows:
+                self.cut(rows)
             content = memoryview(block.tobytes())
             while len(content):  # a system may take less than it is given at once
                 content = content[self._file.write(content) :]
@@ -74,7 +70,8 @@ class Rows:
 
     def cut(self, count: int) -> None:
         """Keep the first rows only, and go on behind them."""
-        end = _HEAD + count * self._row().itemsize
+        end = _HEAD + count * self._row().itemsize if count else 0
+        self._classes = self._classes if count else 0  # the next rows may have another number
         self._file.truncate(end)
         self._file.seek(end)
 
@@ -85,14 +82,16 @@ class Rows:
         return torch.from_numpy(block["logits"].copy()), torch.from_numpy(block["label"].copy())
 
     def close(self) -> None:
-        """Let go of the file; other processes may go on with it."""
+        """Let go of the file, so that other processes may go on with it; one without a row is removed."""
+        if self.path is not None and not self._file.closed and len(self) == 0:
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def discard(self) -> None:
         """Close and remove the file."""
-        self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        if self.path is not None and not self._file.closed:
+            self.path.unlink(missing_ok=True)  # while it is locked: afterwards it might be another process's
+        self._file.close()
 
     def _row(self) -> np.dtype:
         return np.dtype([("label", "<i8"), ("logits", "<f2" if self.dtype == torch.float16 else "<f4", self._classes)])
@@ -110,15 +109,3 @@ class Rows:
             f"{self.path}: could not be written ({error.strerror}); free some space or choose another place. What has "
             "been predicted is kept, so the same call goes on from there."
         )
-
-
-def _lock(file: BinaryIO) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True

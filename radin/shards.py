@@ -71,17 +71,19 @@ class Plan(NamedTuple):
     contents: bytes
 
     def stale(self) -> list[Path]:
-        """What must be gone before the new files come: an index of the same name, and the shards that only it names."""
-        if not self.contents or not self.path.is_file():
-            return []
+        """What must be gone before the new files come, lest two soups have one name: an index of it and the shards that
+        only that one names, and, where the new ones are shards, the one file."""
+        stem = self.path.name.removesuffix(INDEX_SUFFIX).removesuffix(_SUFFIX)
+        index, single = self.path.with_name(stem + INDEX_SUFFIX), self.path.with_name(stem + _SUFFIX)
+        gone = [single] if self.contents and single.is_file() else []
+        if not index.is_file():
+            return gone
         try:
-            old = set(read_index(self.path).values())
+            old = set(read_index(index).values())
         except CheckpointError:
             old = set()
-        return [
-            self.path,
-            *(self.path.with_name(name) for name in sorted(old - {file.path.name for file in self.files})),
-        ]
+        left = sorted(old - {file.path.name for file in self.files})
+        return [*gone, index, *(self.path.with_name(name) for name in left)]
 
 
 def plan(path: Path, layout: Layout, metadata: Mapping[str, str], max_shard_size: int | None) -> Plan:

@@ -63,13 +63,13 @@ class Split(Dataset[tuple[Tensor, int]]):
         total = len(self)
         if check_whole("count", count, least=1) >= total:
             return self
-        fewer = self._only([(2 * i + 1) * total // (2 * count) for i in range(count)])
+        fewer = self.only([(2 * i + 1) * total // (2 * count) for i in range(count)])
         fewer.note = "; ".join(filter(None, [self.note, f"{count:,} of {total:,} images"]))
         return fewer
 
-    def _only(self, chosen: list[int]) -> Self:
-        """A split of the images of these numbers."""
-        raise NotImplementedError
+    def only(self, chosen: list[int]) -> Self:
+        """A split of the images of these numbers, in this order."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `only`.")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,7 +106,7 @@ class ArraySplit(Split):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
 
-    def _only(self, chosen: list[int]) -> Self:
+    def only(self, chosen: list[int]) -> Self:
         fewer = type(self)(self.name, self.part, self.images[chosen], self.labels[chosen], self.class_names)
         fewer.projection, fewer.note = self.projection, self.note
         return fewer
@@ -150,7 +150,7 @@ class FolderSplit(Split):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return read_image(self.files[index], self.size, self.border), int(self.labels[index])
 
-    def _only(self, chosen: list[int]) -> Self:
+    def only(self, chosen: list[int]) -> Self:
         fewer = copy.copy(self)
         fewer.__dict__.pop("fingerprint", None)  # of all the images
         fewer.files, fewer.labels = [self.files[i] for i in chosen], self.labels[chosen]

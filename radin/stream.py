@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.data import batches
+from radin.devices import memory
 from radin.errors import DataError, check_whole
 
 Source = Callable[[], nn.Module]  # gives a network in evaluation mode, on the CPU
@@ -112,8 +113,12 @@ class _Fleet:
         return self.sources[k]().to(self.device, self.dtype)
 
     def _has_room(self) -> bool:
-        if self.device.type != "cuda" or not self.held:  # on a CPU, networks are mapped from disk and take no room
+        if not self.held:
             return True
+        if self.device.type != "cuda":
+            # Most are mapped from disk, which takes no room and no time. One that is a copy takes both.
+            size = sum(tensor.nbytes for tensor in self.held[-1].state_dict().values())
+            return size * (len(self.held) + 1) <= memory()
         free, total = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return free > ACTIVATIONS * total
@@ -151,8 +156,10 @@ def batch_logits(
         answer = model(x) if state is None else functional_call(model, dict(state), (x,), tie_weights=False)
     except torch.OutOfMemoryError:  # smaller batches mend it
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # the network may be anybody's
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if any(word in reason for word in ("CUDA", "cuDNN", "CUBLAS", "HIP")):  # the device's fault, not the images'
+            raise
         if "can't allocate memory" in reason:  # how a CPU says it
             raise torch.OutOfMemoryError(reason) from error
         raise DataError(

@@ -19,6 +19,8 @@ from radin.mapped import mapped_model
 from radin.reading import RUNNING_STATISTICS as RUNNING_STATISTICS  # several modules know it from here
 from radin.reading import check_spare, duplicates, is_parameter, read_all, strangers, unmoved
 
+MOST_LINES = 40  # of an error: the head of a longer one would scroll away
+
 
 class Zoo:
     """N ingredients of one architecture; `len(zoo)` is N. Make one with `Zoo.open`.
@@ -283,8 +285,13 @@ def _check_alike(opened: list[Checkpoint], reference: Mapping[str, Tensor], refe
         mends['unused="skip" leaves out the extra keys that are the same in every file'] = None
     raise CheckpointError(
         f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
-        + "\n  ".join([*sorted(differences), *mends])
+        + "\n  ".join([*_first(sorted(differences)), *mends])
     )
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more:,} more such differences"]
 
 
 def _other_classes(resized: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[int, int] | None:

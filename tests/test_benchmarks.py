@@ -1,8 +1,9 @@
-"""tests/benchmarks: every case runs, and radin's answers there are the loop's."""
+"""tests/benchmarks: every case runs, and radin's answers there are its peers'."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from radin.notebook import measured
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import averaging
 import stage_one
 
 
@@ -50,3 +52,60 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     assert "likelihood ..." in said
     assert "few_classes ..." not in said
     assert [path.name for path in tmp_path.iterdir()] == ["quick.json"], "the next run measures again"
+
+
+def test_the_files_are_those_of_the_published_ingredients():
+    shapes = averaging.shapes()
+    assert len(shapes) == 160
+    assert sum(math.prod(shape) for shape in shapes.values()) == 113_961_705
+    assert sum(name.startswith("model.visual.") for name in shapes) == 152
+
+
+@pytest.mark.parametrize("kind", averaging.FORMATS)
+def test_radin_and_its_peers_average_alike(tmp_path, kind):
+    paths = averaging.make_files(tmp_path, 3, 32, kind)
+    stamps = [path.stat().st_mtime_ns for path in paths]
+    assert averaging.make_files(tmp_path, 3, 32, kind) == paths
+    assert [path.stat().st_mtime_ns for path in paths] == stamps, "made once and used again"
+    for method in sorted(set(averaging.METHODS) - {"mergekit"}):
+        result = averaging.measure(method, paths, tmp_path / f"{method}.safetensors", cold=False)
+        assert json.loads(json.dumps(result)) == result
+        assert result["seconds"] > 0
+        if method in averaging.PEERS:
+            apart = averaging.difference(tmp_path / "radin.safetensors", [tmp_path / f"{method}.safetensors"])
+            assert apart < 1e-6
+    assert (tmp_path / "radin_open.safetensors").stat().st_size > (tmp_path / "timm.safetensors").stat().st_size
+    assert averaging.difference(tmp_path / "radin.safetensors", [tmp_path / "radin_four.safetensors"]) == 0
+
+
+def test_a_quick_run_of_averaging(tmp_path, capfd):
+    result = tmp_path / "averaging.json"
+    command = ["--rows", "read", "read_mapped", "mergekit", "--folder", str(tmp_path), "--result", str(result)]
+    averaging.main([*command, "--quick", "--repeats", "2"])
+    said = capfd.readouterr().out
+    assert "mergekit is left out: no --mergekit-python was given" in said
+    for head in ("pt, warm", "pt, cold", "safetensors, warm", "safetensors, cold"):
+        assert f"\n{head} " in said
+    assert not result.exists()
+    small = ["--scale", "32", "--number", "2", "--formats", "pt", "--repeats", "1", "--cold-repeats", "0"]
+    averaging.main([*command, *small])
+    kept = json.loads(result.read_text())
+    assert kept["sizes"]["N"] == 2
+    assert kept["formats"]["pt"]["warm"]["read"]["times_read"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["averaging.json", "pt-16", "pt-32", "safetensors-16"]
+
+
+def test_a_method_that_fails_ends_the_benchmark(tmp_path):
+    (tmp_path / "pt-16" / "model_0.pt").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="read failed; its own words are above"):
+        averaging.main(["--rows", "read", "--formats", "pt", "--folder", str(tmp_path), "--quick"])
+
+
+def test_the_averages_in_the_book_are_those_of_this_benchmark():
+    kept = measured("averaging")
+    assert kept["sizes"] == {"N": 13, "tensors": 160, "numbers": 113_961_705, "bytes": 455_846_820}
+    for conditions in kept["formats"].values():
+        for rows in conditions.values():
+            assert set(rows) == set(averaging.METHODS)
+            assert all(rows[peer]["largest_difference_from_radin"] < 1e-6 for peer in averaging.PEERS)
+            assert max(rows[row]["peak_models"] for row in ("radin", "radin_four")) < 1.5

@@ -13,7 +13,7 @@ from torch import nn
 import radin
 from radin import Zoo, average, evaluator, predict, soup_logits
 from radin.data import ArraySplit
-from radin.errors import DataError, ParameterError
+from radin.errors import BankError, DataError, ParameterError
 from radin.evaluate import refresh_batch_norm
 
 SPLIT = tiny_split(20)
@@ -176,7 +176,7 @@ def test_several_soups_in_one_pass(zoo):
 def test_soups_that_memory_does_not_hold_together(zoo, monkeypatch):
     rows = list(torch.eye(3))
     expected = evaluator(zoo, SPLIT, device="cpu").many(rows)
-    monkeypatch.setattr("radin.evaluate._memory", lambda: 1)
+    monkeypatch.setattr("radin.evaluate.memory", lambda: 1)
     split = Listed(SPLIT)
     assert evaluator(zoo, split, device="cpu").many(rows) == expected
     assert split.asked == 3 * list(range(20))
@@ -194,3 +194,14 @@ def test_recipes_that_know_their_soups_evaluate_them_in_one_pass(zoo, recipe):
     for here, there in zip(soup.trials, alone.trials, strict=True):
         assert torch.equal(here.weights, there.weights)
         assert (here.estimate, here.accuracy) == (there.estimate, there.accuracy)
+
+
+def test_a_network_that_gives_nan_has_no_accuracy(tmp_path):
+    class Overflowing(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) * torch.inf
+
+    zoo = Zoo.open(save_states(tmp_path, build().state_dict()), lambda: Overflowing(*build()), progress=False)
+    for use in (evaluator(zoo, SPLIT, device="cpu"), lambda p: soup_logits(zoo, p, SPLIT, device="cpu")):
+        with pytest.raises(BankError, match="The network gives NaN or infinite logits"):
+            use([1.0])

@@ -478,3 +478,41 @@ def test_images_that_do_not_fit_the_network(tmp_path):
 def test_a_network_that_gives_no_logits(tmp_path):
     with pytest.raises(DataError, match="must give logits .* not a tuple"):
         predict(open_zoo(tmp_path, 0, make=Pair), SPLIT, cache=False)
+
+
+class Fading(CountingNet):
+    """A network that gives NaN from one image on, where its first weight is negative."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        broken = self[1].weight[0, 0] < 0 and torch.equal(images[-1], SPLIT.images[-1])
+        return logits * (torch.nan if broken else 1)
+
+
+def test_one_broken_ingredient_costs_the_others_nothing(tmp_path):
+    cache, broken = tmp_path / "cache", [bool(state(seed)["1.weight"][0, 0] < 0) for seed in range(50)]
+    whole = [seed for seed in range(50) if not broken[seed]]
+    seeds = [whole[0], broken.index(True), whole[1]]
+    with pytest.raises(BankError, match="Ingredient model_1 gives NaN or infinite logits, first on image 16"):
+        run(open_zoo(tmp_path, *seeds, make=Fading), cache=cache)
+    CountingNet.images = 0
+    run(open_zoo(tmp_path, seeds[0], seeds[2], make=Fading), cache=cache)
+    assert CountingNet.images <= 2 * PROBE + 8, "at most the last batch of each"
+
+
+def test_a_device_that_fails_is_not_taken_for_images_that_do_not_fit(tmp_path):
+    class Failing(CountingNet):
+        def forward(self, images: Tensor) -> Tensor:
+            if torch.equal(images[0], SPLIT.images[8]):
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+            return super().forward(images)
+
+    with pytest.raises(RuntimeError, match="ECC"):
+        run(open_zoo(tmp_path, 0, make=Failing), cache=tmp_path / "cache")
+    assert [name.rpartition(".")[2] for name in files_below(tmp_path / "cache")] == ["rows"]
+
+
+def test_a_cache_that_is_a_file(tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(RadinError, match="could not be opened"):
+        run(open_zoo(tmp_path, 0), cache=tmp_path / "cache")

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import tiny_zoo
 from huggingface_hub import load_state_dict_from_file, save_torch_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from radin import average, save_soup
 from radin.checkpoints import open_checkpoint
 from radin.errors import ParameterError
+from radin.formats import read_index
 from radin.shards import FilePlan, Layout, parse_size, plan, plan_file, write_at
 
 KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8]
@@ -127,3 +130,18 @@ def test_sizes(text, size):
 def test_what_is_no_size_is_refused(wrong):
     with pytest.raises(ParameterError, match='max_shard_size must be a number of bytes or a text such as "2GB"'):
         parse_size("max_shard_size", wrong)
+
+
+def test_one_name_never_holds_two_soups(tmp_path):
+    """Shards over one file, and one file over shards: the other form goes, and other people's files stay."""
+    zoo, path = tiny_zoo(tmp_path / "zoo", 2), tmp_path / "soup.safetensors"
+    (tmp_path / "other.safetensors").write_bytes(b"another's")
+    single = {"soup.safetensors", "other.safetensors"}
+    for _ in range(2):
+        assert save_soup(zoo, [0.5, 0.5], path) == path
+        assert {each.name for each in tmp_path.iterdir() if each.is_file()} == single
+        index = save_soup(zoo, [0.1, 0.9], path, max_shard_size=100)
+        named = set(read_index(index).values()) | {index.name, "other.safetensors"}
+        assert {each.name for each in tmp_path.iterdir() if each.is_file()} == named
+        for key, tensor in open_checkpoint(path).items():  # by the name that was asked for
+            assert torch.equal(tensor, average(zoo, [0.1, 0.9])[key])
