@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from local_server import LocalServer, serve
 
 # A test that is slow on a busy machine is not wrong.
 settings.register_profile("radin", deadline=None)
@@ -34,6 +36,13 @@ def radin_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_network() -> None:
     """No test downloads a data set; those of downloads talk to a server of their own and lift this."""
     os.environ["RADIN_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalServer]:
+    """A server on this machine, in the place of those that data sets and checkpoints come from."""
+    with serve() as server:
+        yield server
 
 
 def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import pytest
 import torch
 from helpers import files_below, save
 from imagenet_tree import TOPS, put
-from local_server import LocalServer, serve
+from local_server import LocalServer
 from packing import cifar_archive
 from PIL import Image
 from safetensors import safe_open
@@ -487,12 +486,6 @@ def test_imagenet_has_the_size_of_its_networks(imagenet):
 
 
 # fetch ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalServer]:
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import files_below, finish, run_python
-from local_server import LocalServer, serve
+from local_server import LocalServer
 from packing import cifar_archive, packed, picture
 
 from radin import load_split
@@ -21,12 +20,6 @@ from radin.errors import DataError
 
 CIFAR = cifar_archive()
 ARCHIVE = "cifar-10-binary.tar.gz"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalServer]:
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

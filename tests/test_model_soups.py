@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 from helpers import files_below, finish, run_python
 from hypothesis import given
 from hypothesis import strategies as st
-from local_server import LocalServer, serve
+from local_server import LocalServer
 
 from radin import model_soups, published
 from radin.errors import DataError, ParameterError, RadinError
@@ -22,12 +21,6 @@ from radin.model_soups import RECORD, fetch_ingredients, ingredient_ids
 
 LEAST = 3000  # bytes of the smallest ingredient of these tests
 CONTENT = {number: hashlib.shake_256(bytes([number])).digest(LEAST + number) for number in range(72)}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalServer]:
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

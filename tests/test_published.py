@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +15,7 @@ import pytest
 from helpers import files_below
 from hypothesis import given
 from hypothesis import strategies as st
-from local_server import LocalServer, serve
+from local_server import LocalServer
 
 from radin import imagenet, published
 from radin.errors import DataError, ParameterError
@@ -98,12 +97,6 @@ def test_the_test_sets_are_those_that_split_by_name():
 
 
 # Files ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalServer]:
-    with serve() as server:
-        yield server
 
 
 @pytest.fixture

@@ -421,7 +421,7 @@ def step(name):
         return real[name](*arguments, **options)
     return stepped
 
-for place, name in ((soup, "write_at"), (os, "fsync"), (os, "replace"), (os, "unlink"), (files, "_lock")):
+for place, name in ((soup, "write_at"), (os, "fsync"), (os, "replace"), (os, "unlink"), (files, "lock")):
     real[name] = getattr(place, name)
     setattr(place, name, step(name))
 
