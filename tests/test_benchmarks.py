@@ -13,6 +13,7 @@ from radin.notebook import measured
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import averaging
+import one_pass
 import stage_one
 
 
@@ -109,3 +110,13 @@ def test_the_averages_in_the_book_are_those_of_this_benchmark():
             assert set(rows) == set(averaging.METHODS)
             assert all(rows[peer]["largest_difference_from_radin"] < 1e-6 for peer in averaging.PEERS)
             assert max(rows[row]["peak_models"] for row in ("radin", "radin_four")) < 1.5
+
+
+def test_one_pass(tmp_path, monkeypatch):
+    """Every case that needs no large network, on a few images; both sides give the same accuracies."""
+    monkeypatch.setattr(one_pass, "N", 3)
+    found = one_pass.many_networks(tmp_path / "many", 24, 1)
+    assert found["largest_difference_in_accuracy"] == 0
+    assert found["times_faster_than_a_loop"] > 0
+    assert one_pass.stage_two(tmp_path / "two", 24, 1)["soups"] == 4
+    assert {"many_networks", "stage_two", "half_precision"} <= set(measured("one_pass")["entries"])
