@@ -135,8 +135,17 @@ class FolderSplit(Split):
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
         """Hash of every file's bytes with its label, and of the preprocessing."""
-        files = tqdm(self.files, desc=f"hashing {self.name}, {self.part}", unit=" images", delay=3, disable=None)
-        return self.combine_hashes([hashlib.sha256(read_file(path)).hexdigest() for path in files])
+        hashes: list[str] = []
+        with (
+            ThreadPoolExecutor(thread_name_prefix="hash") as pool,  # a shared file system is slow for one reader
+            tqdm(
+                total=len(self), desc=f"hashing {self.name}, {self.part}", unit=" images", delay=3, disable=None
+            ) as bar,
+        ):
+            for first in range(0, len(self), _BLOCK):
+                hashes += pool.map(_hash, self.files[first : first + _BLOCK])
+                bar.update(len(hashes) - bar.n)
+        return self.combine_hashes(hashes)
 
     def combine_hashes(self, hashes: list[str]) -> str:
         """The fingerprint, given the hex SHA-256 of each file."""
@@ -155,6 +164,10 @@ class FolderSplit(Split):
         fewer.__dict__.pop("fingerprint", None)  # of all the images
         fewer.files, fewer.labels = [self.files[i] for i in chosen], self.labels[chosen]
         return fewer
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def in_memory(split: Split, progress: bool = True) -> ArraySplit:
