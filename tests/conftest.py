@@ -38,6 +38,15 @@ def no_network() -> None:
     os.environ["RADIN_OFFLINE"] = "1"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """What a file leaves in the environment is gone after it: engines for clusters set the number of threads there."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalServer]:
     """A server on this machine, in the place of those that data sets and checkpoints come from."""

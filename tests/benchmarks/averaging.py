@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 FORMATS = ("pt", "safetensors")
 Results = dict[str, Any]
-Work = Callable[[list[Path], Path], Results]
+Work = Callable[[], Results]
 
 
 def shapes(scale: int = 1) -> dict[str, tuple[int, ...]]:
@@ -86,14 +86,14 @@ def make_files(folder: Path, number: int, scale: int, kind: str) -> list[Path]:
     return paths
 
 
-# The methods. Each is given the files and a place to write to, imports what it needs, and hands back its work. ----
+# The methods. Each imports what it needs, and hands back the work that is measured: from these files to that one. ----
 
 
-def reading() -> Work:
+def reading(paths: list[Path], out: Path) -> Work:
     """The floor: read every byte, a megabyte at a time, into the same megabyte."""
     buffer = memoryview(bytearray(1 << 20))
 
-    def work(paths: list[Path], out: Path) -> Results:
+    def work() -> Results:
         for path in paths:
             with open(path, "rb", buffering=0) as file:
                 while file.readinto(buffer):
@@ -103,11 +103,11 @@ def reading() -> Work:
     return work
 
 
-def reading_mapped() -> Work:
+def reading_mapped(paths: list[Path], out: Path) -> Work:
     """The same through mappings: the largest of every file's bytes."""
     import numpy as np
 
-    def work(paths: list[Path], out: Path) -> Results:
+    def work() -> Results:
         for path in paths:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 np.frombuffer(mapped, np.uint8).max()
@@ -116,28 +116,28 @@ def reading_mapped() -> Work:
     return work
 
 
-def radin_alone() -> Work:
+def radin_alone(paths: list[Path], out: Path) -> Work:
     """`save_soup` of a zoo that is open. Opening reads every file too, to check and to hash it: see `radin_open`."""
     import radin
     from radin.checkpoints import open_checkpoint
 
     warm_up_radin()
+    zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None)
 
-    def work(paths: list[Path], out: Path) -> Results:
-        zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None)
+    def work() -> Results:
         radin.save_soup(zoo, equal(len(paths)), out)
         return {}
 
     return work
 
 
-def radin_open() -> Work:
+def radin_open(paths: list[Path], out: Path) -> Work:
     """`Zoo.open` and `save_soup`."""
     import radin
 
     warm_up_radin()
 
-    def work(paths: list[Path], out: Path) -> Results:
+    def work() -> Results:
         start = time.perf_counter()
         zoo = radin.Zoo.open(paths, progress=False)
         opened = time.perf_counter() - start
@@ -147,16 +147,16 @@ def radin_open() -> Work:
     return work
 
 
-def radin_four() -> Work:
+def radin_four(paths: list[Path], out: Path) -> Work:
     """Four soups in one reading."""
     import radin
     from radin.checkpoints import open_checkpoint
     from radin.soup import save_soups
 
     warm_up_radin()
+    zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None)
 
-    def work(paths: list[Path], out: Path) -> Results:
-        zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None)
+    def work() -> Results:
         first = [m % len(paths) for m in range(4)]  # all ingredients, then all but the first, ...
         rows = [[1 / (len(paths) - m) if k >= m else 0.0 for k in range(len(paths))] for m in first]
         save_soups(zoo, rows, [out, *(out.with_name(f"{m}-{out.name}") for m in range(1, 4))])
@@ -174,11 +174,11 @@ def warm_up_radin() -> None:
     averages([torch.zeros(1 << 15)] * 5, [[(k, 0.2) for k in range(5)]])
 
 
-def timm_method() -> Work:
+def timm_method(paths: list[Path], out: Path) -> Work:
     """What timm's script does: a dict of sums in double precision, divided and converted at the end."""
     import torch
 
-    def work(paths: list[Path], out: Path) -> Results:
+    def work() -> Results:
         sums: dict[str, torch.Tensor] = {}
         for path in paths:
             for name, tensor in load(path).items():
@@ -194,7 +194,7 @@ def timm_method() -> Work:
     return work
 
 
-def torch_swa() -> Work:
+def torch_swa(paths: list[Path], out: Path) -> Work:
     """torch's AveragedModel, updated with one loaded model after another."""
     import torch
     from torch.optim.swa_utils import AveragedModel
@@ -206,7 +206,7 @@ def torch_swa() -> Work:
             model.register_parameter(name.replace(".", "/"), torch.nn.Parameter(torch.empty_like(tensor)))
         return model
 
-    def work(paths: list[Path], out: Path) -> Results:
+    def work() -> Results:
         model = averaged = None
         for path in paths:
             state = load(path)
@@ -223,12 +223,12 @@ def torch_swa() -> Work:
     return work
 
 
-def mergekit_linear() -> Work:
+def mergekit_linear(paths: list[Path], out: Path) -> Work:
     """mergekit's linear merge of raw state dicts, equal weights. Its lazy unpickler knows no single numbers (0.1.5)."""
     import yaml
     from mergekit.scripts.merge_raw_pytorch import main as merge
 
-    def work(paths: list[Path], out: Path) -> Results:
+    def work() -> Results:
         models = [{"model": str(path), "parameters": {"weight": 1.0}} for path in paths]
         config = out.with_suffix(".yaml")
         config.write_text(yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"}))
@@ -260,7 +260,7 @@ def import_savers() -> None:
     import safetensors.torch  # noqa: F401
 
 
-METHODS: dict[str, Callable[[], Work]] = {
+METHODS: dict[str, Callable[[list[Path], Path], Work]] = {
     "read": reading,
     "read_mapped": reading_mapped,
     "radin": radin_alone,
@@ -278,14 +278,14 @@ PEERS = ("mergekit", "timm", "swa")
 
 def measure(method: str, paths: list[Path], out: Path, cold: bool) -> Results:
     """Seconds and memory of one method, in this process, after its imports."""
-    work = METHODS[method]()
+    work = METHODS[method](paths, out)
     if cold:
         drop_from_cache(paths)
     with suppress(OSError, AttributeError):  # what the imports have freed is not to serve the work unseen
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     with memory() as grown:
         start = time.perf_counter()
-        more = work(paths, out)
+        more = work()
         seconds = time.perf_counter() - start
     return {"seconds": seconds, **grown, **more}
 
