@@ -1,0 +1,242 @@
+/* The budget explorer: RADIN and its rivals on a soup bench, in the page, without a kernel.
+ *
+ * The first half is arithmetic on whole numbers of right answers and gives what `radin.craft` gives; the tests
+ * compare the two. The second half is the page: controls, two Vega-Lite charts, a table.
+ *
+ * A zoo of N ingredients comes as
+ *   {N, val, test, fast, soup_val, soup_test, ensemble_test, draws, blind}
+ * where `val` and `test` are numbers of images, `fast` (right answers of every ensemble on validation), `soup_val`,
+ * `soup_test` and `ensemble_test` have one entry for each subset, at place bitmask - 1, `draws[seed]` lists all
+ * places in the order in which Monte Carlo draws them, and `blind[seed][M]` the first draws of the random recipe
+ * among M candidates. */
+(function () {
+  "use strict";
+
+  /* ------------------------------------------------------------------ the recipes */
+
+  const sizeOf = (place) => {
+    let bits = 0;
+    for (let mask = place + 1; mask; mask &= mask - 1) bits += 1;
+    return bits;
+  };
+
+  /* Places of the candidates, best first: fast estimate plus prior, then more ingredients, then lower bitmask. */
+  function rank(zoo, places, prior) {
+    const merit = new Map(places.map((place) => {
+      const score = (zoo.fast[place] * 100) / zoo.val + (prior * sizeOf(place)) / zoo.N;
+      return [place, Math.round(score * 1e9)];
+    }));
+    return [...places].sort((a, b) => merit.get(b) - merit.get(a) || sizeOf(b) - sizeOf(a) || a - b);
+  }
+
+  /* What is returned after 1, 2, ... evaluations: the best on validation, the first of equals. */
+  function returned(zoo, tried, limit) {
+    const answers = [];
+    let best = tried[0];
+    for (let spent = 0; spent < limit; spent += 1) {
+      if (spent < tried.length && zoo.soup_val[tried[spent]] > zoo.soup_val[best]) best = tried[spent];
+      answers.push(best);
+    }
+    return answers;
+  }
+
+  const single = (k) => 2 ** k - 1;
+
+  /* Best ingredient first; each other one is tried in order of accuracy and kept when it does no harm. */
+  function greedy(zoo, limit) {
+    const byAccuracy = [...Array(zoo.N).keys()].sort((a, b) => zoo.fast[single(b)] - zoo.fast[single(a)] || a - b);
+    let kept = single(byAccuracy[0]);
+    let reached = zoo.fast[kept];
+    const tried = [];
+    const answers = [];
+    for (let spent = 0; spent < limit; spent += 1) {
+      if (spent + 1 < zoo.N) {
+        const next = kept + 2 ** byAccuracy[spent + 1];
+        tried.push(next);
+        if (zoo.soup_val[next] >= reached) [kept, reached] = [next, zoo.soup_val[next]];
+      }
+      answers.push(kept);
+    }
+    return { tried, answers };
+  }
+
+  /* Every recipe at every budget up to `limit`: {recipe: {tried: places in order, answers: a place for each budget}}. */
+  function replay(zoo, { prior, candidates, seed }, limit) {
+    const places = zoo.draws[seed].slice(0, candidates);
+    const ranked = rank(zoo, places, prior).slice(0, limit);
+    const blind = zoo.blind[seed][candidates].map((i) => places[i]).slice(0, limit);
+    const level = (place, tried) => ({ tried, answers: Array(limit).fill(place) });
+    const all = 2 ** zoo.N - 2;
+    let best = single(0);
+    for (let k = 1; k < zoo.N; k += 1) if (zoo.fast[single(k)] > zoo.fast[best]) best = single(k);
+    return {
+      radin: { tried: ranked, answers: returned(zoo, ranked, limit) },
+      greedy: greedy(zoo, limit),
+      random: { tried: blind, answers: returned(zoo, blind, limit) },
+      uniform: level(all, [all]),
+      best_single: level(best, []),
+    };
+  }
+
+  const oracle = (zoo) => zoo.soup_test.indexOf(Math.max(...zoo.soup_test));
+
+  window.radinExplorer = { rank, replay, oracle };
+
+  /* ------------------------------------------------------------------ the page */
+
+  const percent = (right, images) => (right * 100) / images;
+  const members = (place) => {
+    const found = [];
+    for (let k = 0; (place + 1) >> k; k += 1) if (((place + 1) >> k) & 1) found.push(k);
+    return found;
+  };
+
+  function themed(spec) {
+    const style = getComputedStyle(document.documentElement);
+    const text = style.getPropertyValue("--pst-color-text-base").trim() || "#222";
+    const line = style.getPropertyValue("--pst-color-border").trim() || "#ccc";
+    const axis = { labelColor: text, titleColor: text, gridColor: line, domainColor: line, tickColor: line };
+    const legend = { labelColor: text, titleColor: text };
+    const shown = JSON.parse(JSON.stringify(spec).replaceAll("#222222", text)); // the oracle's line, in the dark
+    return { ...shown, config: { ...shown.config, background: "transparent", axis, legend, title: { color: text } } };
+  }
+
+  class Explorer {
+    constructor(root, data) {
+      this.root = root;
+      this.data = data;
+      this.views = {};
+      root.querySelectorAll("input, select").forEach((control) => control.addEventListener("input", () => this.update()));
+      new MutationObserver(() => this.draw()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    }
+
+    control(name) {
+      return this.root.querySelector(`[name="${name}"]`);
+    }
+
+    settings() {
+      return {
+        zoo: this.control("zoo").value,
+        budget: Number(this.control("budget").value),
+        prior: Number(this.control("prior").value),
+        candidates: this.data.candidates[this.control("zoo").value][Number(this.control("candidates").value)],
+        seed: Number(this.control("seed").value),
+        truth: this.control("truth").value,
+        recipes: [...this.root.querySelectorAll('[name="recipe"]:checked')].map((box) => box.value),
+      };
+    }
+
+    async draw() {
+      for (const name of ["plane", "curve"]) {
+        const place = this.root.querySelector(`.explorer-${name}`);
+        const made = await window.vegaEmbed(place, themed(this.data.charts[name]), {
+          renderer: "svg", actions: false, logLevel: 1, // errors only: an empty chart, before its first data, is none
+        });
+        if (this.views[name]) this.views[name].finalize();
+        this.views[name] = made.view;
+      }
+      await this.update();
+    }
+
+    async update() {
+      const chosen = this.settings();
+      const zoo = this.data.zoos[chosen.zoo];
+      const found = replay(zoo, chosen, this.data.limit);
+      const best = oracle(zoo);
+      this.say(chosen, zoo, found, best);
+      await this.show("plane", { soups: this.points(chosen, zoo, found, best) });
+      await this.show("curve", { lines: this.lines(chosen, zoo, found, best), now: [{ budget: chosen.budget }] });
+      this.root.dataset.ready = "yes";
+    }
+
+    async show(chart, tables) {
+      const view = this.views[chart];
+      if (!view) return;
+      for (const [name, rows] of Object.entries(tables)) view.data(name, rows);
+      await view.runAsync();
+    }
+
+    points(chosen, zoo, found, best) {
+      const { tried, answers } = found.radin;
+      const candidates = new Set(zoo.draws[chosen.seed].slice(0, chosen.candidates));
+      const evaluated = new Map(tried.slice(0, chosen.budget).map((place, at) => [place, at + 1]));
+      const [right, images] = chosen.truth === "val" ? [zoo.soup_val, zoo.val] : [zoo.soup_test, zoo.test];
+      const winner = answers[chosen.budget - 1];
+      return zoo.fast.map((fast, place) => ({
+        fast: percent(fast, zoo.val),
+        truth: percent(right[place], images),
+        ingredients: members(place).join(", "),
+        turn: evaluated.get(place) ?? null,
+        state: place === winner ? "returned by radin" : place === best ? "oracle"
+          : evaluated.has(place) ? "evaluated" : candidates.has(place) ? "candidate" : "not drawn",
+      }));
+    }
+
+    lines(chosen, zoo, found, best) {
+      const rows = [];
+      const add = (recipe, place, at) => rows.push({
+        recipe, budget: at + 1, test: percent(zoo.soup_test[place], zoo.test), ingredients: members(place).join(", "),
+      });
+      for (const recipe of chosen.recipes) found[recipe].answers.forEach((place, at) => add(recipe, place, at));
+      for (let at = 0; at < this.data.limit; at += 1) add("oracle", best, at);
+      return rows;
+    }
+
+    /* The same in words and numbers: for screen readers, and for whoever wants to copy them. */
+    say(chosen, zoo, found, best) {
+      const top = percent(zoo.soup_test[best], zoo.test);
+      const rows = chosen.recipes.map((recipe) => {
+        const place = found[recipe].answers[chosen.budget - 1];
+        const spent = Math.min(chosen.budget, found[recipe].tried.length);
+        return [recipe, place, spent];
+      });
+      rows.push(["oracle", best, "all"]);
+      const body = this.root.querySelector("tbody");
+      body.replaceChildren(...rows.map(([recipe, place, spent]) => {
+        const row = document.createElement("tr");
+        row.dataset.recipe = recipe;
+        row.dataset.place = place;
+        const test = percent(zoo.soup_test[place], zoo.test);
+        const texts = [recipe.replace("_", " "), members(place).join(" "), spent,
+          percent(zoo.soup_val[place], zoo.val).toFixed(2), test.toFixed(2), (top - test).toFixed(2)];
+        texts.forEach((text, at) => {
+          const cell = document.createElement(at ? "td" : "th");
+          if (!at) cell.scope = "row";
+          cell.textContent = text;
+          row.append(cell);
+        });
+        return row;
+      }));
+      for (const name of ["budget", "prior", "candidates", "seed"]) {
+        const shown = name === "prior" ? chosen.prior.toFixed(1) : String(chosen[name]);
+        this.root.querySelector(`output[for$="-${name}"]`).textContent = shown;
+        this.control(name).setAttribute("aria-valuetext", shown);
+      }
+      const winner = found.radin.answers[chosen.budget - 1];
+      const test = percent(zoo.soup_test[winner], zoo.test);
+      const spent = Math.min(chosen.budget, found.radin.tried.length);
+      this.root.querySelector(".explorer-said").textContent =
+        `RADIN evaluates ${spent} of ${chosen.candidates} candidates and returns the soup of ingredients ` +
+        `${members(winner).join(", ")}: ${test.toFixed(2)}% on test, regret ${(top - test).toFixed(2)} points.`;
+      this.root.querySelector(".explorer-code code").textContent =
+        `bench = radin.SoupBench.load("${chosen.zoo}")\n` +
+        `drawn = radin.monte_carlo(${zoo.N}, ${chosen.candidates}, seed=${chosen.seed})\n` +
+        `soup = radin.craft(bench.val, bench.evaluator("val"), budget=${chosen.budget},\n` +
+        `                   candidates=drawn, prior=${chosen.prior.toFixed(1)})\n` +
+        "print(soup.members, bench.regret(soup.weights))";
+    }
+  }
+
+  function start() {
+    document.querySelectorAll(".radin-explorer").forEach((root) => {
+      if (!window.vegaEmbed || !window.radinExplorerData) return; // the figure and the table stay
+      const explorer = new Explorer(root, window.radinExplorerData);
+      root.querySelector(".explorer-live").hidden = false;
+      document.querySelectorAll(".explorer-static").forEach((still) => { still.hidden = true; });
+      explorer.draw();
+    });
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();

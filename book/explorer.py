@@ -1,0 +1,303 @@
+"""The budget explorer: what the page needs so that it can replay every recipe without a kernel.
+
+`write_explorer(stage)` puts beside the staged pages the benches as whole numbers, the charts (made with Altair), the
+scripts that draw them, and `book/explorer.md`, which pages include. The arithmetic in the page is in
+`book/_static/explorer/explorer.js`; a reader without scripts sees the figure and the table made here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import vl_convert
+from matplotlib.figure import Figure
+
+import radin
+from radin.plots import RECIPE_STYLES
+
+CANDIDATES = {"cifar10": (10, 20, 50, 100, 200, 500, 1023), "cifar10-wild": (10, 20, 40, 60, 80, 100, 127)}
+SEEDS = 10
+LIMIT = 30  # the largest budget
+RECIPES = ("radin", "greedy", "random", "uniform", "best_single")
+# What the page shows before anyone moves a control, and what stands there without scripts.
+START: dict[str, Any] = {"zoo": "cifar10", "budget": 4, "prior": 1.0, "candidates": 200, "seed": 0}
+LAYERS = {  # what a subset is at this moment: colour, size, shape, in the order in which they are drawn
+    "not drawn": ("#767676", 8, "circle"),
+    "candidate": ("#56B4E9", 24, "circle"),
+    "evaluated": ("#E69F00", 90, "square"),
+    "oracle": ("#009E73", 200, "diamond"),
+    "returned by radin": ("#D55E00", 200, "triangle-up"),
+}
+FIGURE_ALT = (
+    "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the accuracy on validation. "
+    "The evaluated ones lie at the right edge, and the highest of them is returned. Right, lines for each recipe: "
+    "across, the budget; up, test accuracy, with the oracle as a level above them."
+)
+
+
+def write_explorer(stage: Path) -> None:
+    """Write the explorer's data, charts, scripts, figure and page fragment below the stage."""
+    static = stage / "book" / "_static" / "explorer"
+    figures = stage / "book" / "figures"
+    for folder in (static, figures):
+        folder.mkdir(parents=True, exist_ok=True)
+    data = {
+        "zoos": {name: zoo_data(name) for name in CANDIDATES},
+        "candidates": CANDIDATES,
+        "limit": LIMIT,
+        "charts": {"plane": plane_chart(), "curve": curve_chart()},
+    }
+    text = json.dumps(data, separators=(",", ":"))
+    (static / "data.js").write_text(f"window.radinExplorerData = {text};\n", "utf-8")
+    # The bundle declares its names at top level: closed in, they are nobody else's.
+    bundle = vl_convert.javascript_bundle()
+    (static / "vega.js").write_text(f"(function () {{\n{bundle}\n}})();\n", "utf-8")
+    still_figure().savefig(figures / "explorer.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    (stage / "book" / "explorer.md").write_text(fragment(), "utf-8")
+
+
+def zoo_data(name: str) -> dict[str, Any]:
+    """A shipped bench as numbers of right answers, and the draws of both random recipes (see explorer.js)."""
+    bench = radin.SoupBench.load(name)
+    rows, N = 2**bench.num_models - 1, bench.num_models
+    bits = 2 ** np.arange(N)
+    draws = [((radin.monte_carlo(N, rows, seed).numpy() > 0) @ bits - 1).tolist() for seed in range(SEEDS)]
+
+    def hits(accuracies: Any, part: str) -> list[int]:
+        return (accuracies * bench.bank(part).num_images / 100).round().int().tolist()
+
+    return {
+        "N": N,
+        "val": bench.val.num_images,
+        "test": bench.test.num_images,
+        "fast": hits(bench.ensembles("val"), "val"),
+        "soup_val": hits(bench.soups("val"), "val"),
+        "soup_test": hits(bench.soups("test"), "test"),
+        "draws": draws,
+        # As in `craft`: the random recipe permutes the candidates with a generator of its own.
+        "blind": [
+            {M: np.random.default_rng(seed).permutation(M)[:LIMIT].tolist() for M in CANDIDATES[name]}
+            for seed in range(SEEDS)
+        ],
+    }
+
+
+# ---------------------------------------------------------------- charts
+
+
+def plane_chart() -> dict[str, Any]:
+    """Fast estimate against accuracy: every subset a dot, whose look says what has become of it."""
+    names = list(LAYERS)
+    colour = alt.Color(
+        "state:N", scale=alt.Scale(domain=names, range=[look[0] for look in LAYERS.values()]), legend=_legend()
+    )
+    shape = alt.Shape(
+        "state:N", scale=alt.Scale(domain=names, range=[look[2] for look in LAYERS.values()]), legend=_legend()
+    )
+    base = alt.Chart(alt.NamedData("soups"), title="candidates and evaluations").encode(
+        x=alt.X("fast:Q", title="fast estimate: accuracy of the ensemble (%)", scale=alt.Scale(zero=False)),
+        y=alt.Y("truth:Q", title="accuracy of the soup (%)", scale=alt.Scale(zero=False)),
+        color=colour,
+        shape=shape,
+        tooltip=[
+            alt.Tooltip("ingredients:N"),
+            alt.Tooltip("state:N"),
+            alt.Tooltip("turn:Q", title="evaluation"),
+            alt.Tooltip("fast:Q", title="fast estimate (%)", format=".2f"),
+            alt.Tooltip("truth:Q", title="accuracy (%)", format=".2f"),
+        ],
+    )
+    # One layer for each state, so that what matters is drawn last, and large.
+    layers = [
+        base.transform_filter(alt.datum.state == name).mark_point(
+            filled=True, size=size, opacity=0.6 if size < 50 else 1, stroke="white" if size > 50 else None, aria=False
+        )
+        for name, (_, size, _) in LAYERS.items()
+    ]
+    return _finished(
+        alt.layer(*layers), "Every soup by its fast estimate and its accuracy; the table below says the same in numbers."
+    )
+
+
+def curve_chart() -> dict[str, Any]:
+    """Test accuracy of what each recipe returns, against the budget, with a rule at the chosen one."""
+    names = [*RECIPES, "oracle"]
+    colours = [RECIPE_STYLES[name]["color"] for name in names]
+    dashes = [[1, 0], [1, 0], [1, 0], [6, 3], [8, 3, 2, 3], [1, 3]]
+    lines = (
+        alt.Chart(alt.NamedData("lines"), title="accuracy against budget")
+        .mark_line(strokeWidth=2.5, interpolate="step-after", aria=False)
+        .encode(
+            x=alt.X("budget:Q", title="budget (evaluations)", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("test:Q", title="test accuracy (%)", scale=alt.Scale(zero=False)),
+            color=alt.Color("recipe:N", scale=alt.Scale(domain=names, range=colours), legend=_legend()),
+            strokeDash=alt.StrokeDash("recipe:N", scale=alt.Scale(domain=names, range=dashes), legend=_legend()),
+            tooltip=["recipe:N", "budget:Q", "ingredients:N", alt.Tooltip("test:Q", title="test (%)", format=".2f")],
+        )
+    )
+    now = alt.Chart(alt.NamedData("now")).mark_rule(color="#767676", aria=False).encode(x="budget:Q")
+    return _finished(alt.layer(now, lines), "Test accuracy of each recipe's soup at every budget.")
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(title=None, orient="bottom", columns=3, symbolOpacity=1, symbolSize=90, labelFontSize=12)
+
+
+def _finished(chart: Any, description: str) -> dict[str, Any]:
+    chart = chart.properties(width="container", height=300, description=description)
+    spec: dict[str, Any] = chart.configure_axis(labelFontSize=12, titleFontSize=12).to_dict()
+    spec["autosize"] = {"type": "fit", "contains": "padding"}
+    return spec
+
+
+# ---------------------------------------------------------------- without scripts
+
+
+def start_soups() -> dict[str, radin.Soup]:
+    """What every recipe returns at the settings that the page starts from."""
+    bench = radin.SoupBench.load(START["zoo"])
+    candidates = radin.monte_carlo(bench.num_models, START["candidates"], START["seed"])
+    return {
+        recipe: radin.craft(
+            bench.val,
+            bench.evaluator("val"),
+            START["budget"],
+            recipe,
+            candidates=candidates,
+            prior=START["prior"],
+            seed=START["seed"],
+        )
+        for recipe in RECIPES
+    }
+
+
+def still_figure() -> Figure:
+    """The two charts at the first settings, for readers without scripts."""
+    bench = radin.SoupBench.load(START["zoo"])
+    N = bench.num_models
+    fast, val, test = bench.ensembles("val"), bench.soups("val"), bench.soups("test")
+    candidates = radin.monte_carlo(N, START["candidates"], START["seed"])
+    drawn = [bench.row(weights) for weights in candidates]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    plane, curve = figure.subplots(1, 2)
+    soup = start_soups()["radin"]
+    evaluated = [bench.row(trial.weights) for trial in soup.trials]
+    groups = {"not drawn": range(2**N - 1), "candidate": drawn, "evaluated": evaluated}
+    groups["oracle"], groups["returned by radin"] = [bench.row(bench.oracle[0])], [bench.row(soup.weights)]
+    markers = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^"}
+    for name, rows in groups.items():
+        colour, size, shape = LAYERS[name]
+        plane.scatter(fast[list(rows)], val[list(rows)], s=size / 2, c=colour, marker=markers[shape], label=name)
+    plane.set(xlabel="fast estimate (%)", ylabel="accuracy of the soup on validation (%)")
+    plane.legend(fontsize=8)
+    for recipe in RECIPES:
+        settings = {"candidates": candidates, "prior": START["prior"], "seed": START["seed"]}
+        rows = [
+            bench.row(radin.craft(bench.val, bench.evaluator("val"), B, recipe, **settings).weights)
+            for B in range(1, LIMIT + 1)
+        ]
+        style = {key: value for key, value in RECIPE_STYLES[recipe].items() if key != "marker"}
+        curve.step(range(1, LIMIT + 1), test[rows], where="post", label=recipe.replace("_", " "), **style)
+    curve.axhline(bench.oracle[1], label="oracle", **RECIPE_STYLES["oracle"])
+    curve.set(xlabel="budget (evaluations)", ylabel="test accuracy (%)")
+    curve.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def still_table() -> str:
+    """The table at the first settings, in Markdown."""
+    bench = radin.SoupBench.load(START["zoo"])
+    lines = [
+        "| recipe | ingredients | evaluations | validation (%) | test (%) | regret |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for recipe, soup in start_soups().items():
+        row, regret = bench.row(soup.weights), bench.regret(soup.weights)
+        lines.append(
+            f"| {recipe.replace('_', ' ')} | {' '.join(map(str, soup.members))} | {soup.evaluations} | "
+            f"{bench.soups('val')[row]:.2f} | {bench.soups('test')[row]:.2f} | {regret:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def fragment() -> str:
+    """The Markdown that pages include: figure and table, and the live explorer that takes their place."""
+    settings = (
+        f"budget {START['budget']}, lambda {START['prior']:g}, {START['candidates']} Monte Carlo candidates, "
+        f"seed {START['seed']}"
+    )
+    return f"""\
+:::::{{div}} explorer-static
+
+::::{{figure}} /book/figures/explorer.png
+:alt: {FIGURE_ALT}
+:width: 100%
+
+The shipped CIFAR-10 {{term}}`soup bench` at {settings}. With scripts allowed, this figure is one you can play with.
+::::
+
+{still_table()}
+
+:::::
+
+```{{raw}} html
+{live_html()}
+```
+"""
+
+
+def live_html() -> str:
+    """The controls, the places of the charts and the table; hidden until the scripts have come."""
+    first = CANDIDATES[START["zoo"]].index(START["candidates"])
+    sliders = "\n".join(
+        f'<div class="explorer-control"><label for="explorer-{name}">{label} <output for="explorer-{name}"></output>'
+        f'</label><input type="range" id="explorer-{name}" name="{name}" min="{low}" max="{high}" step="{step}" '
+        f'value="{value}"></div>'
+        for name, label, low, high, step, value in (
+            ("budget", "budget B", 1, LIMIT, 1, START["budget"]),
+            ("prior", "prior λ (points)", 0, 5, 0.1, START["prior"]),
+            ("candidates", "Monte Carlo candidates", 0, len(CANDIDATES[START["zoo"]]) - 1, 1, first),
+            ("seed", "seed", 0, SEEDS - 1, 1, START["seed"]),
+        )
+    )
+    boxes = "\n".join(
+        f'<label class="explorer-box"><input type="checkbox" name="recipe" value="{name}" checked> '
+        f"{name.replace('_', ' ')}</label>"
+        for name in RECIPES
+    )
+    options = "".join(f'<option value="{name}">{name}</option>' for name in CANDIDATES)
+    heads = "".join(
+        f'<th scope="col">{head}</th>'
+        for head in ("recipe", "soup of", "spent", "val", "test", "regret")
+    )
+    return f"""\
+<div class="radin-explorer">
+<section class="explorer-live" aria-label="Budget explorer" hidden>
+<div class="explorer-controls">
+{sliders}
+<div class="explorer-control"><label for="explorer-zoo">zoo</label>
+<select id="explorer-zoo" name="zoo">{options}</select></div>
+<div class="explorer-control"><label for="explorer-truth">accuracy of the soup on</label>
+<select id="explorer-truth" name="truth"><option value="val">validation, which radin sees</option>
+<option value="test">test, which nobody may see</option></select></div>
+</div>
+<fieldset class="explorer-recipes"><legend>recipes</legend>
+{boxes}
+</fieldset>
+<p class="explorer-said" role="status"></p>
+<div class="explorer-charts"><div class="explorer-plane"></div><div class="explorer-curve"></div></div>
+<div class="explorer-table" tabindex="0" role="region" aria-label="What each recipe returns">
+<table><caption>What each recipe returns at this budget: its ingredients, the evaluations spent, accuracy on
+validation and on test (%), and regret (points)</caption>
+<thead><tr>{heads}</tr></thead><tbody></tbody></table></div>
+<p>The same in Python:</p>
+<pre class="explorer-code" tabindex="0"><code></code></pre>
+</section>
+</div>
+<script defer src="../_static/explorer/vega.js"></script>
+<script defer src="../_static/explorer/data.js"></script>
+<script defer src="../_static/explorer/explorer.js"></script>"""
