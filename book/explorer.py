@@ -54,7 +54,7 @@ def write_explorer(stage: Path) -> None:
     text = json.dumps(data, separators=(",", ":"))
     (static / "data.js").write_text(f"window.radinExplorerData = {text};\n", "utf-8")
     # The bundle declares its names at top level: closed in, they are nobody else's.
-    bundle = vl_convert.javascript_bundle()
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub is older than it
     (static / "vega.js").write_text(f"(function () {{\n{bundle}\n}})();\n", "utf-8")
     still_figure().savefig(figures / "explorer.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     (stage / "book" / "explorer.md").write_text(fragment(), "utf-8")
@@ -119,7 +119,8 @@ def plane_chart() -> dict[str, Any]:
         for name, (_, size, _) in LAYERS.items()
     ]
     return _finished(
-        alt.layer(*layers), "Every soup by its fast estimate and its accuracy; the table below says the same in numbers."
+        alt.layer(*layers),
+        "Every soup by its fast estimate and its accuracy; the table below says the same in numbers.",
     )
 
 
@@ -226,6 +227,8 @@ def still_table() -> str:
 
 def fragment() -> str:
     """The Markdown that pages include: figure and table, and the live explorer that takes their place."""
+    bench = radin.SoupBench.load(START["zoo"])
+    what = f"{bench.num_models} ingredients, {2**bench.num_models - 1:,} soups"
     settings = (
         f"budget {START['budget']}, lambda {START['prior']:g}, {START['candidates']} Monte Carlo candidates, "
         f"seed {START['seed']}"
@@ -237,7 +240,8 @@ def fragment() -> str:
 :alt: {FIGURE_ALT}
 :width: 100%
 
-The shipped CIFAR-10 {{term}}`soup bench` at {settings}. With scripts allowed, this figure is one you can play with.
+The shipped CIFAR-10 {{term}}`soup bench` ({what}) at {settings}. Where scripts are allowed, controls take the place of
+this figure.
 ::::
 
 {still_table()}
@@ -270,10 +274,7 @@ def live_html() -> str:
         for name in RECIPES
     )
     options = "".join(f'<option value="{name}">{name}</option>' for name in CANDIDATES)
-    heads = "".join(
-        f'<th scope="col">{head}</th>'
-        for head in ("recipe", "soup of", "spent", "val", "test", "regret")
-    )
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("recipe", "soup of", "spent", "val", "test", "regret"))
     return f"""\
 <div class="radin-explorer">
 <section class="explorer-live" aria-label="Budget explorer" hidden>

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import browser, server, visit  # noqa: F401  (fixtures)
 from hypothesis import settings
 from local_server import LocalServer, serve
 
@@ -50,8 +51,8 @@ def environment() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalServer]:
     """A server on this machine, in the place of those that data sets and checkpoints come from."""
-    with serve() as server:
-        yield server
+    with serve() as local:
+        yield local
 
 
 def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:

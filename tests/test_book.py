@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from functools import cache
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import DESK, PHONE, pages
 from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
-import make
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET_BROWSER = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 BINDER = re.compile(r'"https://mybinder\.org/v2/gh/[\w.-]+/[\w.-]+/main\?urlpath=lab/tree/([^"]+)"')
 COLAB = re.compile(r'"https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/main/([^"]+)"')
-PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 800}
 IMAGES_THAT_FAILED = "[...document.images].filter(i => i.complete && i.naturalWidth === 0).map(i => i.src)"
 WIDER_THAN_THE_SCREEN = """() => {
     const width = document.documentElement.clientWidth;
@@ -41,11 +24,6 @@ WIDER_THAN_THE_SCREEN = """() => {
 }"""
 UNREADABLE_IN_THE_DARK = """() => [...document.querySelectorAll("article figure img")]
     .filter(i => getComputedStyle(i).backgroundColor !== "rgb(255, 255, 255)").map(i => i.src)"""
-
-
-def pages() -> list[str]:
-    """Addresses of all pages in the table of contents, relative to the book."""
-    return [page.relative_to(make.ROOT).with_suffix(".html").as_posix() for page in make.pages_in_toc(make.ROOT)]
 
 
 @pytest.fixture(params=pages())
@@ -129,89 +107,50 @@ def test_launch_buttons_and_links_lead_to_files_that_exist(book, page, root):
         assert (root / path).is_file(), path
 
 
+EXPLORER = re.compile(r'class="radin-explorer"')
+MOST_BYTES = 2_000_000
+
+
+def addresses(html: BeautifulSoup) -> set[str]:
+    """What a page links to and loads: of links, images, scripts and styles."""
+    return {
+        str(element[name])
+        for name in ("href", "src")
+        for element in html.find_all(attrs={name: True})
+        if isinstance(element, Tag)
+    }
+
+
+def test_internal_links_and_anchors_resolve(book, page):
+    here = book / page
+    html = BeautifulSoup(here.read_text("utf-8"), "html.parser")
+    for address in addresses(html):
+        parts = urlsplit(address)
+        if parts.scheme or parts.netloc:
+            continue
+        there = here if not parts.path else (here.parent / unquote(parts.path)).resolve()
+        assert there.is_file(), f"{address} leads nowhere"
+        if parts.fragment and there.suffix == ".html":
+            assert unquote(parts.fragment) in anchors(there), f"{address}: the page has no such anchor"
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    """The names of all places on a page that a link can lead to."""
+    html = BeautifulSoup(path.read_text("utf-8"), "html.parser")
+    return frozenset(str(element[name]) for name in ("id", "name") for element in html.find_all(attrs={name: True}))
+
+
+def test_no_page_is_heavy(book, page):
+    """A page with what belongs to it alone: its text and pictures; 2 MB, but where the explorer lives."""
+    text = (book / page).read_text("utf-8")
+    pictures = [(book / page).parent / str(image["src"]) for image in images(book, page)]
+    size = len(text.encode()) + sum(picture.stat().st_size for picture in set(pictures))
+    assert EXPLORER.search(text) or size <= MOST_BYTES, f"{size:,} bytes"
+
+
 def test_the_book_does_not_tell_where_it_was_built(book, page, root):
     assert str(root) not in (book / page).read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def server(book: Path) -> Iterator[str]:
-    """The book behind an address of this machine."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(book))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}/"
-        httpd.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=QUIET_BROWSER)
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """A page in a browser that is cut off from everything but `home`, and what went wrong on it."""
-
-    def __init__(self, browser: Any, home: str, **context: Any):
-        self.troubles: list[str] = []
-        self.home = home
-        self.context = browser.new_context(**context)
-        self.context.route("**/*", self._only_home)
-        self.tab = self.context.new_page()
-        self.tab.on("console", self._listen)
-        self.tab.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
-        self.tab.on("requestfailed", lambda request: self.troubles.append(f"failed: {request.url}"))
-        self.tab.on("response", self._check)
-
-    def _only_home(self, route: Any) -> None:
-        if route.request.url.startswith((self.home, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.troubles.append(f"asks the network for {route.request.url}")
-            route.abort()
-
-    def _listen(self, message: Any) -> None:
-        if message.type == "error":
-            self.troubles.append(f"console: {message.text}")
-
-    def _check(self, response: Any) -> None:
-        if response.status >= 400:
-            self.troubles.append(f"{response.status}: {response.url}")
-
-    def read(self, address: str) -> None:
-        """Open a page and wait for it."""
-        self.tab.goto(self.home + address, wait_until="load")
-        self.settle()
-
-    def settle(self) -> None:
-        """Wait for the page's formulas and images, also those further down."""
-        self.tab.evaluate("async () => { await window.MathJax?.startup?.promise }")
-        self.tab.evaluate("() => [...document.images].forEach(i => { i.loading = 'eager' })")
-        self.tab.wait_for_function("[...document.images].every(i => i.complete)")
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Any]:
-    visits: list[Visit] = []
-
-    def start(home: str, **context: Any) -> Visit:
-        visits.append(Visit(browser, home, **context))
-        return visits[-1]
-
-    yield start
-    for each in visits:
-        each.context.close()
 
 
 def test_the_front_door_opens_without_a_server(visit, book):
@@ -229,11 +168,22 @@ def test_page_is_whole_without_a_network_and_fits_a_phone_by_day_and_by_night(vi
     assert reader.tab.locator("mjx-merror, .math-error").count() == 0, "a formula does not parse"
     reader.tab.set_viewport_size(PHONE)
     for scheme in ("light", "dark"):
-        reader.tab.emulate_media(color_scheme=scheme)
-        reader.tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        reader.use_scheme(scheme)
         assert reader.tab.evaluate(WIDER_THAN_THE_SCREEN) == []
     assert reader.tab.evaluate(UNREADABLE_IN_THE_DARK) == []
     assert not reader.troubles
+
+
+def test_pages_lead_on_and_back(book):
+    """Previous and next, in the order of the contents."""
+    order = pages()
+    for before, page, after in zip([None, *order[:-1]], order, [*order[1:], None], strict=True):
+        html = BeautifulSoup((book / page).read_text("utf-8"), "html.parser")
+        for rel, neighbour in (("prev", before), ("next", after)):
+            link = html.select_one(f".prev-next-area a.{'left' if rel == 'prev' else 'right'}-{rel}")
+            assert (link is None) == (neighbour is None)
+            if link is not None:
+                assert (book / page).parent.joinpath(str(link["href"])).resolve() == (book / str(neighbour)).resolve()
 
 
 def test_search_finds_a_word(visit, server):

@@ -80,7 +80,7 @@
 
   const oracle = (zoo) => zoo.soup_test.indexOf(Math.max(...zoo.soup_test));
 
-  window.radinExplorer = { rank, replay, oracle };
+  window.radinExplorer = { rank, replay, oracle, explorers: [] };
 
   /* ------------------------------------------------------------------ the page */
 
@@ -231,6 +231,7 @@
     document.querySelectorAll(".radin-explorer").forEach((root) => {
       if (!window.vegaEmbed || !window.radinExplorerData) return; // the figure and the table stay
       const explorer = new Explorer(root, window.radinExplorerData);
+      window.radinExplorer.explorers.push(explorer);
       root.querySelector(".explorer-live").hidden = false;
       document.querySelectorAll(".explorer-static").forEach((still) => { still.hidden = true; });
       explorer.draw();
