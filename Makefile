@@ -18,25 +18,39 @@ BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRI
 	$(if $(INGREDIENTS),--ingredients '$(INGREDIENTS)') $(if $(DATA_ROOT),--data-root '$(abspath $(DATA_ROOT))') \
 	$(if $(ZOO),--zoo '$(ZOO)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(QUICK),--quick '$(QUICK)')
 
+# `make rerun` takes a list for some of them, and any list as GRID="seed=0,1,2". SEEDS is the parameter `seeds`.
+RERUN_OPTIONS = $(if $(BUDGETS),--vary budget '$(BUDGETS)') $(if $(PRIORS),--vary prior '$(PRIORS)') \
+	$(if $(ZOOS),--vary zoo '$(ZOOS)') $(if $(GRID),--grid '$(GRID)') $(if $(JOBS),--jobs '$(JOBS)')
+
+RERUN_ONLY := CHAPTER BUDGETS PRIORS ZOOS GRID JOBS
+
 # A misspelt variable must not pass in silence. (make writes a blank inside a value as backslash, blank.)
-VARIABLES := $(PARAMETERS) PORT PYTHON PYTEST_ARGS UPGRADE RADIN_CACHE RADIN_DATA
+VARIABLES := $(PARAMETERS) $(RERUN_ONLY) SUBMISSIONS HIDDEN_SEED PORT PYTHON PYTEST_ARGS UPGRADE RADIN_CACHE RADIN_DATA
 NOTHING :=
 BLANK := $(NOTHING) $(NOTHING)
 GIVEN := $(foreach word,$(subst \$(BLANK),_,$(MAKEOVERRIDES)),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 ifneq ($(filter-out $(VARIABLES),$(GIVEN)),)
 $(error unknown variable $(filter-out $(VARIABLES),$(GIVEN)); this Makefile knows $(VARIABLES))
 endif
+ifeq ($(filter rerun,$(MAKECMDGOALS)),)
+ifneq ($(filter $(RERUN_ONLY),$(GIVEN)),)
+$(error $(filter $(RERUN_ONLY),$(GIVEN)) belongs to make rerun, which runs one chapter many times)
+endif
+endif
 
-.PHONY: help book test serve bench zoos lint pins clean
+.PHONY: help book rerun test serve assignments grade leaderboard bench zoos lint pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
 	@echo 'make TARGET [VARIABLE=value ...]'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
 	@echo 'The notebooks take $(PARAMETERS), as in: make book BUDGET=8 SEED=3'
 
 book: $(STAMP) ## run the notebooks and build the book; ends with the path of its index.html
 	@$(BIN)/python book/make.py $(BOOK_OPTIONS)
+
+rerun: $(STAMP) ## run one chapter many times: CHAPTER=04_cifar10 BUDGETS="1 2 4 8" PRIORS="0 1"
+	@$(BIN)/python book/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS)
 
 test: $(STAMP) ## run every test (PYTEST_ARGS="-k soup" for some)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -45,6 +59,20 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 	@[ -f _build/html/index.html ] || $(MAKE) --no-print-directory book
 	@echo 'http://localhost:$(PORT) (Ctrl-C ends it)'
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+# The classroom's commands see only what is committed and what SUBMISSIONS holds; the teacher's page explains them.
+CLASSROOM = $(BIN)/python notebooks/assignments/classroom.py
+GRADED = $(if $(SUBMISSIONS),'$(SUBMISSIONS)',$(error name the folder of submissions: make $@ SUBMISSIONS=folder)) \
+	$(if $(HIDDEN_SEED),--hidden-seed '$(HIDDEN_SEED)')
+
+assignments: $(STAMP) ## generate the students' version of every assignment
+	@$(CLASSROOM) generate
+
+grade: $(STAMP) ## grade a class: SUBMISSIONS=folder, one folder for each student (HIDDEN_SEED=1 for other hidden inputs)
+	@$(CLASSROOM) grade $(GRADED)
+
+leaderboard: $(STAMP) ## rank a class by the regret of its recipes in assignment 3: SUBMISSIONS=folder
+	@$(CLASSROOM) leaderboard $(GRADED)
 
 bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table goes to the book, too
 	@$(BIN)/python tests/benchmarks/stage_one.py

@@ -10,7 +10,6 @@ build that fails leaves the former book where it was. `make book` does the set-u
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import os
 import re
@@ -22,24 +21,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import nbformat
-
+from explorer import write_explorer
+from generated import add_reruns, fill, way_to_times
 from notebook_page import finish_notebook, git
+from parameters import BuildError, Parameters, all_parameters, check_given, declared_parameters, parse_value
 from pictures import save_glued_pictures
+from times import Times
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks")
+SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "CHANGELOG.md")
+ASSIGNMENTS = Path("notebooks") / "assignments"  # shown as students get them, never run
 TEXT_SUFFIXES = {".md", ".ipynb", ".yml"}
 REPOSITORY = "radin-companion/radin-companion"  # owner/name as the sources write it
 GITHUB_REMOTE = re.compile(r"(?:^|[/@])github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 SPHINX_COMPLAINT = re.compile(r"WARNING|ERROR|CRITICAL|[Ee]xception|[a-z] error:")
 WHAT = "Run the notebooks and build the book."
-
-
-class BuildError(Exception):
-    """What stops a build, as one sentence that says what to mend."""
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -70,45 +67,7 @@ def find_page(root: Path, name: str) -> Path:
     raise BuildError(f"_toc.yml names {name}, but there is no {name}.md and no {name}.ipynb")
 
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and default values in the cell tagged `parameters`; empty when there is none."""
-    try:
-        for cell in nbformat.read(notebook, as_version=4).cells:
-            if "parameters" in cell.metadata.get("tags", []):
-                return dict(literal_assignments(cell.source))
-    except (ValueError, SyntaxError, nbformat.ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise BuildError(f"{notebook} is no notebook with a cell of plain parameters: {reason}") from error
-    return {}
-
-
-def literal_assignments(source: str) -> Iterator[tuple[str, Any]]:
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            yield statement.targets[0].id, ast.literal_eval(statement.value)
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            yield statement.target.id, ast.literal_eval(statement.value)
-
-
-def parse_value(name: str, text: str, default: Any) -> Any:
-    """The value that `text` means, of the type of the notebooks' own default."""
-    if isinstance(default, str):
-        return text
-    if isinstance(default, bool) and text.lower() in {"1", "0", "true", "false"}:
-        return text.lower() in {"1", "true"}
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if default is not None and type(value) is not type(default):
-        kind = KINDS.get(type(default), type(default).__name__)
-        raise BuildError(f"{name} must be {kind}, as in the notebooks' {name} = {default!r}; it is {text!r}")
-    return value
-
-
-def parse_options(argv: list[str] | None, defaults: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+def parse_options(argv: list[str] | None, defaults: Parameters) -> tuple[Path, Parameters]:
     """The output folder, and the notebook parameters given on the command line."""
     parser = OptionParser(prog="book/make.py", allow_abbrev=False, description=WHAT)
     parser.add_argument("--out", type=Path, default=ROOT / "_build", help="where to build (default: _build)")
@@ -154,6 +113,7 @@ def make_stage(stage: Path, repository: str) -> None:
             shutil.copytree(ROOT / name, stage / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         elif (ROOT / name).is_file():
             shutil.copy2(ROOT / name, stage / name)
+    shutil.rmtree(stage / ASSIGNMENTS / "source", ignore_errors=True)  # solutions have no business in a book
     if repository == REPOSITORY:
         return
     for path in stage.rglob("*"):
@@ -205,14 +165,15 @@ def kernels_speak_to(log: Path) -> Iterator[None]:
         os.close(terminal)
 
 
-def run_notebook(path: Path, name: str, parameters: dict[str, Any]) -> None:
-    """Execute the staged notebook in place; a failed cell becomes one sentence and the notebook stays."""
+def run_notebook(path: Path, name: str, parameters: Parameters, target: Path | None = None) -> Any:
+    """Execute the notebook, into `target` or in place; a failed cell becomes one sentence and the notebook stays."""
     import papermill
 
+    target = target or path
     try:
-        papermill.execute_notebook(
+        return papermill.execute_notebook(
             path,
-            path,
+            target,
             parameters=parameters,
             cwd=path.parent,
             kernel_name="python3",
@@ -221,10 +182,10 @@ def run_notebook(path: Path, name: str, parameters: dict[str, Any]) -> None:
         )
     except papermill.PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}".strip().splitlines()[-1].rstrip(".")
-        raise BuildError(f"{name}, cell [{error.exec_count}]: {reason} (as it failed: {path})") from error
+        raise BuildError(f"{name}, cell [{error.exec_count}]: {reason} (as it failed: {target})") from error
     except Exception as error:  # a kernel that died or never came up has many classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise BuildError(f"{name} did not run to its end: {reason} (the notebook so far: {path})") from error
+        raise BuildError(f"{name} did not run to its end: {reason} (the notebook so far: {target})") from error
 
 
 # ---------------------------------------------------------------- pages
@@ -270,22 +231,33 @@ def progress(step: str) -> Iterator[None]:
 
 def build(argv: list[str] | None) -> Path:
     """The whole road from sources to `index.html`, whose path it returns."""
-    notebooks = [page.relative_to(ROOT) for page in pages_in_toc(ROOT) if page.suffix == ".ipynb"]
+    pages = [page.relative_to(ROOT) for page in pages_in_toc(ROOT)]
+    notebooks = [page for page in pages if page.suffix == ".ipynb" and not page.is_relative_to(ASSIGNMENTS)]
     declared = {path: declared_parameters(ROOT / path) for path in notebooks}
     defaults = {name: value for parameters in declared.values() for name, value in parameters.items()}
     out, parameters = parse_options(argv, defaults)
+    given = {path: {name: parameters[name] for name in declared[path] if name in parameters} for path in notebooks}
+    for path in notebooks:
+        check_given(ROOT / path, path.as_posix(), given[path])
     stage = out / "stage"
     with only_build_in(out):
         make_stage(stage, repository_name())
         (out / "kernels.log").unlink(missing_ok=True)
         prepare_environment(out)
+        times = Times(Path(os.environ["RADIN_CACHE"]))
+        add_reruns(stage, [ROOT / path for path in notebooks], out / "reruns")
+        sources = [(stage / path, path.as_posix()) for path in notebooks]
+        fill(stage / "book" / "rerun.md", "parameters of the notebooks", all_parameters(sources, "tab-parameters"))
         for path in notebooks:
-            given = {name: value for name, value in parameters.items() if name in declared[path]}
             with progress(path.as_posix()):
-                with kernels_speak_to(out / "kernels.log"):
-                    run_notebook(stage / path, path.as_posix(), given)
-                finish_notebook(stage / path, path.as_posix(), declared[path], given, ROOT)
+                with kernels_speak_to(out / "kernels.log"), times.of(path.as_posix()):
+                    run_notebook(stage / path, path.as_posix(), given[path])
+                times_page = way_to_times(stage, path)
+                finish_notebook(stage / path, path.as_posix(), declared[path], given[path], ROOT, times_page)
                 save_glued_pictures(stage / path, stage / "book" / "figures")
+        fill(stage / "book" / "times.md", "execution times", times.page())
+        with progress("explorer"):
+            write_explorer(stage)
         with progress("pages"):
             replace_folder(build_pages(stage, out / "sphinx.log"), out / "html")
     return out / "html" / "index.html"

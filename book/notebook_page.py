@@ -12,12 +12,19 @@ from typing import Any
 
 import nbformat
 
-Parameters = dict[str, Any]
+from parameters import Parameters, parameter_table
+
 PROGRESS_BAR = re.compile(r"\d+%\||\dit/s|\ds/it|\?it/s")
 
 
-def finish_notebook(path: Path, name: str, declared: Parameters, given: Parameters, root: Path) -> None:
-    """Make the executed notebook a page: no timings and paths of this machine, provenance at the foot."""
+def finish_notebook(
+    path: Path, name: str, declared: Parameters, given: Parameters, root: Path, times: str = ""
+) -> None:
+    """Make the executed notebook a page: its parameters explained, provenance at the foot, nothing of this machine.
+
+    How long it ran stands on the page `times`, so that this one is the same after every build.
+    """
+    table = parameter_table(path, name)
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.papermill = {"parameters": given}
     for cell in notebook.cells:
@@ -28,9 +35,12 @@ def finish_notebook(path: Path, name: str, declared: Parameters, given: Paramete
             cell.id = "injected-parameters"  # papermill's own is random, and two builds are to be the same
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
+    if table:
+        add_below_parameters(notebook, table, "parameters-table")
     if given:
-        add_rerun_note(notebook, given)
-    foot = provenance(name, declared | given, root)
+        note = f"*This page was rerun with {assignments(given)} in place of the values above.*"
+        add_below_parameters(notebook, note, "rerun-note")
+    foot = provenance(name, declared | given, root, times)
     notebook.cells.append(nbformat.v4.new_markdown_cell(foot, id="provenance"))
     nbformat.write(notebook, path)
 
@@ -41,22 +51,42 @@ def is_progress_bar(output: Any) -> bool:
     return not output.text.strip() or bool(PROGRESS_BAR.search(output.text))
 
 
-def add_rerun_note(notebook: Any, given: Parameters) -> None:
-    """Say below the `parameters` cell, which shows the defaults, what this page was run with instead."""
-    for index, cell in enumerate(notebook.cells):
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            note = f"*This page was rerun with {assignments(given)} in place of the values above.*"
-            notebook.cells.insert(index + 1, nbformat.v4.new_markdown_cell(note, id="rerun-note"))
-            return
+def add_below_parameters(notebook: Any, text: str, cell_id: str) -> None:
+    """Put a text below the cell `parameters`, which shows the defaults, or below the values given instead."""
+    places = [
+        index
+        for index, cell in enumerate(notebook.cells)
+        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
+    ]
+    if places:
+        notebook.cells.insert(places[-1] + 1, nbformat.v4.new_markdown_cell(text, id=cell_id))
 
 
 def assignments(parameters: Parameters) -> str:
     return ", ".join(f"`{name} = {value!r}`" for name, value in parameters.items())
 
 
-def provenance(name: str, parameters: Parameters, root: Path) -> str:
+def papermill_command(name: str, parameters: Parameters) -> str:
+    """The command that runs a notebook with these parameters; a text that looks like a number stays a text."""
+    flags = "".join(
+        f" {'-r' if isinstance(value, str) and not is_plain_text(value) else '-p'} {key} {shlex.quote(str(value))}"
+        for key, value in parameters.items()
+    )
+    return f"papermill {name} out.ipynb{flags}"
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether papermill's -p leaves a text as it is."""
+    try:
+        float(text)
+    except ValueError:
+        return text not in {"True", "False", "None"}
+    return False
+
+
+def provenance(name: str, parameters: Parameters, root: Path, times: str = "") -> str:
     """A folded box: what ran, on what, and the command that runs it again."""
-    flags = "".join(f" -p {key} {shlex.quote(str(value))}" for key, value in parameters.items())
+    took = f"; see [Execution times]({times})" if times else ""
     versions = ", ".join(f"{package} {installed_version(package)}" for package in ("torch", "radin"))
     return f"""\
 ::::{{admonition}} Provenance
@@ -69,7 +99,7 @@ Commit
 : {commit(root)}
 
 Device
-: {device_in_use(str(parameters.get("device", "auto")))}
+: {device_in_use(str(parameters.get("device", "auto")))}{took}
 
 Versions
 : Python {platform.python_version()}, {versions}
@@ -77,7 +107,7 @@ Versions
 To run this page again, at the same commit:
 
 ```bash
-papermill {name} out.ipynb{flags}
+{papermill_command(name, parameters)}
 ```
 ::::"""
 

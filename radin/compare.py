@@ -44,6 +44,22 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor) -> tuple[float, float,
     return 100 * (only_a - only_b) / n, 100 * max(-1.0, p - q - half), 100 * min(1.0, p - q + half)
 
 
+def accuracy_interval(correct: Tensor) -> tuple[float, float, float]:
+    """Accuracy on images (n,), boolean, in percent, with Wilson's 95% interval: (accuracy, low, high).
+
+    It treats the images as drawn at random and stays inside 0 to 100, also when all or none are right.
+
+    Raises ParameterError when there are no images, or the answers are not boolean.
+    """
+    if correct.dtype != torch.bool or correct.ndim != 1 or not len(correct):
+        raise ParameterError("accuracy_interval needs one boolean for each image: right or wrong.")
+    n, p = len(correct), correct.double().mean().item()
+    scale = 1 + _Z95**2 / n
+    middle = (p + _Z95**2 / (2 * n)) / scale
+    half = _Z95 / scale * math.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
+    return 100 * p, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
 def mean_interval(values: Tensor) -> tuple[float, float, float]:
     """The mean of one number for each image (n,), with a normal 95% interval: (mean, low, high)."""
     middle = values.mean().item()

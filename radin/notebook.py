@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from radin.bench import SoupBench
 from radin.data import load_split
 from radin.devices import pick_device
-from radin.errors import ParameterError, check_seed, check_whole
+from radin.errors import LARGEST_SEED, ParameterError, check_seed, check_whole
+from radin.files import update_hash
 from radin.finetune import digits_zoo
 from radin.model_soups import ingredient_ids
 from radin.rank import check_prior
@@ -20,6 +27,7 @@ from radin.zoo import Zoo
 
 ZOOS = ("digits",)
 SOURCES = ("bench", "live")
+RECORD = "record "  # how the names of what `record` glues begin
 
 
 def check_parameters(zoos: Sequence[str] = ZOOS, **given: Any) -> None:
@@ -43,7 +51,32 @@ def check_parameters(zoos: Sequence[str] = ZOOS, **given: Any) -> None:
         raise
 
 
+def allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
+    """What a notebook's parameter may be, in words for a table or the end of a sentence.
+
+    Raises ParameterError for a name that no notebook knows.
+    """
+    words = {
+        "budget": "a whole number of at least 1",
+        "prior": "a finite number of at least 0",
+        "num_candidates": "a whole number of at least 1",
+        "seed": f"a whole number from 0 to {LARGEST_SEED}",
+        "seeds": "a whole number of at least 1",
+        "zoo": f"one of {', '.join(map(repr, zoos))}",
+        "source": f"one of {', '.join(map(repr, SOURCES))}",
+        "ingredients": '"all", or numbers and ranges such as "0-12,43"',
+        "data_root": 'a folder, or "" for a stand-in',
+        "device": "'auto', 'cpu' or 'cuda'",
+        "quick": "true or false",
+    }
+    if name not in words:
+        raise ParameterError(f"Unknown parameter {name!r}; the notebooks have {', '.join(words)}.")
+    return words[name]
+
+
 def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
+    words = allowed(name, zoos)
+    fits = True
     match name:
         case "prior":
             check_prior(value)
@@ -52,25 +85,22 @@ def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
         case "seed":
             check_seed(value)
         case "zoo":
-            if value not in zoos:
-                raise ParameterError(f"zoo must be one of {', '.join(map(repr, zoos))} here, not {value!r}.")
+            words += " here"
+            fits = value in zoos
         case "source":
-            if value not in SOURCES:
-                raise ParameterError(f"source must be one of {', '.join(map(repr, SOURCES))}, not {value!r}.")
+            fits = value in SOURCES
         case "ingredients":
-            if not isinstance(value, str):
-                raise ParameterError(f'ingredients must be "all" or numbers such as "0-12,43", not {value!r}.')
-            ingredient_ids(value)
+            fits = isinstance(value, str)
+            if fits:
+                ingredient_ids(value)
         case "data_root":
-            if not isinstance(value, str) or (value and not Path(value).expanduser().is_dir()):
-                raise ParameterError(f'data_root must be a folder, or "" for a stand-in, not {value!r}.')
+            fits = isinstance(value, str) and (not value or Path(value).expanduser().is_dir())
         case "device":
             pick_device(value)
         case "quick":
-            if not isinstance(value, bool):
-                raise ParameterError(f"quick must be true or false, not {value!r}.")
-        case _:
-            raise ParameterError(f"Unknown parameter {name!r}.")
+            fits = isinstance(value, bool)
+    if not fits:
+        raise ParameterError(f"{name} must be {words}, not {value!r}.")
 
 
 def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:
@@ -112,3 +142,36 @@ def glue(name: str, value: Any, show: bool = False) -> None:
     if hasattr(value, "item"):
         value = value.item()
     myst_glue(name, value, display=show)
+
+
+def record(right: Mapping[str, Tensor], labels: Tensor, part: str = "test") -> None:
+    """Keep with an executed notebook which images each recipe's soup has right, so that runs can be compared.
+
+    Args:
+        right: from the name of a recipe to (n,) boolean, whether the soup it returned is right.
+        labels: (n,) of these images; two runs are paired only where part and labels are the same.
+        part: what the images are, such as "test".
+
+    Raises ParameterError when answers and labels do not have one length.
+    """
+    for recipe, answers in right.items():
+        if answers.dtype != torch.bool or answers.shape != labels.shape or labels.ndim != 1:
+            raise ParameterError(f"{recipe}: record needs right or wrong for each of the {len(labels)} images.")
+    digest = hashlib.sha256()
+    update_hash(digest, "labels", labels.long())
+    packed = {recipe: np.packbits(answers.cpu().numpy()).tobytes() for recipe, answers in right.items()}
+    kept = {
+        "images": len(labels),
+        "labels": digest.hexdigest()[:16],
+        "right": {recipe: base64.b64encode(bits).decode() for recipe, bits in packed.items()},
+    }
+    glue(f"{RECORD}{part}", json.dumps(kept))
+
+
+def recorded(text: str) -> tuple[str, dict[str, Tensor]]:
+    """What `record` kept: the fingerprint of the labels, and (n,) boolean answers by recipe."""
+    kept = json.loads(text)
+    n = kept["images"]
+    bits = {recipe: np.frombuffer(base64.b64decode(packed), np.uint8) for recipe, packed in kept["right"].items()}
+    right = {recipe: torch.from_numpy(np.unpackbits(each, count=n).astype(bool)) for recipe, each in bits.items()}
+    return kept["labels"], right

@@ -31,7 +31,7 @@ def page(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=[page for page in pages() if page.startswith("notebooks/")])
+@pytest.fixture(params=[page for page in pages() if re.match(r"notebooks/\w+\.html", page)])
 def notebook_page(request: pytest.FixtureRequest) -> str:
     return request.param
 

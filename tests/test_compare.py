@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin.compare import jackknife_interval, paired_interval
+from radin.compare import accuracy_interval, jackknife_interval, paired_interval
 from radin.errors import ParameterError
 
 ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
@@ -136,3 +136,31 @@ def test_the_jackknife_leaves_each_image_out_once():
 def test_too_few_images_for_the_groups(num_images, groups):
     with pytest.raises(ParameterError, match="groups need at least as many images"):
         jackknife_interval(lambda *kept: 0.0, num_images, groups)
+
+
+@given(right=st.lists(st.booleans(), min_size=1, max_size=80))
+def test_the_interval_of_an_accuracy_solves_wilsons_equation(right):
+    """Both ends are the chances p at which the score test just rejects: |share - p| = z sqrt(p (1 - p) / n)."""
+    share, low, high = accuracy_interval(torch.tensor(right))
+    assert share == pytest.approx(100 * sum(right) / len(right))
+    assert 0 <= low <= share <= high <= 100
+    for end in (low / 100, high / 100):
+        distance = 1.959964 * (end * (1 - end) / len(right)) ** 0.5
+        assert abs(share / 100 - end) == pytest.approx(distance, abs=1e-6)
+
+
+def test_the_interval_of_an_accuracy_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for chance in rng.random(3000):
+        _, low, high = accuracy_interval(torch.from_numpy(rng.random(60) < chance))
+        covered += low <= 100 * chance <= high
+    assert 0.935 < covered / 3000 < 0.965
+
+
+@pytest.mark.parametrize(
+    "answers", [torch.ones(3), torch.ones(0, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)]
+)
+def test_an_accuracy_needs_answers(answers):
+    with pytest.raises(ParameterError, match="one boolean for each image"):
+        accuracy_interval(answers)

@@ -17,7 +17,20 @@ from packaging.utils import canonicalize_name
 import pins
 import radin
 
-TARGETS = ["book", "test", "serve", "bench", "zoos", "lint", "pins", "clean"]
+TARGETS = [
+    "book",
+    "rerun",
+    "test",
+    "serve",
+    "assignments",
+    "grade",
+    "leaderboard",
+    "bench",
+    "zoos",
+    "lint",
+    "pins",
+    "clean",
+]
 
 
 @pytest.fixture(scope="module")

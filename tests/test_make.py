@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ from conftest import run_make_book
 from nbformat import v4
 
 import make
-from notebook_page import finish_notebook, is_progress_bar
+from generated import add_reruns, fill, find_entry
+from notebook_page import finish_notebook, is_progress_bar, papermill_command
+from times import Times
 
 PARAMETERS = 'budget = 4  # evaluations\nprior: float = 1.0\nzoo = "digits"\nquick = False\nrows = None\n'
 DEFAULTS = {"budget": 4, "prior": 1.0, "zoo": "digits", "quick": False, "rows": None}
@@ -156,6 +159,7 @@ def test_a_page_keeps_no_timing_and_no_path(tmp_path):
     assert done.metadata.papermill == {"parameters": {"budget": 8}}
     assert done.cells[0].metadata == {"tags": ["injected-parameters", "remove-cell"]}
     assert "rerun with `budget = 8`" in done.cells[1].source
+    assert [cell.id for cell in done.cells] == ["injected-parameters", "rerun-note", "provenance"]
     foot = done.cells[-1].source
     assert "papermill notebooks/a.ipynb out.ipynb -p budget 8 -p prior 1.0 -p zoo digits" in foot
     assert "Commit\n: unknown" in foot
@@ -222,3 +226,70 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     assert "Traceback" not in done.stderr
     assert str(out / "sphinx.log") in done.stderr.splitlines()[-1]
     assert page.read_bytes() == good
+
+
+def test_a_mark_in_a_page_becomes_a_table(tmp_path):
+    page = tmp_path / "a.md"
+    page.write_text("# A\n\n% a table\n\nThe rest.\n")
+    fill(page, "a table", "| x |")
+    assert page.read_text() == "# A\n\n| x |\n\nThe rest.\n"
+    with pytest.raises(make.BuildError, match="a.md has no line '% a table'"):
+        fill(page, "a table", "| x |")
+    fill(tmp_path / "no.md", "a table", "| x |")
+    assert not (tmp_path / "no.md").exists()
+
+
+def test_the_pages_that_the_build_fills_have_their_marks(root):
+    assert "\n% parameters of the notebooks\n" in (root / "book" / "rerun.md").read_text("utf-8")
+    assert "\n% execution times\n" in (root / "book" / "times.md").read_text("utf-8")
+
+
+def test_an_entry_of_the_contents_is_found_however_deep():
+    deep = {"file": "book/reruns"}
+    contents = {"root": "a", "parts": [{"chapters": [{"file": "b"}, {"file": "c", "sections": [deep]}]}]}
+    assert find_entry(contents, "book/reruns") is deep
+    assert find_entry(contents, "book/none") is None
+
+
+def test_without_reruns_the_contents_stay_as_they_are(small_book):
+    before = (small_book / "_toc.yml").read_bytes()
+    add_reruns(small_book, [small_book / "notebooks" / "01_a.ipynb"], small_book / "_build" / "reruns")
+    assert (small_book / "_toc.yml").read_bytes() == before
+
+
+def test_times_tell_what_was_found_and_what_was_made(tmp_path):
+    times = Times(tmp_path)
+    with times.of("notebooks/a.ipynb"):
+        pass
+    with times.of("notebooks/b.ipynb"):
+        (tmp_path / "zoos").mkdir()
+        (tmp_path / "zoos" / "0").touch()
+    with pytest.raises(ValueError, match="stop"), times.of("notebooks/c.ipynb"):
+        raise ValueError("stop")
+    page = times.page()
+    rows = page[page.index("* - [") :].split("* - ")
+    assert rows[1].splitlines() == ["[](../notebooks/a.ipynb)", "  - 0", "  - found it all"]
+    assert rows[2].splitlines() == ["[](../notebooks/b.ipynb)", "  - 0", "  - made 1 file that the next build finds"]
+    assert "c.ipynb" not in page
+    for fact in ("Processor\n: ", "Threads\n: ", "Memory\n: ", "Device\n: cpu", "torch "):
+        assert fact in page
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        (8, "-p a 8"),
+        ("digits", "-p a digits"),
+        ("5", "-r a 5"),
+        ("True", "-r a True"),
+        ("", "-p a ''"),
+        (True, "-p a True"),
+    ],
+)
+def test_papermill_gets_back_the_value_that_was_given(value, flag):
+    command = papermill_command("a.ipynb", {"a": value})
+    assert command == f"papermill a.ipynb out.ipynb {flag}"
+    from papermill.cli import _resolve_type
+
+    _, mark, _, text = shlex.split(command.partition("out.ipynb")[0] + command.partition("out.ipynb")[2])[1:]
+    assert (text if mark == "-r" else _resolve_type(text)) == value

@@ -12,7 +12,7 @@ import torch
 from helpers import files_below
 
 from radin.errors import ParameterError
-from radin.notebook import ZOOS, check_parameters, glue, open_zoo
+from radin.notebook import RECORD, ZOOS, allowed, check_parameters, glue, open_zoo, record, recorded
 
 GOOD = {
     "budget": 4,
@@ -125,3 +125,39 @@ def test_without_the_books_tools_nothing_is_glued(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert glue("a", 1) is None
+
+
+def test_the_sentence_says_what_the_table_says():
+    """What a chapter's table lists as allowed is what the error asks for."""
+    wrong = {"budget": 0, "prior": -1, "num_candidates": 0, "seeds": 0, "zoo": "x", "source": "x", "data_root": "/no"}
+    for name, value in (wrong | {"quick": 1}).items():
+        with pytest.raises(ParameterError) as caught:
+            check_parameters(**{name: value})
+        assert allowed(name) in str(caught.value)
+    assert allowed("zoo", ("a", "b")) == "one of 'a', 'b'"
+    with pytest.raises(ParameterError, match=r"Unknown parameter 'bugdet'; the notebooks have budget, prior"):
+        allowed("bugdet")
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
+def test_what_is_recorded_is_read_back(glued, n):
+    rng = torch.Generator().manual_seed(n)
+    right = {name: torch.rand(n, generator=rng) < 0.8 for name in ("radin", "best single")}
+    labels = torch.arange(n) % 3
+    record(right, labels, "a part")
+    fingerprint, back = recorded(glued[f"{RECORD}a part"][0])
+    assert list(back) == ["radin", "best single"]
+    for name, answers in right.items():
+        assert torch.equal(back[name], answers)
+    record(right, (labels + 1) % 3)
+    record(right, labels.int(), "again")
+    assert recorded(glued[f"{RECORD}test"][0])[0] != fingerprint
+    assert recorded(glued[f"{RECORD}again"][0])[0] == fingerprint  # of the values, whatever holds them
+
+
+@pytest.mark.parametrize(
+    "answers", [torch.ones(3), torch.ones(4, dtype=torch.bool), torch.ones(3, 1, dtype=torch.bool)]
+)
+def test_what_cannot_be_recorded(answers):
+    with pytest.raises(ParameterError, match="radin: record needs right or wrong for each of the 3 images"):
+        record({"radin": answers}, torch.zeros(3, dtype=torch.int64))

@@ -26,6 +26,8 @@ def former_book(tmp_path: Path) -> Path:
         ("--prior", "strong", "prior"),
         ("--prior", "nan", "prior"),
         ("--bugdet", "8", "--bugdet"),
+        ("--source", "nowhere", "one of 'bench', 'live'"),
+        ("--quick", "perhaps", "true or false"),
     ],
 )
 def test_an_impossible_parameter_is_one_sentence(former_book, option, value, names):
@@ -34,6 +36,7 @@ def test_an_impossible_parameter_is_one_sentence(former_book, option, value, nam
     assert len(done.stderr.splitlines()) == 1, done.stderr
     sentence = done.stderr
     assert sentence.startswith("error: ")
+    assert done.stdout == "", "a notebook was run before the values were checked"
     assert names in sentence
     assert (former_book / "html" / "index.html").read_text() == "the former book"
 

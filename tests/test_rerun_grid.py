@@ -1,0 +1,268 @@
+"""book/rerun_grid.py: real runs of a tiny chapter, interrupted, mended and compared; and of a real one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import run_make_book
+from nbformat import v4
+
+import rerun_grid
+from kept_runs import kept_mark, read_runs
+from parameters import BuildError
+
+SETUP = 'quick = False  # "True" for less\nbudget = 4  # evaluations\nprior = 1.0  # lambda\n'
+WORK = """\
+import torch
+from radin.notebook import check_parameters, glue, record
+check_parameters(budget=budget, prior=prior, quick=quick)
+from pathlib import Path
+if budget == 3 and Path("../broken").exists():
+    raise ValueError("three is no good")
+images = torch.arange(200)
+soup = images < 100 + 8 * budget + 4 * prior
+record({"radin": soup, "uniform": images < 120}, images % 10)
+glue("tiny_spent", budget)
+glue("tiny_same", 7)
+"""
+SLOW = """\
+import time
+with open("../log", "a") as log:
+    log.write(f"{n}\\n")
+time.sleep(0.1 if n == 0 else 2)
+"""
+CONFIG = 'title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
+CONFIG += "parse: {myst_enable_extensions: [colon_fence, deflist]}\n"
+CONFIG += "sphinx: {config: {numfig: true, html_show_copyright: false}}\n"
+TOC = """\
+format: jb-book
+root: book/index
+parts:
+- caption: A part
+  chapters:
+  - file: notebooks/tiny
+  - file: book/rerun
+  - file: book/reruns
+  - file: book/times
+"""
+PAGES = {
+    "index": "# Small\n\n```{glossary}\npaired interval\n  Of a difference on the same images.\n```\n",
+    "rerun": "# Rerun\n\n% parameters of the notebooks\n",
+    "reruns": "# Compare\n\nNothing yet.\n",
+    "times": "# Times\n\n% execution times\n",
+}
+
+
+def write_notebook(path: Path, *sources: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    first, *others = sources
+    cells = [
+        v4.new_markdown_cell("# Tiny", id="cell-00"),
+        v4.new_code_cell(first, id="cell-01", metadata={"tags": ["parameters"]}),
+        *(v4.new_code_cell(source, id=f"cell-{k:02d}") for k, source in enumerate(others, start=2)),
+    ]
+    nbformat.write(v4.new_notebook(cells=cells), path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A repository in little: the build's scripts, a tiny chapter and a slow one."""
+    folder = tmp_path_factory.mktemp("small book")
+    (folder / "book").mkdir()
+    for script in (root / "book").glob("*.py"):
+        shutil.copy(script, folder / "book")
+    write_notebook(folder / "notebooks" / "tiny.ipynb", SETUP, WORK)
+    write_notebook(folder / "notebooks" / "slow.ipynb", "n = 0\n", SLOW)
+    return folder
+
+
+def command(small: Path, *words: str) -> list[str]:
+    return [sys.executable, str(small / "book" / "rerun_grid.py"), *words]
+
+
+def run(small: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(small, *words), capture_output=True, text=True, check=False)
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1 2 4", ["1", "2", "4"]),
+        ("1,2, 4", ["1", "2", "4"]),
+        ("0-12,43;all", ["0-12,43", "all"]),
+        ("", []),
+    ],
+)
+def test_values_are_split(text, values):
+    assert rerun_grid.split_values(text) == values
+
+
+def test_a_grid_is_every_combination_named_by_what_was_given():
+    declared = {"budget": 4, "prior": 1.0, "quick": False}
+    axes = rerun_grid.parse_axes([("prior", ["0", "0.0", "1"]), ("budget", ["1", "2"])], declared, "tiny")
+    runs = rerun_grid.all_runs(axes, declared)
+    assert [name for name, _ in runs] == [
+        "budget=1,prior=0.0",
+        "budget=2,prior=0.0",
+        "budget=1,prior=1.0",
+        "budget=2,prior=1.0",
+    ]
+    assert runs[0][1] == {"budget": 1, "prior": 0.0}
+    assert rerun_grid.all_runs({}, declared) == [("defaults", {})]
+
+
+def test_names_of_files_hold_any_value():
+    name = rerun_grid.run_name({"data_root": "/data/my images", "zoo": "a,b"})
+    assert name == "data_root=%2Fdata%2Fmy images,zoo=a%2Cb"
+    long = [rerun_grid.run_name({"data_root": "/" + "x" * 300 + end}) for end in "ab"]
+    assert max(map(len, long)) < 200
+    assert long[0] != long[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["04_cifra10"], "there is no chapter '04_cifra10'; CHAPTER is one of slow, tiny"),
+        ([""], "CHAPTER is one of slow, tiny"),
+        (["tiny", "--bugdet", "4"], "tiny has no parameter 'bugdet'; it has quick, budget, prior"),
+        (["tiny", "--grid", "bugdet=4"], "tiny has no parameter 'bugdet'; it has quick, budget, prior"),
+        (["tiny", "--vary", "budget", "1 2", "--budget", "4"], "budget is given twice"),
+        (["tiny", "--vary", "budget", "1 0"], "tiny: budget must be a whole number of at least 1, not 0"),
+        (["tiny", "--vary", "prior", "1 -2"], "prior must be a finite number of at least 0"),
+        (["tiny", "--vary", "budget", "1 eight"], "budget must be a whole number, as in the notebooks' budget = 4"),
+        (["tiny", "--vary", "budget", " "], "budget has no value"),
+        (["tiny", "--grid", "budget"], "GRID needs name=value,value"),
+        (["tiny", "--grid", "budget='1"], "cannot be read"),
+        (["tiny", "--budget", "1", "--jobs", "none"], "JOBS must be a whole number of at least 1, not 'none'"),
+        (["tiny", "4"], "'4' belongs to no option"),
+    ],
+)
+def test_an_impossible_grid_stops_before_any_run_in_one_sentence(small, tmp_path, words, sentence):
+    with pytest.raises(BuildError) as caught:
+        rerun_grid.rerun([*words, "--out", str(tmp_path)], small)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.rglob("*.ipynb")) == []
+
+
+def test_make_passes_lists_and_single_values_on(root):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    words = ["rerun", "CHAPTER=04_cifar10", "BUDGETS=1 2", "PRIORS=0 1", "QUICK=1", "GRID=seeds=2,3", "JOBS=2"]
+    done = subprocess.run(["make", "-n", *words], cwd=root, capture_output=True, text=True, check=False)
+    line = " ".join(done.stdout.splitlines()[-1].split())
+    assert line.endswith(
+        "'04_cifar10' --quick '1' --vary budget '1 2' --vary prior '0 1' --grid 'seeds=2,3' --jobs '2'"
+    )
+    done = subprocess.run(["make", "-n", "book", "BUDGETS=1 2"], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "BUDGETS belongs to make rerun" in done.stderr
+
+
+def test_no_more_runs_at_once_than_memory_allows(monkeypatch, capsys):
+    monkeypatch.setattr("radin.devices.memory", lambda: 3 * 2**30)
+    assert rerun_grid.jobs_at_once("8", 10) == 3
+    assert "3 runs at a time instead of 8" in capsys.readouterr().out
+    assert rerun_grid.jobs_at_once("2", 10) == 2
+    assert rerun_grid.jobs_at_once("2", 1) == 1
+    monkeypatch.setattr("radin.devices.memory", lambda: 2**20)
+    assert rerun_grid.jobs_at_once("", 10) == 1
+
+
+# ---------------------------------------------------------------- real runs
+
+
+def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
+    """One road through it all, for each run starts a kernel."""
+    kept = small / "_build" / "reruns" / "tiny"
+    source = small / "notebooks" / "tiny.ipynb"
+
+    (small / "broken").touch()
+    done = run(small, "tiny", "--vary", "budget", "1 3", "--prior", "0")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "budget=3,prior=0.0, cell [3]: ValueError: three is no good (as it failed: " in done.stderr
+    assert (kept / "budget=3,prior=0.0.unfinished.ipynb").exists()
+    first = kept / "budget=1,prior=0.0.ipynb"
+    assert kept_mark(first)["parameters"] == {"quick": False, "budget": 1, "prior": 0.0}
+    stamp = first.stat().st_mtime_ns
+
+    (small / "broken").unlink()
+    done = run(small, "tiny", "--grid", "budget=1,2,3 prior=0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny: 3 runs, 1 of them there already\n")
+    assert first.stat().st_mtime_ns == stamp
+    assert not (kept / "budget=3,prior=0.0.unfinished.ipynb").exists()
+    table = [line.split() for line in done.stdout.splitlines() if line.strip()[:1].isdigit()]
+    assert [line[:2] for line in table] == [["1", "54.00"], ["2", "58.00"], ["3", "62.00"]]
+    assert "`make book` puts it into the book" in done.stdout
+    page = (kept / "comparison.md").read_text("utf-8")
+    assert "papermill notebooks/tiny.ipynb out.ipynb -p quick False -p budget 2 -p prior 0.0" in page
+    assert "| `tiny_spent` | 1 | 2 | 3 |" in page
+    assert "tiny_same" not in page
+    assert len((kept / "comparison.csv").read_text("utf-8").splitlines()) == 1 + 3 * 2
+
+    (small / "_config.yml").write_text(CONFIG)
+    (small / "_toc.yml").write_text(TOC)
+    for name, text in PAGES.items():
+        (small / "book" / f"{name}.md").write_text(text)
+    done = run_make_book(small / "_build", root=small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = small / "_build" / "html"
+    assert "62.00 [55." in (html / "reruns" / "tiny.html").read_text("utf-8")
+    assert "found it all" in (html / "book" / "times.html").read_text("utf-8")
+    assert "a whole number of at least 1" in (html / "book" / "rerun.html").read_text("utf-8")
+    chapter = (html / "notebooks" / "tiny.html").read_text("utf-8")
+    assert "a finite number of at least 0" in chapter
+    assert "book/times.html" in chapter
+
+    write_notebook(source, SETUP, WORK + "\n")
+    assert read_runs(source, kept) == ([], 3)  # all outdated
+
+
+@pytest.mark.skipif(os.name == "nt", reason="groups of processes and their signals")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, end):
+    words = ("slow", "--vary", "n", "0 1", "--jobs", "1", "--out", str(tmp_path))
+    log = small / "log"
+    log.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        command(small, *words), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while (not log.exists() or "1" not in log.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, end)  # as Ctrl-C in a terminal does: the workers get it, too
+    said = process.communicate(timeout=30)[1]
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.splitlines() == [
+            "interrupted; the runs that were done are kept, and the same command goes on from there"
+        ]
+    done = run(small, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("slow: 2 runs, 1 of them there already\n")
+    assert log.read_text().split().count("0") == 1
+    assert sorted(path.name for path in (tmp_path / "reruns" / "slow").glob("*.ipynb")) == ["n=0.ipynb", "n=1.ipynb"]
+
+
+def test_a_real_chapter_records_what_its_soups_have_right(root, tmp_path):
+    done = run(
+        root, "05_domain_shift", "--vary", "budget", "1 2", "--quick", "1", "--seeds", "3", "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "reruns" / "05_domain_shift" / "comparison.md").read_text("utf-8")
+    assert "## Accuracy on the left-out domains" in page
+    assert "### Against one run" in page
+    assert "other images" not in page
