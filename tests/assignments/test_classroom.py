@@ -1,0 +1,579 @@
+"""Grading works, shown with nbgrader itself: right answers, wrong ones, untouched and mangled notebooks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import ChainMap
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import classroom
+import leaderboard
+import nbformat
+import pytest
+import submissions
+from grading import release, rubrics
+from nbformat import v4
+from samples import (
+    hand_in,
+    is_answer,
+    is_written,
+    side_by_side,
+    solved,
+    source,
+    student_version,
+    with_copy,
+    with_mistakes,
+    without,
+    wrong_answers,
+)
+from submissions import SOURCE, ClassroomError, compare, find, grade_id, graded_cells, names, releases
+
+ASSIGNMENTS = ("soups", "first_order", "budget")
+MISTAKES = [(name, mistake) for name in ASSIGNMENTS for mistake in wrong_answers(name)]
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def grades(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Row]]:
+    """Of one assignment the rows of all its submissions, by student, from one call of `grade_all`."""
+
+    @cache
+    def rows(name: str) -> dict[str, Row]:
+        folder, out = tmp_path_factory.mktemp(name), tmp_path_factory.mktemp(f"{name}-graded")
+        hand_in(folder, "reference", name, solved(name))
+        hand_in(folder, "untouched", name, student_version(name))
+        hand_in(folder, "mistaken", name, with_mistakes(name, side_by_side(name)[0]))
+        first_test = next(iter(coded_parts(name)))
+        meddled = without(with_copy(solved(name), next(iter(answers_of(name)))), first_test)
+        hand_in(folder, "meddled", name, meddled)
+        table = classroom.grade_all(folder, out, progress=False)
+        assert (out / "feedback" / "reference" / f"{name}.html").is_file()
+        return {row["student"]: row for row in table}
+
+    return rows
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, dict[str, str]]]:
+    """Of one assignment the tests that fail with each mistake alone, by mistake."""
+
+    return cache(lambda name: run_cells(tmp_path_factory.mktemp(f"{name}-alone"), name))
+
+
+def run_cells(folder: Path, name: str, *mistakes: str, **environment: str) -> dict[str, dict[str, str]]:
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("run_cells.py")),
+        name,
+        str(folder / "result.json"),
+        *mistakes,
+    ]
+    environment = os.environ | {"MPLBACKEND": "agg", "TQDM_DISABLE": "1"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "result.json").read_text("utf-8"))
+
+
+def coded_parts(name: str) -> dict[str, float]:
+    """The coded parts of an assignment, with their points."""
+    return {
+        cell: graded.metadata.nbgrader.points
+        for cell, graded in graded_cells(source(name)).items()
+        if graded.metadata.nbgrader.grade and not is_answer(graded)
+    }
+
+
+def answers_of(name: str) -> dict[str, Any]:
+    return {
+        cell: found for cell, found in graded_cells(source(name)).items() if is_answer(found) and not is_written(found)
+    }
+
+
+def points(row: Row) -> dict[str, float | None]:
+    return {part["part"]: part["points"] for part in row["parts"]}
+
+
+def says(row: Row) -> dict[str, str]:
+    return {part["part"]: part["says"] for part in row["parts"] if part["says"]}
+
+
+# ---------------------------------------------------------------- the sources and the student versions
+
+
+def test_all_three_assignments_are_there():
+    assert set(names()) == set(ASSIGNMENTS)
+    assert set(names(submissions.RELEASE)) == set(ASSIGNMENTS)
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_each_assignment_has_points_rubrics_and_at_least_four_mistakes(name):
+    assert all(points > 0 and points == int(points) for points in coded_parts(name).values())
+    assert len(wrong_answers(name)) >= 4
+    written = rubrics(SOURCE, name)
+    assert 2 <= len(written) <= 3
+    for question, most, scheme in written.values():
+        assert question.strip()
+        assert "Rubric" in scheme
+        assert sum(int(n) for n in re.findall(r"^- (\d+)\b", scheme, re.M)) == most
+    ids = [grade_id(cell) for cell in source(name).cells if grade_id(cell)]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_student_version_is_current(name):
+    path = submissions.RELEASE / name / f"{name}.ipynb"
+    assert path.read_bytes() == release(name, SOURCE), "run `make assignments`"
+
+
+def given_away(text: str) -> set[str]:
+    """Lines of solutions, hidden tests and marking schemes that stand nowhere else in a source."""
+    inside, secret, public = False, set(), set()
+    for line in text.splitlines():
+        if re.search(r"BEGIN (SOLUTION|HIDDEN TESTS|MARK SCHEME)", line):
+            inside = True
+        elif re.search(r"END (SOLUTION|HIDDEN TESTS|MARK SCHEME)", line):
+            inside = False
+        elif len(line.strip()) > 12:
+            (secret if inside else public).add(line.strip())
+    return secret - public
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_student_version_gives_nothing_away(name):
+    text = "\n".join(cell.source for cell in source(name).cells)
+    secret = given_away(text)
+    assert len(secret) > 40
+    shown = "\n".join(cell.source for cell in student_version(name).cells)
+    assert not re.search(r"(BEGIN|END) (SOLUTION|HIDDEN|MARK)|[Rr]ubric|Reference answer", shown)
+    assert not [line for line in shown.splitlines() if line.strip() in secret]
+    assert not any(cell.get("outputs") for cell in student_version(name).cells)
+
+
+# ---------------------------------------------------------------- grades
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_reference_solution_earns_every_point(grades, name):
+    row = grades(name)["reference"]
+    assert row["problems"] == []
+    assert says(row) == {}
+    found = points(row)
+    assert {part: found[part] for part in coded_parts(name)} == coded_parts(name)
+    assert [found[part] for part in rubrics(SOURCE, name)] == [None] * len(rubrics(SOURCE, name))
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_an_untouched_student_version_earns_nothing_and_is_told_why(grades, name):
+    row = grades(name)["untouched"]
+    assert set(points(row).values()) == {0}
+    assert row["problems"] == []
+    for part in coded_parts(name):
+        assert re.search(r"(\w+) is not written yet: replace", says(row)[part]), part
+        assert re.search(r"(\w+) is not written yet", says(row)[part])[1] in answers_of(name)
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+def test_a_typical_mistake_costs_exactly_its_points(alone, name, mistake):
+    failed = alone(name)[mistake]
+    assert {part: coded_parts(name).get(part) for part in failed} == wrong_answers(name)[mistake][1], failed
+    for text in failed.values():  # a sentence, no traceback from nowhere; radin's own BudgetError is one
+        assert " " in text
+        assert "Error:" not in text.removeprefix("BudgetError:")
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_mistakes_in_one_submission_cost_the_points_of_each(grades, name):
+    row, mistakes = grades(name)["mistaken"], side_by_side(name)[0]
+    assert len(mistakes) >= 4
+    lost = {part: most - points(row)[part] for part, most in coded_parts(name).items() if points(row)[part] != most}
+    assert lost == dict(ChainMap(*(wrong_answers(name)[mistake][1] for mistake in mistakes))), says(row)
+    assert set(says(row)) == set(lost)
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_a_deleted_test_and_a_copied_answer_are_named_and_cost_nothing(grades, name):
+    row = grades(name)["meddled"]
+    answer, test = next(iter(answers_of(name))), next(iter(coded_parts(name)))
+    assert row["problems"] == [
+        f"meddled, {name}, cell {answer} is there 2 times, and only the last one counts; delete the others.",
+        f"meddled, {name}, cell {test} is missing and was put back to grade; copy the cell from the student version.",
+    ]
+    assert {part: points(row)[part] for part in coded_parts(name)} == coded_parts(name)
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_another_hidden_seed_passes_the_right_answers(name, tmp_path):
+    assert run_cells(tmp_path, name, "reference", RADIN_HIDDEN_SEED="7") == {"reference": {}}
+
+
+# ---------------------------------------------------------------- mangled notebooks, compared only
+
+
+def problems(tmp_path: Path, notebook: Any, name: str = "soups") -> list[tuple[str, str]]:
+    return compare(hand_in(tmp_path, "ann", name, notebook), name, releases())[1]
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_nothing_is_wrong_with_an_honest_notebook(tmp_path, name):
+    for notebook in (student_version(name), solved(name)):
+        notebook.cells.insert(3, v4.new_code_cell("my_own = 1"))
+        found, told = compare(hand_in(tmp_path, "ann", name, notebook), name, releases())
+        assert told == []
+        assert [cell.source for cell in found.cells] == [cell.source for cell in notebook.cells]
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ("soup", "is missing, with what was written in it"),
+        ("test_soup", "is missing and was put back to grade"),
+        ("setup", "is missing and was put back to grade"),
+        ("question_cost", "is missing, so the question counts as not answered"),
+    ],
+)
+def test_a_deleted_cell_is_one_message(tmp_path, cell, sentence):
+    (told,) = problems(tmp_path, without(solved("soups"), cell))
+    assert told[0] == cell
+    assert sentence in told[1]
+    assert "copy the cell from the student version" in told[1]
+
+
+def test_a_deleted_cell_is_put_back_where_it_was(tmp_path):
+    notebook = without(without(solved("soups"), "test_soup"), "test_soup_half")
+    path = hand_in(tmp_path, "ann", "soups", notebook)
+    mended, _ = compare(path, "soups", releases())
+    assert list(graded_cells(mended)) == list(graded_cells(student_version("soups")))
+
+
+def test_an_answer_that_moved_to_a_cell_of_ones_own_is_not_hidden_by_its_stub(tmp_path):
+    notebook = solved("soups")
+    own = graded_cells(notebook)["soup"]
+    own.metadata = {}
+    mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
+    assert [cell for cell, _ in told] == ["soup"]
+    assert [cell.source for cell in mended.cells].count(own.source) == 1
+    assert "soup" not in graded_cells(mended)
+
+
+@pytest.mark.parametrize("cell", ["soup", "test_soup", "question_cost"])
+def test_a_copied_cell_is_one_message_and_the_last_counts(tmp_path, cell):
+    notebook = with_copy(solved("soups"), cell)
+    path = hand_in(tmp_path, "ann", "soups", notebook)
+    mended, told = compare(path, "soups", releases())
+    assert told == [(cell, "is there 2 times, and only the last one counts; delete the others")]
+    assert [grade_id(found) for found in mended.cells].count(cell) == 1
+    at = [i for i, found in enumerate(notebook.cells) if grade_id(found) == cell]
+    assert grade_id(mended.cells[at[1]]) == cell
+
+
+def test_a_changed_test_is_one_message_and_changed_back(tmp_path):
+    notebook = solved("soups")
+    graded_cells(notebook)["test_soup"].source = "assert True"
+    mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
+    assert [cell for cell, _ in told] == ["test_soup"]
+    assert "was changed and is graded as it was given" in told[0][1]
+    assert graded_cells(mended)["test_soup"].source == graded_cells(student_version("soups"))["test_soup"].source
+
+
+def test_points_and_marks_cannot_be_changed(tmp_path):
+    notebook = solved("soups")
+    marks = graded_cells(notebook)["test_soup"].metadata.nbgrader
+    marks.points, marks.locked, marks.schema_version = 300, False, "x"
+    mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
+    assert told == []
+    assert graded_cells(mended)["test_soup"].metadata == graded_cells(student_version("soups"))["test_soup"].metadata
+
+
+def test_a_test_above_its_answer_is_one_message(tmp_path):
+    notebook = solved("soups")
+    ids = [grade_id(cell) for cell in notebook.cells]
+    i, j = ids.index("ensemble"), ids.index("test_ensemble")
+    notebook.cells[i], notebook.cells[j] = notebook.cells[j], notebook.cells[i]
+    assert ("test_ensemble", "stands before ensemble, which it needs; move it below") in problems(tmp_path, notebook)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("%PDF-1.7", "soups.ipynb is no notebook (it is not JSON); hand in the .ipynb file itself"),
+        ("", "is no notebook (it is not JSON)"),
+        ("[]", "no notebook of today's format"),
+        ('{"cells": [3]}', "no notebook of today's format"),
+        ('{"worksheets": []}', "no notebook of today's format"),
+        ('{"cells": [{"cell_type": "code", "source": ["1"]}]}', "has none of the cells of soups"),
+        ('{"cells": [{"metadata": {"nbgrader": {"grade_id": 3}}}, {"metadata": 3}]}', "has none of the cells of soups"),
+    ],
+)
+def test_what_is_no_notebook_is_said_in_one_sentence(tmp_path, content, sentence):
+    path = hand_in(tmp_path, "ann", "soups", content)
+    with pytest.raises(ClassroomError, match=re.escape(sentence)):
+        compare(path, "soups", releases())
+
+
+def test_another_assignments_file_is_recognised(tmp_path):
+    path = hand_in(tmp_path, "ann", "soups", solved("budget"))
+    with pytest.raises(ClassroomError, match="is a submission of budget, not of soups; rename it to budget.ipynb"):
+        compare(path, "soups", releases())
+
+
+def test_both_layouts_stray_names_and_empty_folders(tmp_path):
+    hand_in(tmp_path, "ann", "soups", student_version("soups"))
+    hand_in(tmp_path / "bob", "soups", "soups", student_version("soups"))
+    hand_in(tmp_path, "cem", "soups (1)", student_version("soups"))
+    (tmp_path / "dora").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "ann" / ".ipynb_checkpoints").mkdir()
+    hand_in(tmp_path / "ann", ".ipynb_checkpoints", "soups-checkpoint", "{}")
+    found = find(tmp_path, ["soups", "budget"])
+    assert [(each.student, each.assignment, bool(each.problem)) for each in found] == [
+        ("ann", "soups", False),
+        ("bob", "soups", False),
+        ("cem", "", True),
+        ("dora", "", True),
+    ]
+    assert (
+        "soups (1).ipynb is named like no assignment; rename it to one of soups.ipynb, budget.ipynb" in found[2].problem
+    )
+    assert "holds no notebook" in found[3].problem
+
+
+def test_a_missing_or_empty_folder_is_refused(tmp_path, capsys):
+    assert classroom.main(["grade", str(tmp_path / "none")]) == 1
+    assert "no such folder; SUBMISSIONS=folder holds one folder for each student" in capsys.readouterr().err
+    assert classroom.main(["grade", str(tmp_path)]) == 1
+    assert "holds no folder of a student" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- a class on a small assignment
+
+
+def marked(kind: str, text: str, name: str, **marks: Any) -> Any:
+    cell = v4.new_code_cell(text) if kind == "code" else v4.new_markdown_cell(text)
+    cell.id = name
+    cell.metadata.nbgrader = {
+        "grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3, "grade_id": name,
+        **marks,
+    }  # fmt: skip
+    return cell
+
+
+def small_assignment(folder: Path, name: str) -> None:
+    """The source of an assignment that needs no more than Python."""
+    cells = [
+        marked("code", "import os", f"{name}_setup", locked=True),
+        marked(
+            "code", "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION",
+            f"{name}_double", solution=True,
+        ),
+        marked(
+            "code",
+            "try:\n    double\nexcept NameError:\n    raise AssertionError('There is no double.') from None\n"
+            "assert double(2) == 4, 'double(2) must be 4.'\n"
+            "### BEGIN HIDDEN TESTS\nassert double(-3) == -6, 'double(-3) must be -6.'\n### END HIDDEN TESTS",
+            f"{name}_test", grade=True, locked=True, points=3,
+        ),
+        marked(
+            "markdown", "Why?\n\n### BEGIN SOLUTION\nBecause.\n\n**Rubric**\n- 2: because\n### END SOLUTION",
+            f"{name}_why", grade=True, solution=True, points=2,
+        ),
+    ]  # fmt: skip
+    metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    hand_in(folder, name, name, v4.new_notebook(cells=cells, metadata=metadata))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A course of two small assignments: `source`, `release`."""
+    root = tmp_path_factory.mktemp("course")
+    for name in ("one", "two"):
+        small_assignment(root / "source", name)
+    classroom.generate(root / "source", root / "release")
+    return root
+
+
+def answered(root: Path, name: str, code: str, why: str = "") -> Any:
+    notebook = releases(root / "release")[name]
+    cells = graded_cells(notebook)
+    cells[f"{name}_double"].source = code
+    cells[f"{name}_why"].source = why or cells[f"{name}_why"].source
+    return notebook
+
+
+RIGHT = "def double(x):\n    return x + x"
+CLASS = {
+    "amy": (RIGHT, ["3", "None"], []),
+    "ben": ("def double(x):\n    return abs(x + x)", ["0", "0"], []),
+    "cleo": ("def double(x):\n    while True:\n        pass", ["0", "0"], []),
+    "dan": ("import os\nos._exit(1)", ["0", "0"], ["dan, one: could not be run to its end"]),
+    "eve": ("def double(x)\n    return", ["0", "0"], ["eve, one, cell one_double stops with an error: SyntaxError"]),
+    "åse o'neil": (RIGHT + "\nimport sys\nprint('noise', file=sys.stderr)", ["3", "0"], []),
+}
+
+
+@pytest.fixture(scope="module")
+def class_of_six(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Row]]:
+    folder, out = tmp_path_factory.mktemp("class"), tmp_path_factory.mktemp("graded")
+    for student, (code, _, _) in CLASS.items():
+        hand_in(
+            folder,
+            student,
+            "one",
+            answered(small, "one", code, "Because I say so." if student == "amy" else ""),
+        )
+    hand_in(folder, "fay", "one", answered(small, "two", RIGHT))
+    hand_in(folder, "gus", "one", "%PDF")
+    hand_in(folder, "hal", "two", answered(small, "two", RIGHT))
+    table = classroom.grade_all(folder, out, small / "source", workers=2, timeout=8, progress=False)
+    return folder, out, table
+
+
+@pytest.mark.parametrize("student", CLASS)
+def test_no_submission_stops_the_others(class_of_six, student):
+    row = next(row for row in class_of_six[2] if row["student"] == student)
+    _, wanted, told = CLASS[student]
+    assert [f"{p:g}" if p is not None else "None" for p in points(row).values()] == wanted
+    assert len(row["problems"]) == len(told)
+    assert all(found.startswith(start) for found, start in zip(row["problems"], told, strict=True))
+
+
+def test_failed_tests_say_why(class_of_six):
+    told = {row["student"]: says(row).get("one_test", "") for row in class_of_six[2]}
+    assert told["ben"] == "double(-3) must be -6."
+    assert "is there a loop without end?" in told["cleo"]
+    assert told["eve"] == "There is no double."
+    assert told["amy"] == ""
+
+
+def test_the_tables_hold_every_student_and_message(class_of_six):
+    folder, out, _ = class_of_six
+    with (out / "grades.csv").open(encoding="utf-8", newline="") as file:
+        grades = {(row["student"], row["assignment"]): row for row in csv.DictReader(file)}
+    assert len(grades) == 9
+    assert (grades["amy", "one"]["points"], grades["amy", "one"]["of"], grades["amy", "one"]["to mark"]) == (
+        "3",
+        "5",
+        "2",
+    )
+    assert "is a submission of two, not of one" in grades["fay", "one"]["messages"]
+    assert "is no notebook" in grades["gus", "one"]["messages"]
+    assert grades["gus", "one"]["points"] == "0"
+    assert grades["hal", "two"]["points"] == "3"
+    text = (out / "grades.md").read_text("utf-8")
+    assert "| ben " in text
+    assert "gus, one: one.ipynb is no notebook" in text
+    by_hand = (out / "by_hand.md").read_text("utf-8")
+    assert "**Rubric**\n- 2: because" in by_hand
+    assert "### amy\n\nBecause I say so." in by_hand
+    assert "### ben" not in by_hand
+    for student in ("amy", "ben", "cleo", "åse o'neil"):
+        assert "double" in (out / "feedback" / student / "one.html").read_text("utf-8")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*CLASS, "fay", "gus", "hal"])
+
+
+def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six, tmp_path):
+    folder, out, _ = class_of_six
+    page = {student: out / "feedback" / student / "one.html" for student in ("amy", "ben")}
+    before = {student: path.stat().st_mtime_ns for student, path in page.items()}
+    marks = out / "marks.csv"
+    assert marks.read_text("utf-8") == "student,assignment,part,of,points\namy,one,one_why,2,\n"
+    marks.write_text(marks.read_text("utf-8").replace("2,\n", "2,1.5\n"), "utf-8")
+    hand_in(folder, "ben", "one", answered(small, "one", RIGHT))
+    (folder / "cleo" / "one.ipynb").unlink()  # each would be run again: one is slow, the other ends its kernel
+    (folder / "dan" / "one.ipynb").unlink()
+    table = {
+        row["student"]: row for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+    }
+    assert page["amy"].stat().st_mtime_ns == before["amy"]
+    assert page["ben"].stat().st_mtime_ns != before["ben"]
+    assert points(table["amy"]) == {"one_test": 3, "one_why": 1.5}
+    assert points(table["ben"])["one_test"] == 3
+    assert "1.5" in marks.read_text("utf-8")
+    for wrong, sentence in (("2,7\n", "2 is the most"), ("2,many\n", "line 2: needs student")):
+        marks.write_text("student,assignment,part,of,points\namy,one,one_why," + wrong, "utf-8")
+        with pytest.raises(ClassroomError, match=sentence):
+            classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+
+
+def test_students_check_their_own_notebook(small, tmp_path):
+    root = small / "release"
+    good = hand_in(tmp_path, "good", "mine", answered(small, "one", RIGHT))
+    assert classroom.check(good, root) == []
+    bad = hand_in(
+        tmp_path, "bad", "mine", with_copy(answered(small, "one", "def double(x):\n    return x"), "one_double")
+    )
+    assert classroom.check(bad, root) == [
+        "cell one_double is there 2 times, and only the last one counts; delete the others",
+        "cell one_test: double(2) must be 4.",
+    ]
+    other = hand_in(tmp_path, "other", "mine", v4.new_notebook(cells=[v4.new_code_cell("1")]))
+    with pytest.raises(ClassroomError, match="the cells of no assignment"):
+        classroom.check(other, root)
+
+
+# ---------------------------------------------------------------- the leaderboard
+
+
+def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
+    folder = tmp_path / "class"
+    hand_in(folder, "ann", "budget", solved("budget"))
+    for student, body in {
+        "bob": "import torch\n\ndef recipe(bank, evaluate, budget):\n    return torch.eye(bank.num_models)[0]",
+        "cem": "def recipe(bank, evaluate, budget):\n    while True:\n        evaluate(torch.eye(bank.num_models)[0])",
+        "eli": "import os\nos._exit(3)",
+        "fay": "def recipes():\n    pass",
+    }.items():
+        notebook = solved("budget")
+        graded_cells(notebook)["recipe"].source = body
+        hand_in(folder, student, "budget", notebook)
+    hand_in(folder, "gus", "budget", without(solved("budget"), "recipe"))
+    hand_in(folder, "hal", "budget", "no JSON")
+    league = [["cifar10-wild", 2, [3, 4]]]
+    table = leaderboard.leaderboard(find(folder, names()), tmp_path / "out", workers=2, progress=False, league=league)
+    with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert {rows[student]["rank"] for student in ("ann", "bob")} == {"1", "2"}
+    regrets = [float(row["mean regret"]) for row in rows.values() if row["mean regret"]]
+    assert regrets == sorted(regrets)
+    assert "BudgetError: The budget of" in rows["cem"]["message"]
+    assert "ended with status 3" in rows["eli"]["message"]
+    assert "defines no function recipe" in rows["fay"]["message"]
+    assert "cell recipe is missing" in rows["gus"]["message"]
+    assert "is no notebook" in rows["hal"]["message"]
+    assert "(radin's greedy)" in table
+    slow = leaderboard.leaderboard(
+        find(folder, names())[:1], tmp_path / "out", timeout=1, progress=False, league=[["cifar10-wild", 1, [3]]]
+    )
+    assert "not done after 1 seconds; make recipe faster" in slow
+    with pytest.raises(ClassroomError, match=r"no student handed in budget.ipynb"):
+        leaderboard.leaderboard([], tmp_path / "out")
+
+
+# ---------------------------------------------------------------- the teacher's page
+
+
+def test_the_teachers_page_lists_every_part_with_its_points(root):
+    page = (root / "book" / "teach.md").read_text("utf-8")
+    listed = {
+        (name, part): int(most)
+        for name, part, most in re.findall(r"^\* - `(\w+)`\n  - `(\w+)`\n  - (\d+)$", page, re.M)
+    }
+    wanted = {(name, part): int(most) for name in ASSIGNMENTS for part, most in coded_parts(name).items()}
+    wanted |= {(name, part): int(rubric[1]) for name in ASSIGNMENTS for part, rubric in rubrics(SOURCE, name).items()}
+    assert listed == wanted
+
+
+def test_notebooks_are_plain_json_as_git_likes_them():
+    for folder in (SOURCE, submissions.RELEASE):
+        for name in ASSIGNMENTS:
+            path = folder / name / f"{name}.ipynb"
+            content = path.read_text("utf-8")
+            assert content == json.dumps(json.loads(content), indent=1, ensure_ascii=False) + "\n", path
+            assert nbformat.read(path, as_version=4).cells[0].id == "cell-00"

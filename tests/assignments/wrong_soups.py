@@ -1,0 +1,146 @@
+"""Typical wrong answers to the assignment `soups`: what replaces which answer, and the points that it must lose."""
+
+from __future__ import annotations
+
+WRONG: dict[str, tuple[dict[str, str], dict[str, float]]] = {
+    "half_precision": (
+        {
+            "soup": """
+def soup(states, weights):
+    result = {}
+    for name, first in states[0].items():
+        result[name] = first.clone()
+        if first.is_floating_point():
+            result[name] *= 0
+            for state, weight in zip(states, weights):
+                result[name] += float(weight) * state[name]
+    return result
+"""
+        },
+        {"test_soup_half": 2},
+    ),
+    "integers_averaged": (
+        {
+            "soup": """
+def soup(states, weights):
+    return {
+        name: sum(float(w) * state[name].double() for state, w in zip(states, weights)).to(first.dtype)
+        for name, first in states[0].items()
+    }
+"""
+        },
+        {"test_soup_integers": 1},
+    ),
+    "ingredient_overwritten": (
+        {
+            "soup": """
+def soup(states, weights):
+    result = dict(states[0])
+    for name, first in result.items():
+        if first.is_floating_point():
+            total = sum(float(w) * state[name].double() for state, w in zip(states, weights))
+            first.copy_(total)
+    return result
+"""
+        },
+        # The digits' own ingredients are overwritten, too, but no other test reads them.
+        {"test_soup": 3},
+    ),
+    "probabilities": (
+        {
+            "ensemble": """
+def ensemble(logits, weights):
+    return torch.einsum("k,knc->nc", weights.double(), logits.double().softmax(-1))
+"""
+        },
+        {"test_ensemble": 2},
+    ),
+    "a_tie_counts": (
+        {
+            "accuracy": """
+def accuracy(logits, labels):
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return 100 * (own >= logits.max(1).values).double().mean().item()
+"""
+        },
+        {"test_accuracy": 2},
+    ),
+    "greedy_from_the_first": (
+        {
+            "greedy": """
+def greedy(accuracies, evaluate, budget):
+    weights, reached = torch.zeros(len(accuracies)), accuracies[0]
+    weights[0] = 1
+    for k in range(1, min(budget + 1, len(accuracies))):
+        tried = (weights > 0).float()
+        tried[k] = 1
+        tried /= tried.sum()
+        found = evaluate(tried)
+        if found >= reached:
+            weights, reached = tried, found
+    return weights
+"""
+        },
+        {"test_greedy": 3},
+    ),
+    "greedy_from_nothing": (
+        {
+            "greedy": """
+def greedy(accuracies, evaluate, budget):
+    order = sorted(range(len(accuracies)), key=lambda k: -accuracies[k])
+    members, reached = [], -1.0
+    for k in order[:budget]:
+        tried = torch.zeros(len(accuracies))
+        tried[[*members, k]] = 1 / (len(members) + 1)
+        found = evaluate(tried)
+        if found >= reached:
+            members, reached = [*members, k], found
+    weights = torch.zeros(len(accuracies))
+    weights[members] = 1 / len(members)
+    return weights
+"""
+        },
+        {"test_greedy": 3},
+    ),
+    "greedy_overspends": (
+        {
+            "greedy": """
+def greedy(accuracies, evaluate, budget):
+    order = sorted(range(len(accuracies)), key=lambda k: -accuracies[k])
+    weights, reached = torch.zeros(len(accuracies)), accuracies[order[0]]
+    weights[order[0]] = 1
+    for k in order[1:]:
+        tried = (weights > 0).float()
+        tried[k] = 1
+        tried /= tried.sum()
+        found = evaluate(tried)
+        if found >= reached:
+            weights, reached = tried, found
+    return weights
+"""
+        },
+        {"test_greedy_budget": 1},
+    ),
+    "chosen_on_test": (
+        {
+            "choose": """
+def choose(candidates, on_validation, on_test):
+    found = [on_test(weights) for weights in candidates]
+    return found.index(max(found)), max(found)
+"""
+        },
+        {"test_choose": 2},
+    ),
+    "unpaired_interval": (
+        {
+            "difference": """
+def difference(right_first, right_second):
+    a, b = 100 * right_first.double(), 100 * right_second.double()
+    middle = (a.mean() - b.mean()).item()
+    half = 1.96 * ((a.var() + b.var()) / len(a)).sqrt().item()
+    return middle, middle - half, middle + half
+"""
+        },
+        {"test_difference": 2},
+    ),
+}
