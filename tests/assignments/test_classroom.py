@@ -529,6 +529,7 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
         "cem": "def recipe(bank, evaluate, budget):\n    while True:\n        evaluate(torch.eye(bank.num_models)[0])",
         "eli": "import os\nos._exit(3)",
         "fay": "def recipes():\n    pass",
+        "ivy": "import radin\n\ndef recipe(bank, *_):\n    return radin.SoupBench.load('cifar10').oracle[0]",
     }.items():
         notebook = solved("budget")
         graded_cells(notebook)["recipe"].source = body
@@ -547,6 +548,7 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     assert "defines no function recipe" in rows["fay"]["message"]
     assert "cell recipe is missing" in rows["gus"]["message"]
     assert "is no notebook" in rows["hal"]["message"]
+    assert "no other bench (SoupBench.load)" in rows["ivy"]["message"]
     assert "(radin's greedy)" in table
     slow = leaderboard.leaderboard(
         find(folder, names())[:1], tmp_path / "out", timeout=1, progress=False, league=[["cifar10-wild", 1, [3]]]
