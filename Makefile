@@ -15,7 +15,7 @@ PARAMETERS := BUDGET PRIOR NUM_CANDIDATES SEED SEEDS ZOO SOURCE INGREDIENTS DATA
 BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRIOR)') \
 	$(if $(NUM_CANDIDATES),--num-candidates '$(NUM_CANDIDATES)') $(if $(SEED),--seed '$(SEED)') \
 	$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(SOURCE),--source '$(SOURCE)') \
-	$(if $(INGREDIENTS),--ingredients '$(INGREDIENTS)') $(if $(DATA_ROOT),--data-root '$(abspath $(DATA_ROOT))') \
+	$(if $(INGREDIENTS),--ingredients '$(INGREDIENTS)') $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') \
 	$(if $(ZOO),--zoo '$(ZOO)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(QUICK),--quick '$(QUICK)')
 
 # `make rerun` takes a list for some of them, and any list as GRID="seed=0,1,2". SEEDS is the parameter `seeds`.
@@ -35,6 +35,14 @@ endif
 ifeq ($(filter rerun,$(MAKECMDGOALS)),)
 ifneq ($(filter $(RERUN_ONLY),$(GIVEN)),)
 $(error $(filter $(RERUN_ONLY),$(GIVEN)) belongs to make rerun, which runs one chapter many times)
+endif
+endif
+
+# Nothing is installed for a class that is not named.
+GRADING := $(filter grade leaderboard,$(MAKECMDGOALS))
+ifneq ($(GRADING),)
+ifeq ($(strip $(SUBMISSIONS)),)
+$(error name the folder of submissions: make $(firstword $(GRADING)) SUBMISSIONS=folder)
 endif
 endif
 
@@ -62,8 +70,7 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 
 # The classroom's commands see only what is committed and what SUBMISSIONS holds; the teacher's page explains them.
 CLASSROOM = $(BIN)/python notebooks/assignments/classroom.py
-GRADED = $(if $(SUBMISSIONS),'$(SUBMISSIONS)',$(error name the folder of submissions: make $@ SUBMISSIONS=folder)) \
-	$(if $(HIDDEN_SEED),--hidden-seed '$(HIDDEN_SEED)')
+GRADED = '$(SUBMISSIONS)' $(if $(HIDDEN_SEED),--hidden-seed '$(HIDDEN_SEED)')
 
 assignments: $(STAMP) ## generate the students' version of every assignment
 	@$(CLASSROOM) generate

@@ -154,11 +154,17 @@ def draw(runs: list[Run], part: str, path: Path) -> list[str]:
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     from radin import plots
 
-    plots.set_style()
+    with matplotlib.rc_context():  # what the build draws after this keeps its own style
+        plots.set_style()
+        return draw_panels(runs, part, path)
+
+
+def draw_panels(runs: list[Run], part: str, path: Path) -> list[str]:
+    import matplotlib.pyplot as plt
+
     across = axis_of(runs)
     rest = [name for name in varying(runs) if name != across]
     columns = recipes(runs, part)

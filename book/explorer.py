@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import matplotlib
 import numpy as np
 import vl_convert
 from matplotlib.figure import Figure
 
 import radin
-from radin.plots import RECIPE_STYLES
+from radin import replay
+from radin.plots import RECIPE_STYLES, set_style
 
 CANDIDATES = {"cifar10": (10, 20, 50, 100, 200, 500, 1023), "cifar10-wild": (10, 20, 40, 60, 80, 100, 127)}
 SEEDS = 10
@@ -32,6 +34,8 @@ LAYERS = {  # what a subset is at this moment: colour, size, shape, in the order
     "oracle": ("#009E73", 200, "diamond"),
     "returned by radin": ("#D55E00", 200, "triangle-up"),
 }
+TEXT = "#222222"  # the page puts its own colour of text in its place, by day and by night
+TRUTH = "accuracy of the soup (%)"  # the page puts "validation" or "test" before it
 FIGURE_ALT = (
     "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the accuracy on validation. "
     "The evaluated ones lie at the right edge, and the highest of them is returned. Right, lines for each recipe: "
@@ -56,8 +60,11 @@ def write_explorer(stage: Path) -> None:
     # The bundle declares its names at top level: closed in, they are nobody else's.
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub is older than it
     (static / "vega.js").write_text(f"(function () {{\n{bundle}\n}})();\n", "utf-8")
-    still_figure().savefig(figures / "explorer.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    (stage / "book" / "explorer.md").write_text(fragment(), "utf-8")
+    soups = start_soups()
+    with matplotlib.rc_context():  # the style is this figure's own, whatever was drawn before or is drawn after
+        set_style()
+        still_figure(soups).savefig(figures / "explorer.png", dpi=110, metadata={"Software": None})
+    (stage / "book" / "explorer.md").write_text(fragment(soups), "utf-8")
 
 
 def zoo_data(name: str) -> dict[str, Any]:
@@ -99,8 +106,13 @@ def plane_chart() -> dict[str, Any]:
         "state:N", scale=alt.Scale(domain=names, range=[look[2] for look in LAYERS.values()]), legend=_legend()
     )
     base = alt.Chart(alt.NamedData("soups"), title="candidates and evaluations").encode(
-        x=alt.X("fast:Q", title="fast estimate: accuracy of the ensemble (%)", scale=alt.Scale(zero=False)),
-        y=alt.Y("truth:Q", title="accuracy of the soup (%)", scale=alt.Scale(zero=False)),
+        x=alt.X(
+            "fast:Q",
+            title="fast estimate: accuracy of the ensemble (%)",
+            scale=alt.Scale(zero=False),
+            axis=alt.Axis(tickCount=6, labelOverlap=True),
+        ),
+        y=alt.Y("truth:Q", title=TRUTH, scale=alt.Scale(zero=False)),
         color=colour,
         shape=shape,
         tooltip=[
@@ -140,12 +152,22 @@ def curve_chart() -> dict[str, Any]:
             tooltip=["recipe:N", "budget:Q", "ingredients:N", alt.Tooltip("test:Q", title="test (%)", format=".2f")],
         )
     )
-    now = alt.Chart(alt.NamedData("now")).mark_rule(color="#767676", aria=False).encode(x="budget:Q")
-    return _finished(alt.layer(now, lines), "Test accuracy of each recipe's soup at every budget.")
+    now = alt.Chart(alt.NamedData("now")).encode(x="budget:Q")
+    rule = now.mark_rule(color="#767676", aria=False)
+    word = now.mark_text(align="left", dx=4, y=8, text="your budget", color=TEXT, fontSize=12, aria=False)
+    return _finished(alt.layer(rule, lines, word), "Test accuracy of each recipe's soup at every budget.")
 
 
 def _legend() -> alt.Legend:
-    return alt.Legend(title=None, orient="bottom", columns=3, symbolOpacity=1, symbolSize=90, labelFontSize=12)
+    return alt.Legend(
+        title=None,
+        orient="bottom",
+        columns=3,
+        symbolOpacity=1,
+        symbolSize=90,
+        labelFontSize=12,
+        labelExpr="replace(datum.label, '_', ' ')",
+    )
 
 
 def _finished(chart: Any, description: str) -> dict[str, Any]:
@@ -158,65 +180,62 @@ def _finished(chart: Any, description: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- without scripts
 
 
-def start_soups() -> dict[str, radin.Soup]:
-    """What every recipe returns at the settings that the page starts from."""
+def start_candidates(bench: radin.SoupBench) -> Any:
+    return radin.monte_carlo(bench.num_models, START["candidates"], START["seed"])
+
+
+def start_soups(budget: int = START["budget"], recipes: tuple[str, ...] = RECIPES) -> dict[str, radin.Soup]:
+    """What recipes return at the settings that the page starts from."""
     bench = radin.SoupBench.load(START["zoo"])
-    candidates = radin.monte_carlo(bench.num_models, START["candidates"], START["seed"])
-    return {
-        recipe: radin.craft(
-            bench.val,
-            bench.evaluator("val"),
-            START["budget"],
-            recipe,
-            candidates=candidates,
-            prior=START["prior"],
-            seed=START["seed"],
-        )
-        for recipe in RECIPES
-    }
+    settings = {"candidates": start_candidates(bench), "prior": START["prior"], "seed": START["seed"]}
+    return {recipe: radin.craft(bench.val, bench.evaluator("val"), budget, recipe, **settings) for recipe in recipes}
 
 
-def still_figure() -> Figure:
+def still_figure(soups: dict[str, radin.Soup]) -> Figure:
     """The two charts at the first settings, for readers without scripts."""
     bench = radin.SoupBench.load(START["zoo"])
-    N = bench.num_models
     fast, val, test = bench.ensembles("val"), bench.soups("val"), bench.soups("test")
-    candidates = radin.monte_carlo(N, START["candidates"], START["seed"])
-    drawn = [bench.row(weights) for weights in candidates]
+    drawn = [bench.row(weights) for weights in start_candidates(bench)]
     figure = Figure(figsize=(10, 4), layout="constrained")
     plane, curve = figure.subplots(1, 2)
-    soup = start_soups()["radin"]
-    evaluated = [bench.row(trial.weights) for trial in soup.trials]
-    groups = {"not drawn": range(2**N - 1), "candidate": drawn, "evaluated": evaluated}
-    groups["oracle"], groups["returned by radin"] = [bench.row(bench.oracle[0])], [bench.row(soup.weights)]
+    groups = {
+        "not drawn": list(range(len(val))),
+        "candidate": drawn,
+        "evaluated": [bench.row(trial.weights) for trial in soups["radin"].trials],
+        "oracle": [replay.oracle(bench)],
+        "returned by radin": [bench.row(soups["radin"].weights)],
+    }
     markers = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^"}
     for name, rows in groups.items():
         colour, size, shape = LAYERS[name]
-        plane.scatter(fast[list(rows)], val[list(rows)], s=size / 2, c=colour, marker=markers[shape], label=name)
+        plane.scatter(fast[rows], val[rows], s=size / 2, c=colour, marker=markers[shape], label=name)
     plane.set(xlabel="fast estimate (%)", ylabel="accuracy of the soup on validation (%)")
     plane.legend(fontsize=8)
-    for recipe in RECIPES:
-        settings = {"candidates": candidates, "prior": START["prior"], "seed": START["seed"]}
-        rows = [
-            bench.row(radin.craft(bench.val, bench.evaluator("val"), B, recipe, **settings).weights)
-            for B in range(1, LIMIT + 1)
-        ]
+    budgets = range(1, LIMIT + 1)
+    curves: dict[str, Any] = {
+        "radin": replay.radin(bench, LIMIT, START["prior"], among=np.array(drawn)),
+        "greedy": replay.greedy(bench, LIMIT),
+        "random": [bench.row(start_soups(B, ("random",))["random"].weights) for B in budgets],
+        "uniform": np.full(LIMIT, replay.uniform(bench)),
+        "best_single": np.full(LIMIT, replay.best_single(bench)),
+    }
+    for recipe, rows in curves.items():
         style = {key: value for key, value in RECIPE_STYLES[recipe].items() if key != "marker"}
-        curve.step(range(1, LIMIT + 1), test[rows], where="post", label=recipe.replace("_", " "), **style)
+        curve.step(budgets, test[list(rows)], where="post", label=recipe.replace("_", " "), **style)
     curve.axhline(bench.oracle[1], label="oracle", **RECIPE_STYLES["oracle"])
     curve.set(xlabel="budget (evaluations)", ylabel="test accuracy (%)")
     curve.legend(fontsize=8, ncols=2)
     return figure
 
 
-def still_table() -> str:
+def still_table(soups: dict[str, radin.Soup]) -> str:
     """The table at the first settings, in Markdown."""
     bench = radin.SoupBench.load(START["zoo"])
     lines = [
         "| recipe | ingredients | evaluations | validation (%) | test (%) | regret |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for recipe, soup in start_soups().items():
+    for recipe, soup in soups.items():
         row, regret = bench.row(soup.weights), bench.regret(soup.weights)
         lines.append(
             f"| {recipe.replace('_', ' ')} | {' '.join(map(str, soup.members))} | {soup.evaluations} | "
@@ -225,7 +244,7 @@ def still_table() -> str:
     return "\n".join(lines)
 
 
-def fragment() -> str:
+def fragment(soups: dict[str, radin.Soup]) -> str:
     """The Markdown that pages include: figure and table, and the live explorer that takes their place."""
     bench = radin.SoupBench.load(START["zoo"])
     what = f"{bench.num_models} ingredients, {2**bench.num_models - 1:,} soups"
@@ -244,7 +263,7 @@ The shipped CIFAR-10 {{term}}`soup bench` ({what}) at {settings}. Where scripts 
 this figure.
 ::::
 
-{still_table()}
+{still_table(soups)}
 
 :::::
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -45,14 +46,21 @@ def fingerprint(source: Path) -> str:
     spec = importlib.util.find_spec("radin")
     if spec is None or spec.origin is None:
         raise BuildError("radin is not installed beside the book's tools; `make` does that")
-    module = Path(spec.origin).parent
     digest = hashlib.sha256(source.read_bytes())
+    digest.update(module_digest(Path(spec.origin).parent))
+    digest.update(f"|torch {installed_version('torch')}|{os.environ.get('RADIN_DATA', '')}".encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache  # a command asks for each run and each chapter; the sources hold still meanwhile
+def module_digest(module: Path) -> bytes:
+    """Changes with the name or the content of any file in a folder."""
+    digest = hashlib.sha256()
     for path in sorted(module.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(f"|{path.relative_to(module).as_posix()}|".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    digest.update(f"|torch {installed_version('torch')}|{os.environ.get('RADIN_DATA', '')}".encode())
-    return digest.hexdigest()[:16]
+    return digest.digest()
 
 
 def kept_mark(path: Path) -> Parameters:
@@ -71,6 +79,8 @@ def is_current(path: Path, wanted: Parameters) -> bool:
 
 def read_runs(source: Path, folder: Path) -> tuple[list[Run], int]:
     """The runs of a chapter in the order of their parameters, each once, and how many are left out as outdated."""
+    if not folder.is_dir():
+        return [], 0
     current, declared = fingerprint(source), declared_parameters(source)
     runs: dict[str, Run] = {}
     left_out = 0

@@ -31,6 +31,7 @@ from times import Times
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "CHANGELOG.md")
 ASSIGNMENTS = Path("notebooks") / "assignments"  # shown as students get them, never run
+RELEASE = "release"  # what students get; beside it lie solutions, a class's work and its marks
 TEXT_SUFFIXES = {".md", ".ipynb", ".yml"}
 REPOSITORY = "radin-companion/radin-companion"  # owner/name as the sources write it
 GITHUB_REMOTE = re.compile(r"(?:^|[/@])github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
@@ -110,15 +111,21 @@ def make_stage(stage: Path, repository: str) -> None:
     stage.mkdir(parents=True)
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, stage / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+            shutil.copytree(ROOT / name, stage / name, ignore=left_behind)
         elif (ROOT / name).is_file():
             shutil.copy2(ROOT / name, stage / name)
-    shutil.rmtree(stage / ASSIGNMENTS / "source", ignore_errors=True)  # solutions have no business in a book
     if repository == REPOSITORY:
         return
     for path in stage.rglob("*"):
         if path.suffix in TEXT_SUFFIXES:
             path.write_text(path.read_text("utf-8").replace(REPOSITORY, repository), "utf-8")
+
+
+def left_behind(folder: str, names: list[str]) -> set[str]:
+    """What of a folder has no business in a book: hidden files, and all of the assignments but what students get."""
+    if Path(folder) == ROOT / ASSIGNMENTS:
+        return set(names) - {RELEASE}
+    return shutil.ignore_patterns(".*", "__pycache__")(folder, names)
 
 
 def repository_name() -> str:

@@ -73,7 +73,14 @@ def own_check(notebook: Path) -> ast.Call | None:
     for cell in nbformat.read(notebook, as_version=4).cells:
         if cell.cell_type != "code" or "check_parameters(" not in cell.source:
             continue
-        for node in ast.walk(ast.parse(cell.source)):
+        try:
+            tree = ast.parse(cell.source)
+        except SyntaxError as error:
+            raise BuildError(
+                f"{notebook.name}: the cell that calls check_parameters must be plain Python, without magics; "
+                f"its line {error.lineno} is none"
+            ) from error
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_parameters":
                 return node
     return None
@@ -88,6 +95,8 @@ def call(check: ast.Call, name: str, values: Parameters, **instead: Callable[...
         return eval(code, vars(shared) | values | instead)
     except NameError as error:
         raise BuildError(f"{name} checks its parameters with what radin.notebook does not have: {error}") from error
+    except (AttributeError, TypeError) as error:
+        raise BuildError(f"{name} calls check_parameters in a way that fails: {error}") from error
 
 
 # ---------------------------------------------------------------- values

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from urllib.parse import quote
 
 import joblib
 import nbformat
+import psutil  # comes with ipykernel
 from tqdm import tqdm
 
 import comparison
@@ -30,7 +33,8 @@ from parameters import BuildError, Parameters, check_given, declared_parameters,
 
 Run = tuple[str, Parameters]  # the name of its file, and the parameters that are not the chapter's own
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-LONGEST_NAME = 150  # letters; a file system takes 255, less what is put behind
+LONGEST_NAME = 150  # letters; a file system takes 255, less what is put around
+AT_WORK = re.compile(r"\..*\.(?P<pid>\d+)\.unfinished\.ipynb")  # and no failed run: those have no dot in front
 
 
 # ---------------------------------------------------------------- what to run
@@ -99,34 +103,51 @@ def run_name(given: Parameters) -> str:
 def run_one(source: Path, folder: Path, run: Run, mark: Parameters, threads: int) -> tuple[str, str, float]:
     """Run the notebook and keep it under the run's name; returns that name, what went wrong, and the seconds.
 
-    Until it is done the notebook is called .unfinished.ipynb, and there it stays when a cell fails.
+    Until it is done the notebook belongs to this process alone, for one that outlived its master may be at the same
+    run. It moves when it is whole, or to NAME.unfinished.ipynb when a cell fails.
     """
     name, given = run
-    unfinished = folder / f"{name}.unfinished.ipynb"
-    os.environ.update(dict.fromkeys(THREADS, str(threads)))
+    at_work = folder / f".{name}.{os.getpid()}{kept_runs.UNFINISHED}"
+    failed = folder / f"{name}{kept_runs.UNFINISHED}"
+    for variable in THREADS:
+        os.environ.setdefault(variable, str(threads))
     problem, started = "", time.monotonic()
-    with kernels_speak_to(folder / ".kernels" / "kernels.log"):
+    with kernels_speak_to(folder / "kernels.log"):
         try:
-            notebook = run_notebook(source, name, given, unfinished)
+            notebook = run_notebook(source, name, given, at_work)
             notebook.metadata[kept_runs.KEY] = {**mark, "seconds": round(time.monotonic() - started, 1)}
-            whole = folder / f".{name}.{os.getpid()}.part"  # moved when it is whole: a kill leaves no half notebook
-            nbformat.write(notebook, whole)
-            os.replace(whole, folder / f"{name}.ipynb")
-            unfinished.unlink(missing_ok=True)
+            nbformat.write(notebook, at_work)
+            os.replace(at_work, folder / f"{name}.ipynb")
+            failed.unlink(missing_ok=True)
         except BuildError as error:
-            problem = str(error)
+            problem = str(error).replace(str(at_work), str(failed))
+            if at_work.exists():  # a kernel that never came up leaves none
+                os.replace(at_work, failed)
         except OSError as error:
             problem = f"{name} could not be kept: {error}"
     return name, problem, time.monotonic() - started
 
 
-def jobs_at_once(asked: str, runs: int) -> int:
+def remove_leftovers(folder: Path) -> None:
+    """Remove the notebooks at which processes were killed; one whose process is alive is still written."""
+    for path in folder.glob(f".*{kept_runs.UNFINISHED}"):
+        name = AT_WORK.fullmatch(path.name)
+        if name and not psutil.pid_exists(int(name["pid"])):
+            path.unlink(missing_ok=True)
+
+
+def parse_jobs(asked: str) -> int | None:
+    """The number that JOBS means; None where it says nothing."""
+    if asked and (not asked.isdecimal() or int(asked) < 1):
+        raise BuildError(f"JOBS must be a whole number of at least 1, not {asked!r}")
+    return int(asked) if asked else None
+
+
+def jobs_at_once(asked: int | None, runs: int) -> int:
     """How many runs go on together: as asked, else one for each core; never more than have 4 GiB of memory each."""
     from radin.devices import memory
 
-    if asked and (not asked.isdecimal() or int(asked) < 1):
-        raise BuildError(f"JOBS must be a whole number of at least 1, not {asked!r}")
-    wanted = int(asked) if asked else joblib.cpu_count()
+    wanted = asked or joblib.cpu_count()
     room = max(1, memory() // 2**30)  # memory() is a quarter of the machine's
     if asked and room < wanted:
         print(f"{room} runs at a time instead of {wanted}: there is no memory for more")
@@ -178,6 +199,7 @@ def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
     parser.add_argument("--jobs", default="", help="how many runs at a time (default: one for each core)")
     parser.add_argument("--out", type=Path, default=root / "_build", help="where to keep the runs (default: _build)")
     options, rest = parser.parse_known_args(argv)
+    asked = parse_jobs(options.jobs)
     source = find_chapter(options.chapter, root)
     declared = declared_parameters(source)
     several = [(name, split_values(values)) for name, values in options.vary]
@@ -189,15 +211,19 @@ def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
 
     out = options.out.resolve()
     folder = out / "reruns" / source.stem
-    with only_build_in(folder):
+    # The kernels' set-up lies outside the folder: a run that outlives this command may still read it there.
+    kernels = tempfile.TemporaryDirectory(prefix="radin-rerun-", ignore_cleanup_errors=True)
+    with only_build_in(folder), kernels as setup:
         os.environ.setdefault("RADIN_CACHE", str(out / "cache"))
-        prepare_environment(folder / ".kernels")
+        prepare_environment(Path(setup))
+        remove_leftovers(folder)
+        (folder / "kernels.log").unlink(missing_ok=True)
         marks = {name: kept_runs.mark(source, declared | given) for name, given in runs}
         missing = [run for run in runs if not kept_runs.is_current(folder / f"{run[0]}.ipynb", marks[run[0]])]
         print(f"{source.stem}: {len(runs)} runs, {len(runs) - len(missing)} of them there already", flush=True)
         failed = []
         if missing:
-            jobs = jobs_at_once(options.jobs, len(missing))
+            jobs = jobs_at_once(asked, len(missing))
             failed = run_all(source, folder, missing, [marks[name] for name, _ in missing], jobs, quiet)
         report(source, folder)
     return failed

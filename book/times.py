@@ -1,4 +1,4 @@
-"""How long each notebook took, and on what: the one page of the book that differs from build to build."""
+"""How long each notebook took, and on what: only this page and the search index differ from build to build."""
 
 from __future__ import annotations
 

@@ -28,16 +28,22 @@ def radin(
         scores: (2^N - 1,), the larger the better; the fast estimates when not given.
         among: rows of the candidates; all when not given. With fewer candidates than budget the last answer stays.
     """
+    budget = check_whole("budget", budget, least=1)
+    tried = order(bench, prior, scores)
+    if among is not None:
+        tried = tried[np.isin(tried, among)]
+    return _best_so_far(bench, tried[:budget], budget)
+
+
+def order(bench: SoupBench, prior: float = 0.0, scores: np.ndarray | None = None) -> Rows:
+    """All rows in the order in which RADIN evaluates them: (2^N - 1,). As in `radin.rank`, more ingredients come first
+    among equals, then the lower bitmask."""
     sizes = bench.sizes.numpy()
     base = bench.ensembles("val").numpy() if scores is None else np.asarray(scores)
     if base.shape != sizes.shape:
         raise ParameterError(f"scores must have one number for each of {len(sizes)} soups, not shape {base.shape}.")
-    budget = check_whole("budget", budget, least=1)
-    rows = np.arange(len(sizes)) if among is None else np.unique(among)
-    # As in `radin.rank`: more ingredients first among equals, then the lower bitmask.
     merit = (base + prior * sizes / bench.num_models).round(9)
-    tried = rows[np.lexsort((rows, -sizes[rows], -merit[rows]))][:budget]
-    return _best_so_far(bench, tried, budget)
+    return np.lexsort((np.arange(len(sizes)), -sizes, -merit))
 
 
 def random(bench: SoupBench, budget: int, seed: int = 0) -> Rows:

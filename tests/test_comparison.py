@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import matplotlib
 import pytest
 import torch
 
@@ -111,4 +110,15 @@ def test_little_to_compare_is_no_error(few, source, tmp_path):
     assert "## The command of each run" in (tmp_path / "page.md").read_text("utf-8")
     table = comparison.short_table(few).splitlines()
     assert len(table) == 1 + len(few)
-    assert not math.isnan(len(table[0]))
+    assert len({len(line) for line in table}) == 1  # columns stand below each other
+    names = comparison.varying(few)
+    assert table[0].split()[: len(names)] == names
+    assert table[0].endswith("seconds")
+    assert [line.split()[-1] for line in table[1:]] == [f"{run.seconds:.0f}" for run in few]
+
+
+def test_the_figure_leaves_no_style_behind(runs, tmp_path):
+    before = dict(matplotlib.rcParams)
+    drawn = comparison.draw(runs, "test", tmp_path / "a.png")
+    assert drawn == ["radin"]
+    assert {key for key, value in matplotlib.rcParams.items() if value != before[key]} <= {"backend"}

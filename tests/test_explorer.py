@@ -175,7 +175,7 @@ def test_the_code_that_it_shows_gives_the_same(reader, capsys):
     move(reader, "seed", 2)
     code = reader.tab.locator(".explorer-code").inner_text()
     exec(code, {"radin": radin})
-    members, regret = capsys.readouterr().out.strip().rsplit(" ", 1)
+    members, regret = capsys.readouterr().out.splitlines()
     row = shown(reader)["radin"]
     assert members == "[" + ", ".join(row[2].split()) + "]"
     assert f"{float(regret):.2f}" == row[-1]

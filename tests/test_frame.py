@@ -144,6 +144,13 @@ def test_make_passes_the_parameters_on(root):
     assert "--seed" not in done.stdout
 
 
+@pytest.mark.parametrize("place", ["my images", "~/images", "/data/images"])
+@pytest.mark.parametrize("target", [("book",), ("rerun", "CHAPTER=04_cifar10")])
+def test_make_passes_a_folder_on_as_it_was_written(root, target, place):
+    done = make(root, "-n", *target, f"DATA_ROOT={place}")
+    assert f"--data-root '{place}'" in done.stdout  # quoted: the build's own tools make it absolute
+
+
 @pytest.fixture
 def bare_clone(root: Path, tmp_path: Path) -> Path:
     """Only what the set-up reads, with nothing to install."""
@@ -160,6 +167,15 @@ def test_an_old_python_is_refused_in_one_sentence(bare_clone):
     done = make(bare_clone, "test", f"PYTHON={old}")
     assert done.returncode != 0
     assert "is not a Python 3.11 or newer" in done.stdout
+    assert not (bare_clone / ".venv").exists()
+
+
+@pytest.mark.parametrize("words", [("grade",), ("leaderboard",), ("grade", "SUBMISSIONS=")])
+def test_a_class_that_is_not_named_stops_before_anything_is_installed(bare_clone, words):
+    done = make(bare_clone, *words)
+    assert done.returncode != 0
+    assert f"name the folder of submissions: make {words[0]} SUBMISSIONS=folder" in done.stderr
+    assert done.stdout == ""
     assert not (bare_clone / ".venv").exists()
 
 

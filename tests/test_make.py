@@ -12,6 +12,7 @@ import pytest
 from conftest import run_make_book
 from nbformat import v4
 
+import kept_runs
 import make
 from generated import add_reruns, fill, find_entry
 from notebook_page import finish_notebook, is_progress_bar, papermill_command
@@ -205,7 +206,7 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     done = run_make_book(out, "--budget", "8", root=small_book)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str(out / "html" / "index.html")
-    assert len(done.stdout.splitlines()) <= 3
+    assert len(done.stdout.splitlines()) == 4, "one line for the notebook, the explorer, the pages, the path"
     assert "spent 8" in page.read_text()
     assert "# Parameters" not in page.read_text()
     assert (small_book / "notebooks" / "01_a.ipynb").read_bytes() == source
@@ -255,6 +256,58 @@ def test_without_reruns_the_contents_stay_as_they_are(small_book):
     before = (small_book / "_toc.yml").read_bytes()
     add_reruns(small_book, [small_book / "notebooks" / "01_a.ipynb"], small_book / "_build" / "reruns")
     assert (small_book / "_toc.yml").read_bytes() == before
+
+
+def keep(folder: Path, budget: int, fingerprint: str) -> None:
+    """A run as `make rerun` keeps it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = DEFAULTS | {"budget": budget}
+    metadata = {kept_runs.KEY: {"parameters": parameters, "fingerprint": fingerprint, "seconds": 1.0}}
+    nbformat.write(v4.new_notebook(metadata=metadata), folder / f"budget={budget}.ipynb")
+
+
+def test_reruns_that_are_all_outdated_are_left_out_in_so_many_words(small_book, capsys):
+    notebook, kept = small_book / "notebooks" / "01_a.ipynb", small_book / "_build" / "reruns"
+    (small_book / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: book/reruns\n")
+    before = (small_book / "_toc.yml").read_bytes()
+    for budget in (1, 2):
+        keep(kept / "01_a", budget, "of old sources")
+    add_reruns(small_book, [notebook], kept)
+    assert capsys.readouterr().out == ("01_a: 2 kept runs are outdated and left out; make rerun makes them again\n")
+    assert (small_book / "_toc.yml").read_bytes() == before
+    keep(kept / "01_a", 2, kept_runs.fingerprint(notebook))
+    add_reruns(small_book, [notebook], kept)
+    assert capsys.readouterr().out == ""  # the page itself counts those that are left out
+    assert "Left out: 1 made from other sources" in (small_book / "reruns" / "01_a.md").read_text("utf-8")
+
+
+def test_the_stage_holds_of_the_assignments_only_what_students_get(root, tmp_path, monkeypatch):
+    teacher = tmp_path / "clone"
+    folders = ("source", "release", "submitted/ada", "autograded/ada", "feedback/ada")
+    for folder in folders:
+        path = teacher / make.ASSIGNMENTS / folder / "soups" / "soups.ipynb"
+        path.parent.mkdir(parents=True)
+        path.write_text("### BEGIN SOLUTION" if folder == "source" else folder)
+    (teacher / make.ASSIGNMENTS / "gradebook.db").touch()
+    (teacher / "notebooks" / "01_a.ipynb").write_text("{}")
+    (teacher / "book" / "source").mkdir(parents=True)
+    (teacher / "book" / "source" / "page.md").touch()
+    monkeypatch.setattr(make, "ROOT", teacher)
+    make.make_stage(tmp_path / "small", make.REPOSITORY)
+    staged = sorted(str(path.relative_to(tmp_path / "small")) for path in (tmp_path / "small").rglob("*.*"))
+    assert staged == [
+        "book/source/page.md",
+        "notebooks/01_a.ipynb",
+        "notebooks/assignments/release/soups/soups.ipynb",
+    ]
+
+    monkeypatch.setattr(make, "ROOT", root)
+    make.make_stage(tmp_path / "stage", make.REPOSITORY)
+    assignments = tmp_path / "stage" / make.ASSIGNMENTS
+    assert [path.name for path in assignments.iterdir()] == ["release"]
+    notebooks = list((tmp_path / "stage").rglob("*.ipynb"))
+    assert len([path for path in notebooks if path.is_relative_to(assignments)]) == 3
+    assert not [path for path in notebooks if "BEGIN SOLUTION" in path.read_text("utf-8")]
 
 
 def test_times_tell_what_was_found_and_what_was_made(tmp_path):

@@ -63,6 +63,27 @@ def test_a_check_that_needs_more_than_the_shared_module_is_refused(chapter):
         parameters.check_given(chapter, "a", {})
 
 
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("%time check_parameters(zoo=zoo)", "a.ipynb: the cell that calls check_parameters must be plain Python"),
+        ("zoo = 1\n!ls\ncheck_parameters(zoo=zoo)", "without magics; its line 2 is none"),
+        ("check_parameters(['a'], ['b'], zoo=zoo)", "a.ipynb calls check_parameters in a way that fails: "),
+        ("check_parameters(zoo=zoo.name)", "'str' object has no attribute 'name'"),
+        ("check_parameters(1, zoo=zoo)", "a.ipynb calls check_parameters in a way that fails: "),
+    ],
+)
+def test_a_check_that_cannot_be_read_or_called_names_its_notebook(chapter, source, sentence):
+    notebook = nbformat.read(chapter, as_version=4)
+    notebook.cells[1].source = source
+    nbformat.write(notebook, chapter)
+    with pytest.raises(BuildError) as caught:
+        parameters.check_given(chapter, "a.ipynb", {})
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith("a.ipynb")
+    assert "\n" not in str(caught.value)
+
+
 def test_without_a_check_nothing_is_checked(chapter):
     notebook = nbformat.read(chapter, as_version=4)
     notebook.cells[1].source = "print(zoo)"

@@ -145,10 +145,16 @@ def text_cells(notebook: Path) -> str:
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
+def notebooks(root: Path) -> list[Path]:
+    """The chapters and the assignments' two versions, but not what a teacher's class leaves beside them."""
+    patterns = ("*.ipynb", "assignments/source/*/*.ipynb", "assignments/release/*/*.ipynb")
+    return sorted(path for pattern in patterns for path in (root / "notebooks").glob(pattern))
+
+
 def sources(root: Path) -> dict[str, str]:
     """The prose of every page, by the page's name in the table of contents."""
     pages = {path: path.read_text("utf-8") for path in sorted((root / "book").glob("*.md"))}
-    pages |= {path: text_cells(path) for path in sorted((root / "notebooks").rglob("*.ipynb"))}
+    pages |= {path: text_cells(path) for path in notebooks(root)}
     return {path.relative_to(root).with_suffix("").as_posix(): text for path, text in pages.items()}
 
 
@@ -369,12 +375,10 @@ def test_the_check_of_counts_lets_pass(markdown):
     assert bare_counts(markdown) == []
 
 
-def notebooks() -> list[Path]:
-    folder = Path(__file__).resolve().parent.parent / "notebooks"
-    return sorted(folder.rglob("*.ipynb"))
+HERE = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("path", notebooks(), ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", notebooks(HERE), ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
 def test_notebook_is_committed_clean(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata.kernelspec.name == "python3", "papermill and Binder look for this kernel"
@@ -385,5 +389,6 @@ def test_notebook_is_committed_clean(path):
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
 
 
-def test_there_are_notebooks_to_check():
-    assert notebooks()
+def test_there_are_notebooks_to_check(root):
+    found = {path.relative_to(root / "notebooks").parts[:-2] for path in notebooks(root)}
+    assert found == {(), ("assignments", "source"), ("assignments", "release")}

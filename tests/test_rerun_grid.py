@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -35,9 +36,12 @@ glue("tiny_same", 7)
 """
 SLOW = """\
 import time
+from pathlib import Path
 with open("../log", "a") as log:
     log.write(f"{n}\\n")
-time.sleep(0.1 if n == 0 else 2)
+until = time.monotonic() + 180
+while n and Path("../hold").exists() and time.monotonic() < until:
+    time.sleep(0.05)
 """
 CONFIG = 'title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
 CONFIG += "parse: {myst_enable_extensions: [colon_fence, deflist]}\n"
@@ -145,6 +149,7 @@ def test_names_of_files_hold_any_value():
         (["tiny", "--grid", "budget"], "GRID needs name=value,value"),
         (["tiny", "--grid", "budget='1"], "cannot be read"),
         (["tiny", "--budget", "1", "--jobs", "none"], "JOBS must be a whole number of at least 1, not 'none'"),
+        (["tiny", "--budget", "0", "--jobs", "0"], "JOBS must be a whole number of at least 1, not '0'"),
         (["tiny", "4"], "'4' belongs to no option"),
     ],
 )
@@ -172,12 +177,12 @@ def test_make_passes_lists_and_single_values_on(root):
 
 def test_no_more_runs_at_once_than_memory_allows(monkeypatch, capsys):
     monkeypatch.setattr("radin.devices.memory", lambda: 3 * 2**30)
-    assert rerun_grid.jobs_at_once("8", 10) == 3
+    assert rerun_grid.jobs_at_once(8, 10) == 3
     assert "3 runs at a time instead of 8" in capsys.readouterr().out
-    assert rerun_grid.jobs_at_once("2", 10) == 2
-    assert rerun_grid.jobs_at_once("2", 1) == 1
+    assert rerun_grid.jobs_at_once(2, 10) == 2
+    assert rerun_grid.jobs_at_once(2, 1) == 1
     monkeypatch.setattr("radin.devices.memory", lambda: 2**20)
-    assert rerun_grid.jobs_at_once("", 10) == 1
+    assert rerun_grid.jobs_at_once(None, 10) == 1
 
 
 # ---------------------------------------------------------------- real runs
@@ -199,7 +204,10 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     stamp = first.stat().st_mtime_ns
 
     (small / "broken").unlink()
+    log = kept / "kernels.log"
+    log.write_text("of the command before\n")
     done = run(small, "tiny", "--grid", "budget=1,2,3 prior=0")
+    assert "of the command before" not in log.read_text("utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("tiny: 3 runs, 1 of them there already\n")
     assert first.stat().st_mtime_ns == stamp
@@ -212,6 +220,10 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     assert "| `tiny_spent` | 1 | 2 | 3 |" in page
     assert "tiny_same" not in page
     assert len((kept / "comparison.csv").read_text("utf-8").splitlines()) == 1 + 3 * 2
+
+    done = run(small, "tiny", "--budget", "1", "--prior", "0", "--jobs", "none")  # nothing is left to run
+    assert done.stderr == "error: JOBS must be a whole number of at least 1, not 'none'\n"
+    assert done.stdout == ""
 
     (small / "_config.yml").write_text(CONFIG)
     (small / "_toc.yml").write_text(TOC)
@@ -231,30 +243,74 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     assert read_runs(source, kept) == ([], 3)  # all outdated
 
 
+def wait_for(happened: Callable[[], bool], seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "this never happened"
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="groups of processes and their signals")
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, end):
-    words = ("slow", "--vary", "n", "0 1", "--jobs", "1", "--out", str(tmp_path))
-    log = small / "log"
+@pytest.mark.parametrize(
+    "ctrl_c", [True, False], ids=["Ctrl-C in a terminal: all get it", "the master killed: its workers live on"]
+)
+def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, monkeypatch, ctrl_c):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed command cannot clear up
+    words = ("slow", "--vary", "n", "0 1 2", "--jobs", "2", "--out", str(tmp_path))
+    kept, log, hold = tmp_path / "reruns" / "slow", small / "log", small / "hold"
     log.unlink(missing_ok=True)
-    process = subprocess.Popen(
+    hold.touch()  # until this goes, only n = 0 comes to its end
+    first = subprocess.Popen(
         command(small, *words), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 60
-    while (not log.exists() or "1" not in log.read_text()) and time.monotonic() < until:
-        time.sleep(0.05)
-    os.killpg(process.pid, end)  # as Ctrl-C in a terminal does: the workers get it, too
-    said = process.communicate(timeout=30)[1]
-    if end == signal.SIGINT:
-        assert process.returncode == 130
+    wait_for(lambda: (kept / "n=0.ipynb").exists() and {"1", "2"} <= set(log.read_text().split()))
+    if not ctrl_c:
+        first.kill()
+        first.wait()
+    else:
+        os.killpg(first.pid, signal.SIGINT)
+        said = first.communicate(timeout=120)[1]
+        assert first.returncode == 130
         assert said.splitlines() == [
             "interrupted; the runs that were done are kept, and the same command goes on from there"
         ]
-    done = run(small, *words)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("slow: 2 runs, 1 of them there already\n")
-    assert log.read_text().split().count("0") == 1
-    assert sorted(path.name for path in (tmp_path / "reruns" / "slow").glob("*.ipynb")) == ["n=0.ipynb", "n=1.ipynb"]
+    again = subprocess.Popen(command(small, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: log.read_text().split().count("1") == 2)  # beside a worker that outlived the first command
+    hold.unlink()
+    said, errors = again.communicate(timeout=180)
+    assert again.returncode == 0, errors
+    assert said.startswith("slow: 3 runs, 1 of them there already\n")
+    assert sorted(log.read_text().split()) == ["0", "1", "1", "2", "2"]
+    names = ["n=0.ipynb", "n=1.ipynb", "n=2.ipynb"]
+    wait_for(lambda: sorted(path.name for path in kept.glob("*.ipynb")) == names)
+    assert all(kept_mark(kept / name) for name in names)
+
+
+class Deadly:
+    """Ends the process that receives it, as the system does for memory."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_runs_that_the_system_kills_are_one_sentence(small, tmp_path):
+    runs, marks = [("n=0", {"n": 0}), ("n=1", {"n": 1})], [{"fingerprint": Deadly()}] * 2
+    with pytest.raises(BuildError, match="the system killed a run, most likely for memory: try again with fewer JOBS"):
+        rerun_grid.run_all(small / "notebooks" / "slow.ipynb", tmp_path, runs, marks, 2, True)
+
+
+def test_only_what_dead_processes_left_is_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = tmp_path / f".prior=0.5.{process.pid}.unfinished.ipynb"
+    alive = tmp_path / f".prior=0.5.{os.getpid()}.unfinished.ipynb"
+    failed = tmp_path / f"prior=0.{process.pid}.unfinished.ipynb"
+    for path in (dead, alive, failed):
+        path.touch()
+    rerun_grid.remove_leftovers(tmp_path)
+    assert not dead.exists()
+    assert alive.exists()
+    assert failed.exists()
 
 
 def test_a_real_chapter_records_what_its_soups_have_right(root, tmp_path):

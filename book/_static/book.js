@@ -18,8 +18,26 @@
     document.querySelectorAll('.citation-list[role="list"]').forEach((list) => list.removeAttribute("role"));
   }
 
+  // The title of a folded solution holds a link to the exercise above it: in the way of unfolding by keyboard, too.
+  function free() {
+    document.querySelectorAll(".solution.dropdown > .admonition-title a").forEach((a) => { a.tabIndex = -1; });
+  }
+
+  // A figure opens in full: on a phone its words are small.
+  function open() {
+    document.querySelectorAll(".bd-article figure img").forEach((image) => {
+      if (image.closest("a")) return;
+      const link = document.createElement("a");
+      link.href = image.src;
+      image.replaceWith(link);
+      link.append(image);
+    });
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     unlist();
+    free();
+    open();
     reach();
     new ResizeObserver(reach).observe(document.querySelector("article") ?? document.body);
     // Formulas get their width late.

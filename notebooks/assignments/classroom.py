@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import reports
 from grading import (
+    TIMED_OUT,
     complaint,
     grade,
     kernel_environment,
@@ -32,6 +33,7 @@ from grading import (
     prepare,
     release,
     rubrics,
+    timed_out,
 )
 from leaderboard import leaderboard
 from radin.files import atomic_path, hash_text
@@ -50,6 +52,7 @@ from submissions import (
 )
 
 OUT = SOURCE.parents[2] / "_build" / "classroom"
+MOST_SEED = 1_000_000  # the tests reckon with multiples of the seed, and torch wants 64 bits
 
 
 # ---------------------------------------------------------------- student versions
@@ -92,6 +95,7 @@ def grade_all(
     Returns: a row for each submission: student, assignment, parts, problems (sentences), failed (empty or why).
     """
     from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     found = find(folder, names(source))
     reports.read_marks(out / "marks.csv")  # a slip there is told now, not after the grading
@@ -112,12 +116,15 @@ def grade_all(
             row = _before(each, known)
             rows.append(row)
             if row["failed"]:
+                if name:
+                    page.unlink(missing_ok=True)  # of another file, handed in before
                 continue
             kept = out / "graded" / f"{hash_text(each.student, name)[:24]}.json"
-            key = key_of(each.path, templates[name], name, hidden_seed)
+            key = key_of(each.path, templates[name], name, hidden_seed, timeout)
             if (former := _kept(kept, key)) is not None and page.is_file():
                 row |= former
                 continue
+            page.unlink(missing_ok=True)
             waiting.append((row, kept, key))
             calls.append(
                 delayed(_one)(
@@ -134,16 +141,22 @@ def grade_all(
             n_jobs=min(workers, len(calls) or 1),
             return_as="generator_unordered",
         )(calls)
-        for index, result in tqdm(
-            done,
-            total=len(calls),
-            desc="grading",
-            disable=not (progress and calls),
-        ):
-            row, kept, key = waiting[index]
-            row |= result
-            if not result["failed"]:  # a machine too busy may have been the reason
-                _keep(kept, key, result)
+        try:
+            for index, result in tqdm(
+                done,
+                total=len(calls),
+                desc="grading",
+                disable=not (progress and calls),
+            ):
+                row, kept, key = waiting[index]
+                row |= result
+                if not result["failed"] and not timed_out(result):  # a machine too busy may have been the reason
+                    _keep(kept, key, result)
+        except TerminatedWorkerError:
+            raise ClassroomError(
+                "the system ended a process that was grading, most likely for want of memory; what was graded is kept: "
+                f"go on there by `{Path(__file__).name} grade {folder} --workers {max(1, workers // 2)}`"
+            ) from None
     table = [_after(row) for row in rows]
     reports.write(table, {name: rubrics(source, name) for name in templates}, out)
     return table
@@ -205,12 +218,22 @@ def _keep(path: Path, key: str, result: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- a student's own check
 
 
-def check(path: Path, root: Path = RELEASE) -> list[str]:
-    """What a teacher would be told of this notebook, and which of the tests in it fail; empty when all is well."""
+def check(path: Path, root: Path = RELEASE, timeout: int = 120) -> list[str]:
+    """What a teacher would be told of this notebook, and which of the tests in it fail; empty when all is well.
+
+    `timeout` is of one cell, in seconds. Raises ClassroomError when the notebook cannot be run to its end.
+    """
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     if not path.is_file():
         raise ClassroomError(f"{path}: no such file")
+
+    def asked_to_exit(cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        # The kernel ends a moment after exit(): how many cells it still runs would be left to chance.
+        if any(each.get("source") == "ask_exit" for each in execute_reply["content"].get("payload", [])):
+            raise DeadKernelError
+
     known = releases(root)
     name = recognise(read_cells(path), known)
     if not name:
@@ -221,12 +244,22 @@ def check(path: Path, root: Path = RELEASE) -> list[str]:
         os.environ.update(kernel_environment(Path(folder), workers=1, hidden_seed=0))
         client = NotebookClient(
             notebook,
-            timeout=120,
+            timeout=timeout,
+            interrupt_on_timeout=True,
             allow_errors=True,
             kernel_name="python3",
             resources={},
+            on_cell_executed=asked_to_exit,
         )
-        client.execute(cwd=folder)
+        try:
+            client.execute(cwd=folder)
+        except DeadKernelError:
+            raise ClassroomError(
+                f"{path}: a cell ended Python itself (exit(), too much memory); take that out, and run every cell, in "
+                "order, after a restart of the kernel"
+            ) from None
+        except CellTimeoutError:
+            raise ClassroomError(f"{path}: {TIMED_OUT} It could not be interrupted either") from None
     for cell in notebook.cells:
         if grade_id(cell) and (says := complaint(cell)):
             told.append(f"cell {grade_id(cell)}: {says}")
@@ -258,8 +291,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         command.add_argument(
             "--hidden-seed",
-            type=int,
-            default=0,
+            default="0",
             help="of the hidden tests (default: 0)",
         )
         command.add_argument(
@@ -277,6 +309,8 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("check", help="check your own notebook").add_argument("notebook", type=Path)
     options = parser.parse_args(argv)
     try:
+        if "hidden_seed" in options:
+            options.hidden_seed = seed_of(options.hidden_seed)
         return COMMANDS[options.command](options)
     except ClassroomError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -287,6 +321,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def seed_of(text: str) -> int:
+    """The hidden seed that was asked for."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MOST_SEED):
+        raise ClassroomError(f"HIDDEN_SEED is a whole number from 0 to {MOST_SEED}, not {text!r}")
+    return int(text)
 
 
 def _generate(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ import nbformat
 from radin.files import atomic_path, hash_file, hash_text
 from submissions import HERE, ClassroomError, grade_id, graded_cells
 
+TIMED_OUT = "no answer in the time allowed for a cell: is there a loop without end?"
 STUDENT = "student"  # each course folder holds one; his own name, whatever is in it, never becomes a path there
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 REASON = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
@@ -70,6 +71,8 @@ def release(name: str, source: Path) -> bytes:
     """The student version of an assignment as bytes, the same every time."""
     with tempfile.TemporaryDirectory() as folder:
         notebook = json.loads(prepare(Path(folder), name, source).read_text("utf-8"))
+    for cell in notebook["cells"]:  # where hidden tests were, blank lines are left
+        cell["source"] = "".join(cell["source"]).strip("\n").splitlines(keepends=True)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -83,6 +86,11 @@ def last_line(done: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- one submission
 
 
+def threads_of_each(workers: int) -> str:
+    """How many threads each of so many processes may use, as the environment wants it."""
+    return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 def kernel_environment(folder: Path, workers: int, hidden_seed: int) -> dict[str, str]:
     """What the kernels are to find in the environment: this interpreter, no progress bars, their share of the cores,
     the hidden tests' seed. `folder` holds what it names.
@@ -94,11 +102,10 @@ def kernel_environment(folder: Path, workers: int, hidden_seed: int) -> dict[str
         folder / "jupyter" / "kernels" / "python3",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
     found = {
         "JUPYTER_PATH": str(folder / "jupyter"),
         "IPYTHONDIR": str(folder / "ipython"),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+        "OMP_NUM_THREADS": threads_of_each(workers),
         "PYTHONWARNINGS": "ignore",  # nbgrader takes a warning in a test for a failure
         "RADIN_HIDDEN_SEED": str(hidden_seed),
         "TQDM_DISABLE": "1",
@@ -108,15 +115,22 @@ def kernel_environment(folder: Path, workers: int, hidden_seed: int) -> dict[str
     return found
 
 
-def key_of(path: Path, template: Path, name: str, hidden_seed: int) -> str:
-    """Names a grading: the same file against the same tests need not be graded again."""
+def key_of(path: Path, template: Path, name: str, hidden_seed: int, timeout: int | None = None) -> str:
+    """Names a grading: the same file against the same tests, in the same time, need not be graded again."""
     here = [hash_file(HERE / script) for script in ("grading.py", "submissions.py", "nbgrader_config.py")]
     return hash_text(
         hash_file(path),
         hash_file(template / "source" / name / f"{name}.ipynb"),
         str(hidden_seed),
+        str(timeout),
         *here,
     )
+
+
+def timed_out(result: dict[str, Any]) -> bool:
+    """Whether a cell took too long: perhaps only because the machine was busy."""
+    says = [part["says"] for part in result["parts"]] + [says for _, says in result["errors"]]
+    return any(TIMED_OUT in each for each in says)
 
 
 def grade(
@@ -234,7 +248,7 @@ def complaint(cell: Any) -> str:
             kind = TERMINAL_COLOUR.sub("", output.ename)
             lines = TERMINAL_COLOUR.sub("", output.evalue or "").strip().splitlines()
             if "Timeout" in kind or kind == "KeyboardInterrupt":  # what ends a cell that takes too long
-                return "no answer in the time allowed for a cell: is there a loop without end?"
+                return TIMED_OUT
             return " ".join(lines if kind == "AssertionError" else [f"{kind}:", *lines[:1]]) or kind
     streams = [
         output for output in cell.get("outputs", []) if output.output_type == "stream" and output.name == "stderr"

@@ -1,12 +1,11 @@
-"""The leaderboard of assignment 3: every student's recipe on sub-zoos that nobody has seen, by mean regret.
+"""The leaderboard of assignment 3: every student's recipe on sub-zoos drawn for it, by mean regret.
 
-Each student's set-up and answer cells run in a process of their own, with a time limit; tests and other cells do not.
+Each student's cells down to the recipe run in a process of their own, with a time limit; tests do not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import subprocess
@@ -16,12 +15,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nbformat
 
 import radin
 import reports
-from submissions import ClassroomError, Submission, compare, graded_cells, releases
+from grading import threads_of_each
+from submissions import ClassroomError, Submission, compare, grade_id, graded_cells, releases
 
 League = Sequence[tuple[str, int, Sequence[int]]]
 ASSIGNMENT, CELL = "budget", "recipe"
@@ -69,25 +70,37 @@ def play(recipe: Recipe, rules: dict[str, Any], hidden_seed: int, league: League
 
 
 def recipe_of(notebook: Any) -> Recipe:
-    """The function of the cell `recipe`, after the set-up and the answers before it; ClassroomError without one."""
+    """The function of the cell `recipe`, after every cell above it that is no test; ClassroomError without one.
+
+    What the set-up locks is locked for the cells below it.
+    """
     from IPython.core.inputtransformer2 import TransformerManager
 
-    cells = graded_cells(notebook)
-    if CELL not in cells:
+    ids = [grade_id(cell) for cell in notebook.cells]
+    if CELL not in ids:
         raise ClassroomError(f"cell {CELL} is missing; copy it from the student version and answer there")
-    space: dict[str, Any] = {"__name__": "__main__"}
-    for name in itertools.takewhile(lambda name: name != CELL, cells):
-        marks = cells[name].metadata.nbgrader
-        if cells[name].cell_type == "code" and not marks.grade:
-            with contextlib.suppress(Exception):  # a part that fails need not be one that the recipe calls
-                exec(compile(TransformerManager().transform_cell(cells[name].source), name, "exec"), space)
-    try:
-        exec(compile(TransformerManager().transform_cell(cells[CELL].source), CELL, "exec"), space)
-    except Exception as error:
-        raise ClassroomError(f"cell {CELL} stops with an error: {type(error).__name__}: {error}") from error
+    # Magics (%matplotlib, !pip) do nothing here.
+    space: dict[str, Any] = {"__name__": "__main__", "get_ipython": mock.MagicMock()}
+
+    def run(cell: Any) -> None:
+        exec(compile(TransformerManager().transform_cell(cell.source), grade_id(cell) or "cell", "exec"), space)
+
+    with contextlib.ExitStack() as lock:
+        locked = False
+        for cell in notebook.cells[: ids.index(CELL)]:
+            if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("grade"):
+                with contextlib.suppress(Exception):  # a part that fails need not be one that the recipe calls
+                    run(cell)
+            if not locked and callable(space.get("locked")):
+                locked = True
+                lock.enter_context(space["locked"]())
+        try:
+            run(notebook.cells[ids.index(CELL)])
+        except Exception as error:
+            raise ClassroomError(f"cell {CELL} stops with an error: {type(error).__name__}: {error}") from error
     if not callable(space.get(CELL)):
         raise ClassroomError(f"cell {CELL} defines no function {CELL}(bank, evaluate, budget)")
-    # The set-up's own `yours` calls it with the shipped benches, and with them the test images, out of reach.
+    # The set-up's own `yours` puts the benches, and with them the test images, aside while it calls it.
     recipe: Recipe = space.get("yours", space[CELL])
     return recipe
 
@@ -112,9 +125,10 @@ def leaderboard(
     entered = [each for each in found if each.assignment == ASSIGNMENT]
     if not entered:
         raise ClassroomError(f"no student handed in {ASSIGNMENT}.ipynb")
-    known, limit = releases(), timeout or TIMEOUT
-    calls = (delayed(_enter)(each, known, hidden_seed, limit, league) for each in entered)
-    results = Parallel(n_jobs=workers or os.cpu_count() or 1, return_as="generator", prefer="threads")(calls)
+    known, limit, workers = releases(), timeout or TIMEOUT, workers or os.cpu_count() or 1
+    environment = os.environ | {"OMP_NUM_THREADS": threads_of_each(workers), "MPLBACKEND": "agg"}
+    calls = (delayed(_enter)(each, known, hidden_seed, limit, league, environment) for each in entered)
+    results = Parallel(n_jobs=workers, return_as="generator", prefer="threads")(calls)
     rows = list(tqdm(results, total=len(entered), desc="the league", disable=not progress))
     rules = rules_of(known[ASSIGNMENT])
     for name in ("radin", "greedy", "best_single", "uniform"):
@@ -132,7 +146,14 @@ def _mean(regrets: list[float]) -> float:
     return sum(regrets) / len(regrets) if regrets else 0.0
 
 
-def _enter(each: Submission, known: dict[str, Any], hidden_seed: int, timeout: int, league: League) -> dict[str, Any]:
+def _enter(
+    each: Submission,
+    known: dict[str, Any],
+    hidden_seed: int,
+    timeout: int,
+    league: League,
+    environment: dict[str, str],
+) -> dict[str, Any]:
     """One student's regrets, from a process of his own."""
     row: dict[str, Any] = {"student": each.student, "regrets": [], "problem": each.problem}
     if each.problem:
@@ -142,7 +163,9 @@ def _enter(each: Submission, known: dict[str, Any], hidden_seed: int, timeout: i
         try:
             nbformat.write(compare(each.path, ASSIGNMENT, known)[0], source)
             command = [sys.executable, __file__, str(source), str(result), str(hidden_seed), json.dumps(league)]
-            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=timeout, check=False)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, timeout=timeout, check=False, env=environment
+            )
             if not result.is_file():
                 raise ClassroomError(f"its process ended with status {done.returncode} before the league did")
             row |= json.loads(result.read_text("utf-8"))
@@ -150,19 +173,24 @@ def _enter(each: Submission, known: dict[str, Any], hidden_seed: int, timeout: i
             row["problem"] = str(error)
         except subprocess.TimeoutExpired:
             row["problem"] = f"not done after {timeout} seconds; make {CELL} faster"
+        except Exception as error:  # whatever it is, it is this student's affair alone
+            reason = (str(error).strip() or "no message").splitlines()[0]
+            row["problem"] = f"{each.student}'s {each.path.name} could not be entered: {type(error).__name__}: {reason}"
     return row
 
 
 def _write(rows: list[dict[str, Any]], out: Path, zoos: int) -> str:
-    header, lines, rank = ("rank", "student", "mean regret", "worst", "message"), [], 0
+    header, lines = ("rank", "student", "mean regret", "worst", "message"), []
+    students = [
+        round(_mean(row["regrets"]), 9) for row in rows if not row["problem"] and not row["student"].startswith("(")
+    ]
     for row in rows:
         if row["problem"]:
             lines.append(("", row["student"], "", "", row["problem"]))
             continue
-        is_student = not row["student"].startswith("(")
-        rank += is_student
-        numbers = (f"{_mean(row['regrets']):.3f}", f"{max(row['regrets']):.2f}")
-        lines.append((str(rank) if is_student else "", row["student"], *numbers, ""))
+        mean = round(_mean(row["regrets"]), 9)
+        rank = "" if row["student"].startswith("(") else str(1 + sum(other < mean for other in students))
+        lines.append((rank, row["student"], f"{mean:.3f}", f"{max(row['regrets']):.2f}", ""))
     table = reports.markdown(header, lines)
     title = f"# Leaderboard\n\nMean regret over {zoos} sub-zoos, in percentage points of test accuracy."
     reports.write_text(out / "leaderboard.md", f"{title}\n\n{table}\n")

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from radin.files import atomic_path
+from radin.files import atomic_path, hash_text
 from submissions import ClassroomError
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]  # student, assignment, part
-MARKS = ("student", "assignment", "part", "of", "points")
+Mark = tuple[float, str, float | None]  # the most points, a hash of the answer that was read, points
+MARKS = ("student", "assignment", "part", "of", "answer", "points")
 
 
 def write(
@@ -23,15 +24,21 @@ def write(
 ) -> None:
     """Write grades.csv, parts.csv, grades.md, by_hand.md and marks.csv to `out`.
 
-    What a teacher filled in in marks.csv stays there, and counts: it fills the parts that wait for a reader.
+    What a teacher filled in in marks.csv stays there, and counts: it fills the parts that wait for a reader. An answer
+    that changed since waits again, which is one of the row's problems.
     """
     marks = read_marks(out / "marks.csv")
     waiting = [(row, part) for row in table for part in row["parts"] if part["points"] is None]
     for row, part in waiting:
-        mark = marks.setdefault(
-            (row["student"], row["assignment"], part["part"]),
-            (part["of"], None),
-        )[1]
+        key, answer = (row["student"], row["assignment"], part["part"]), _hash(part["answer"])
+        of, read, mark = marks.get(key, (part["of"], "", None))
+        if mark is not None and read not in ("", answer):
+            row["problems"].append(
+                f"{row['student']}, {row['assignment']}: the answer to {part['part']} changed after it was given "
+                f"{mark:g} points; mark it again."
+            )
+            mark = None
+        marks[key] = (of, answer, mark)
         if mark is not None and mark > part["of"]:
             raise ClassroomError(
                 f"{out / 'marks.csv'}: {row['student']} has {mark:g} points for {part['part']} of {row['assignment']}, "
@@ -39,12 +46,12 @@ def write(
             )
     write_text(out / "by_hand.md", by_hand(waiting, rubrics))
     for row, part in waiting:
-        part["points"] = marks[row["student"], row["assignment"], part["part"]][1]
+        part["points"] = marks[row["student"], row["assignment"], part["part"]][2]
     write_text(
         out / "marks.csv",
         to_csv(
             MARKS,
-            ((*key, f"{of:g}", _text(points)) for key, (of, points) in marks.items()),
+            ((*key, f"{of:g}", answer, _text(points)) for key, (of, answer, points) in marks.items()),
         ),
     )
     parts = [
@@ -124,11 +131,11 @@ def by_hand(
     return "\n\n".join(text) + "\n"
 
 
-def read_marks(path: Path) -> dict[Key, tuple[float, float | None]]:
-    """Points that a person gave, by student, assignment and part: (of, points or None)."""
+def read_marks(path: Path) -> dict[Key, Mark]:
+    """Points that a person gave, by student, assignment and part: (of, answer, points or None)."""
     if not path.is_file():
         return {}
-    found: dict[Key, tuple[float, float | None]] = {}
+    found: dict[Key, Mark] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         for number, line in enumerate(csv.DictReader(file), start=2):
             try:
@@ -136,6 +143,7 @@ def read_marks(path: Path) -> dict[Key, tuple[float, float | None]]:
                 points = float(given) if given else None
                 found[line["student"], line["assignment"], line["part"]] = (
                     float(line["of"]),
+                    (line.get("answer") or "").strip(),
                     points,
                 )
                 if points is not None and not points >= 0:
@@ -166,6 +174,11 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return file.getvalue()
+
+
+def _hash(answer: str) -> str:
+    """Names an answer; a spreadsheet takes it for no number."""
+    return "a" + hash_text(answer)[:8]
 
 
 def _text(points: float | None) -> str:

@@ -194,15 +194,17 @@ def _copied(cells: list[dict[str, Any]], wanted: Mapping[str, Any]) -> Iterator[
 
 def _changed(cells: list[Any], last: Mapping[str, int], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, original in wanted.items():
-        if name in last and original.metadata.nbgrader.locked:
-            source = text_of(cells[last[name]])
-            if [line.rstrip() for line in source.split("\n")] != [
-                line.rstrip() for line in original.source.split("\n")
-            ]:
-                yield (
-                    name,
-                    "was changed and is graded as it was given; leave it, and write in the answer cells",
-                )
+        locked = name in last and original.metadata.nbgrader.locked
+        if locked and _lines(text_of(cells[last[name]])) != _lines(original.source):
+            yield (
+                name,
+                "was changed and is graded as it was given; leave it, and write in the answer cells",
+            )
+
+
+def _lines(source: str) -> list[str]:
+    """What counts of a cell's text: no blanks at the end of a line, no blank lines around it."""
+    return [line.rstrip() for line in source.strip("\n").split("\n")]
 
 
 def _misplaced(last: Mapping[str, int], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

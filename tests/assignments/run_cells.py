@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "notebooks" / "assignments")]
 
-from samples import is_written, source, wrong_answers  # noqa: E402
+from samples import is_written, right_answers, source, wrong_answers  # noqa: E402
 from submissions import graded_cells  # noqa: E402
 
 SPACE: dict[str, Any] = {"__name__": "__main__"}
@@ -35,9 +35,14 @@ def code_cells(name: str) -> list[tuple[str, str, bool, bool]]:
     ]
 
 
+def answers_of(name: str, mistake: str) -> dict[str, str]:
+    """What replaces the reference's answers: nothing for a name that is none of a mistake, or of a right variant."""
+    return right_answers(name).get(mistake) or wrong_answers(name).get(mistake, ({}, {}))[0]
+
+
 def failures(name: str, mistake: str) -> dict[str, str]:
     """The tests that fail with a mistake, and what they say."""
-    answers, failed = wrong_answers(name).get(mistake, ({}, {}))[0], {}
+    answers, failed = answers_of(name, mistake), {}
     for part, text, graded, answer in code_cells(name)[num_setup(name) :]:
         if graded or answer:
             try:

@@ -45,6 +45,11 @@ def wrong_answers(name: str) -> Wrong:
     return importlib.import_module(f"wrong_{name}").WRONG
 
 
+def right_answers(name: str) -> dict[str, dict[str, str]]:
+    """Right answers other than the reference's: what replaces which answers."""
+    return getattr(importlib.import_module(f"wrong_{name}"), "RIGHT", {})
+
+
 def with_mistakes(name: str, mistakes: Iterable[str]) -> Any:
     """`solved` with typical mistakes."""
     notebook = solved(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
@@ -19,12 +20,14 @@ import leaderboard
 import nbformat
 import pytest
 import submissions
-from grading import release, rubrics
+from grading import key_of, release, rubrics
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nbformat import v4
 from samples import (
     hand_in,
     is_answer,
     is_written,
+    right_answers,
     side_by_side,
     solved,
     source,
@@ -133,6 +136,35 @@ def test_the_student_version_is_current(name):
     assert path.read_bytes() == release(name, SOURCE), "run `make assignments`"
 
 
+# What a test may put in the place of a student's own function, so that no mistake is paid for twice.
+SWAPPED = {
+    "soups": set(),
+    "first_order": {"coefficients", "directional", "soup_and_ensemble"},
+    "budget": {"estimate", "ranking", "spend"},
+}
+
+
+def bound_by(node: ast.AST) -> set[str]:
+    """The names that a statement binds where it stands, not within a function of its own."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        return set()
+    if isinstance(node, ast.alias):
+        return {(node.asname or node.name).split(".")[0]}
+    own = {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+    return own.union(*(bound_by(child) for child in ast.iter_child_nodes(node)))
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_tests_overwrite_no_name_of_a_student(name):
+    cells = graded_cells(source(name))
+    bound = {part: bound_by(ast.parse(cells[part].source)) for part in coded_parts(name)}
+    taken = {part: {each for each in names if not each.startswith("_")} for part, names in bound.items()}
+    assert set().union(*taken.values()) == SWAPPED[name], taken
+    assert set(answers_of(name)) >= SWAPPED[name]
+
+
 def given_away(text: str) -> set[str]:
     """Lines of solutions, hidden tests and marking schemes that stand nowhere else in a source."""
     inside, secret, public = False, set(), set()
@@ -187,6 +219,11 @@ def test_a_typical_mistake_costs_exactly_its_points(alone, name, mistake):
     for text in failed.values():  # a sentence, no traceback from nowhere; radin's own BudgetError is one
         assert " " in text
         assert "Error:" not in text.removeprefix("BudgetError:")
+
+
+def test_right_answers_other_than_the_references_lose_nothing(tmp_path):
+    variants = list(right_answers("soups"))
+    assert run_cells(tmp_path, "soups", *variants) == {variant: {} for variant in variants}
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
@@ -345,6 +382,14 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
     assert "holds no notebook" in found[3].problem
 
 
+@pytest.mark.parametrize("command", ["grade", "leaderboard"])
+@pytest.mark.parametrize("seed", ["", "-1", "1.5", "x", "1000001", "²"])
+def test_a_hidden_seed_that_is_none_is_one_sentence(tmp_path, capsys, command, seed):
+    assert classroom.main([command, str(tmp_path), f"--hidden-seed={seed}"]) == 1
+    said = f"error: HIDDEN_SEED is a whole number from 0 to 1000000, not {seed!r}\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_missing_or_empty_folder_is_refused(tmp_path, capsys):
     assert classroom.main(["grade", str(tmp_path / "none")]) == 1
     assert "no such folder; SUBMISSIONS=folder holds one folder for each student" in capsys.readouterr().err
@@ -476,6 +521,15 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
     for student in ("amy", "ben", "cleo", "åse o'neil"):
         assert "double" in (out / "feedback" / student / "one.html").read_text("utf-8")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*CLASS, "fay", "gus", "hal"])
+    kept = [json.loads(path.read_text("utf-8")) for path in (out / "graded").iterdir()]
+    assert len(kept) == 5  # not cleo's, who took too long, perhaps for once; not dan's, fay's, gus's
+    assert "no answer in the time" not in json.dumps(kept)
+
+
+def test_a_grading_is_named_by_its_time_limit_too(small, tmp_path):
+    path = hand_in(tmp_path, "ann", "one", answered(small, "one", RIGHT))
+    keys = {key_of(path, small, "one", seed, timeout) for seed in (0, 1) for timeout in (None, 5, 6)}
+    assert len(keys) == 6
 
 
 def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six, tmp_path):
@@ -483,8 +537,10 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
     page = {student: out / "feedback" / student / "one.html" for student in ("amy", "ben")}
     before = {student: path.stat().st_mtime_ns for student, path in page.items()}
     marks = out / "marks.csv"
-    assert marks.read_text("utf-8") == "student,assignment,part,of,points\namy,one,one_why,2,\n"
-    marks.write_text(marks.read_text("utf-8").replace("2,\n", "2,1.5\n"), "utf-8")
+    header, line = marks.read_text("utf-8").splitlines()
+    assert header == "student,assignment,part,of,answer,points"
+    assert re.fullmatch(r"amy,one,one_why,2,a[0-9a-f]{8},", line)
+    marks.write_text(f"{header}\n{line}1.5\n", "utf-8")
     hand_in(folder, "ben", "one", answered(small, "one", RIGHT))
     (folder / "cleo" / "one.ipynb").unlink()  # each would be run again: one is slow, the other ends its kernel
     (folder / "dan" / "one.ipynb").unlink()
@@ -495,11 +551,33 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
     assert page["ben"].stat().st_mtime_ns != before["ben"]
     assert points(table["amy"]) == {"one_test": 3, "one_why": 1.5}
     assert points(table["ben"])["one_test"] == 3
-    assert "1.5" in marks.read_text("utf-8")
+    assert marks.read_text("utf-8") == f"{header}\n{line}1.5\n"
+    hand_in(folder, "amy", "one", answered(small, "one", RIGHT, "Because I changed my mind."))
+    hand_in(folder, "ben", "one", "no JSON any more")
+    table = {
+        row["student"]: row for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+    }
+    assert table["amy"]["problems"] == [
+        "amy, one: the answer to one_why changed after it was given 1.5 points; mark it again."
+    ]
+    assert points(table["amy"]) == {"one_test": 3, "one_why": None}
+    assert "Because I changed my mind." in (out / "by_hand.md").read_text("utf-8")
+    assert not page["ben"].exists()  # it told of a notebook that is no longer there
+    assert page["amy"].is_file()
     for wrong, sentence in (("2,7\n", "2 is the most"), ("2,many\n", "line 2: needs student")):
         marks.write_text("student,assignment,part,of,points\namy,one,one_why," + wrong, "utf-8")
         with pytest.raises(ClassroomError, match=sentence):
             classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+
+
+def test_a_process_that_the_system_ends_is_one_sentence(small, tmp_path, monkeypatch):
+    def ended(**_: Any) -> Callable[[Any], Any]:
+        raise TerminatedWorkerError
+
+    hand_in(tmp_path / "class", "ann", "one", answered(small, "one", RIGHT))
+    monkeypatch.setattr("joblib.Parallel", lambda **_: lambda calls: (ended() for _ in calls))
+    with pytest.raises(ClassroomError, match="the system ended a process that was grading.*--workers 2"):
+        classroom.grade_all(tmp_path / "class", tmp_path / "out", small / "source", workers=4, progress=False)
 
 
 def test_students_check_their_own_notebook(small, tmp_path):
@@ -516,6 +594,14 @@ def test_students_check_their_own_notebook(small, tmp_path):
     other = hand_in(tmp_path, "other", "mine", v4.new_notebook(cells=[v4.new_code_cell("1")]))
     with pytest.raises(ClassroomError, match="the cells of no assignment"):
         classroom.check(other, root)
+    endless = hand_in(tmp_path, "endless", "mine", answered(small, "one", "while True:\n    pass"))
+    assert classroom.check(endless, root, timeout=2)[0] == (
+        "cell one_double: no answer in the time allowed for a cell: is there a loop without end?"
+    )
+    for ends in ("import os\nos._exit(1)", "exit()"):
+        ended = hand_in(tmp_path, "ended", "mine", answered(small, "one", ends))
+        with pytest.raises(ClassroomError, match="a cell ended Python itself"):
+            classroom.check(ended, root)
 
 
 # ---------------------------------------------------------------- the leaderboard
@@ -530,17 +616,27 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
         "eli": "import os\nos._exit(3)",
         "fay": "def recipes():\n    pass",
         "ivy": "import radin\n\ndef recipe(bank, *_):\n    return radin.SoupBench.load('cifar10').oracle[0]",
+        "jan": "from radin import craft\n\ndef recipe(bank, *rest):\n    return craft(bank, *rest).weights",
+        "kim": "def recipe(bank, *_):\n    return practice['wild'].oracle[0]",
     }.items():
         notebook = solved("budget")
         graded_cells(notebook)["recipe"].source = body
         hand_in(folder, student, "budget", notebook)
+    helped = solved("budget")
+    at = [grade_id(cell) for cell in helped.cells].index("recipe")
+    helper = "%matplotlib inline\ndef first_of(bank):\n    return torch.eye(bank.num_models)[0]"
+    helped.cells[at:at] = [v4.new_code_cell("raise ValueError"), v4.new_code_cell(helper)]
+    helped.cells[at + 2].source = "def recipe(bank, evaluate, budget):\n    return first_of(bank)"
+    hand_in(folder, "dee", "budget", helped)  # the same as bob's
     hand_in(folder, "gus", "budget", without(solved("budget"), "recipe"))
     hand_in(folder, "hal", "budget", "no JSON")
     league = [["cifar10-wild", 2, [3, 4]]]
     table = leaderboard.leaderboard(find(folder, names()), tmp_path / "out", workers=2, progress=False, league=league)
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
-    assert {rows[student]["rank"] for student in ("ann", "bob")} == {"1", "2"}
+    assert rows["bob"]["rank"] == rows["dee"]["rank"], rows["dee"]
+    assert sorted(rows[student]["rank"] for student in ("ann", "bob", "dee")) in (["1", "2", "2"], ["1", "1", "3"])
+    assert rows["bob"]["mean regret"] == rows["dee"]["mean regret"]
     regrets = [float(row["mean regret"]) for row in rows.values() if row["mean regret"]]
     assert regrets == sorted(regrets)
     assert "BudgetError: The budget of" in rows["cem"]["message"]
@@ -548,7 +644,8 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     assert "defines no function recipe" in rows["fay"]["message"]
     assert "cell recipe is missing" in rows["gus"]["message"]
     assert "is no notebook" in rows["hal"]["message"]
-    assert "no other bench (SoupBench.load)" in rows["ivy"]["message"]
+    for student in ("ivy", "jan", "kim"):
+        assert "no other bench (SoupBench.load, practice)" in rows[student]["message"]
     assert "(radin's greedy)" in table
     slow = leaderboard.leaderboard(
         find(folder, names())[:1], tmp_path / "out", timeout=1, progress=False, league=[["cifar10-wild", 1, [3]]]
@@ -556,6 +653,21 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     assert "not done after 1 seconds; make recipe faster" in slow
     with pytest.raises(ClassroomError, match=r"no student handed in budget.ipynb"):
         leaderboard.leaderboard([], tmp_path / "out")
+
+
+def test_whatever_goes_wrong_with_an_entry_is_one_row(tmp_path, monkeypatch):
+    path = hand_in(tmp_path, "ann", "budget", solved("budget"))
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(leaderboard, "compare", full)
+    row = leaderboard._enter(submissions.Submission("ann", "budget", path), {}, 0, 1, [], {})
+    assert row == {
+        "student": "ann",
+        "regrets": [],
+        "problem": "ann's budget.ipynb could not be entered: OSError: no space left",
+    }
 
 
 # ---------------------------------------------------------------- the teacher's page

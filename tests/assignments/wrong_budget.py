@@ -162,7 +162,32 @@ def recipe(bank, evaluate, budget):
     return torch.full((bank.num_models,), 1 / bank.num_models)
 """
         },
-        ALL_SCORES,
+        WHOLE_RECIPE,
+    ),
+    "recipe_opens_a_bench_above_it": (
+        {
+            "recipe": """
+opened = [radin.SoupBench.load("cifar10")]
+
+
+def recipe(bank, evaluate, budget):
+    return opened[0].sub(range(bank.num_models)).oracle[0]
+"""
+        },
+        WHOLE_RECIPE,
+    ),
+    "recipe_imports_the_fast_estimate": (
+        {
+            "recipe": """
+from radin import fast_estimate as quick
+
+
+def recipe(bank, evaluate, budget):
+    rows = radin.exhaustive(bank.num_models)
+    return spend(ranking(quick(bank, rows), rows, 0.0), rows, evaluate, budget)[0]
+"""
+        },
+        WHOLE_RECIPE,
     ),
     "recipe_radins_own": (
         {

@@ -1,4 +1,7 @@
-"""Typical wrong answers to the assignment `soups`: what replaces which answer, and the points that it must lose."""
+"""Typical wrong answers to the assignment `soups`: what replaces which answer, and the points that it must lose.
+
+`RIGHT` holds answers that are right, though not the reference's.
+"""
 
 from __future__ import annotations
 
@@ -143,4 +146,57 @@ def difference(right_first, right_second):
         },
         {"test_difference": 2},
     ),
+}
+
+RIGHT: dict[str, dict[str, str]] = {
+    "accuracy_in_single_precision": {
+        "accuracy": """
+def accuracy(logits, labels):
+    return 100 * (logits.argmax(-1) == labels).float().mean().item()
+"""
+    },
+    "percent_in_single_precision": {
+        "accuracy": """
+def accuracy(logits, labels):
+    return float((100.0 * (logits.argmax(1) == labels)).mean())
+"""
+    },
+    "accuracy_by_sum_and_len": {
+        "accuracy": """
+def accuracy(logits, labels):
+    right = [int(row.argmax()) == int(label) for row, label in zip(logits, labels)]
+    return 100 * sum(right) / len(right)
+"""
+    },
+    # Names that tests once used for their own ends.
+    "helpers_of_ones_own": {
+        "soup": """
+def estimate(rows, shares):
+    return sum(float(p) * row.double() for p, row in zip(shares, rows))
+
+
+def soup(states, weights):
+    return {
+        name: estimate([s[name] for s in states], weights).to(t.dtype) if t.is_floating_point() else t.clone()
+        for name, t in states[0].items()
+    }
+""",
+        "accuracy": """
+def subset(logits):
+    return logits.argmax(-1)
+
+
+def accuracy(logits, labels):
+    return 100 * (subset(logits) == labels).double().mean().item()
+""",
+        "choose": """
+def counting(values):
+    return values.index(max(values))
+
+
+def choose(candidates, on_validation, on_test):
+    best = counting([on_validation(weights) for weights in candidates])
+    return best, on_test(candidates[best])
+""",
+    },
 }

@@ -4,9 +4,9 @@
  * compare the two. The second half is the page: controls, two Vega-Lite charts, a table.
  *
  * A zoo of N ingredients comes as
- *   {N, val, test, fast, soup_val, soup_test, ensemble_test, draws, blind}
- * where `val` and `test` are numbers of images, `fast` (right answers of every ensemble on validation), `soup_val`,
- * `soup_test` and `ensemble_test` have one entry for each subset, at place bitmask - 1, `draws[seed]` lists all
+ *   {N, val, test, fast, soup_val, soup_test, draws, blind}
+ * where `val` and `test` are numbers of images, `fast` (right answers of every ensemble on validation), `soup_val`
+ * and `soup_test` have one entry for each subset, at place bitmask - 1, `draws[seed]` lists all
  * places in the order in which Monte Carlo draws them, and `blind[seed][M]` the first draws of the random recipe
  * among M candidates. */
 (function () {
@@ -91,13 +91,15 @@
     return found;
   };
 
-  function themed(spec) {
+  function themed(spec, truth) {
     const style = getComputedStyle(document.documentElement);
     const text = style.getPropertyValue("--pst-color-text-base").trim() || "#222";
     const line = style.getPropertyValue("--pst-color-border").trim() || "#ccc";
     const axis = { labelColor: text, titleColor: text, gridColor: line, domainColor: line, tickColor: line };
     const legend = { labelColor: text, titleColor: text };
-    const shown = JSON.parse(JSON.stringify(spec).replaceAll("#222222", text)); // the oracle's line, in the dark
+    // Black lines and words would not be seen in the dark, and the axis says which accuracy it shows.
+    const shown = JSON.parse(JSON.stringify(spec).replaceAll("#222222", text)
+      .replaceAll('"accuracy of the soup (%)"', `"${truth} accuracy of the soup (%)"`));
     return { ...shown, config: { ...shown.config, background: "transparent", axis, legend, title: { color: text } } };
   }
 
@@ -106,7 +108,9 @@
       this.root = root;
       this.data = data;
       this.views = {};
+      this.drawing = Promise.resolve();
       root.querySelectorAll("input, select").forEach((control) => control.addEventListener("input", () => this.update()));
+      this.control("truth").addEventListener("input", () => this.draw()); // another axis
       new MutationObserver(() => this.draw()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     }
 
@@ -126,10 +130,17 @@
       };
     }
 
-    async draw() {
+    /* One drawing after the other: day may turn to night while the first is not done. */
+    draw() {
+      this.drawing = this.drawing.then(() => this.drawCharts());
+      return this.drawing;
+    }
+
+    async drawCharts() {
+      const truth = this.settings().truth === "val" ? "validation" : "test";
       for (const name of ["plane", "curve"]) {
         const place = this.root.querySelector(`.explorer-${name}`);
-        const made = await window.vegaEmbed(place, themed(this.data.charts[name]), {
+        const made = await window.vegaEmbed(place, themed(this.data.charts[name], truth), {
           renderer: "svg", actions: false, logLevel: 1, // errors only: an empty chart, before its first data, is none
         });
         if (this.views[name]) this.views[name].finalize();
@@ -219,11 +230,12 @@
         `RADIN evaluates ${spent} of ${chosen.candidates} candidates and returns the soup of ingredients ` +
         `${members(winner).join(", ")}: ${test.toFixed(2)}% on test, regret ${(top - test).toFixed(2)} points.`;
       this.root.querySelector(".explorer-code code").textContent =
+        "import radin\n\n" +
         `bench = radin.SoupBench.load("${chosen.zoo}")\n` +
-        `drawn = radin.monte_carlo(${zoo.N}, ${chosen.candidates}, seed=${chosen.seed})\n` +
-        `soup = radin.craft(bench.val, bench.evaluator("val"), budget=${chosen.budget},\n` +
-        `                   candidates=drawn, prior=${chosen.prior.toFixed(1)})\n` +
-        "print(soup.members, bench.regret(soup.weights))";
+        `drawn = radin.monte_carlo(\n    ${zoo.N}, ${chosen.candidates}, seed=${chosen.seed}\n)\n` +
+        `soup = radin.craft(\n    bench.val,\n    bench.evaluator("val"),\n    budget=${chosen.budget},\n` +
+        `    candidates=drawn,\n    prior=${chosen.prior.toFixed(1)},\n)\n` +
+        "print(soup.members)\nprint(bench.regret(soup.weights))";
     }
   }
 
@@ -232,9 +244,12 @@
       if (!window.vegaEmbed || !window.radinExplorerData) return; // the figure and the table stay
       const explorer = new Explorer(root, window.radinExplorerData);
       window.radinExplorer.explorers.push(explorer);
-      root.querySelector(".explorer-live").hidden = false;
-      document.querySelectorAll(".explorer-static").forEach((still) => { still.hidden = true; });
-      explorer.draw();
+      const show = (live) => {
+        root.querySelector(".explorer-live").hidden = !live;
+        document.querySelectorAll(".explorer-static").forEach((still) => { still.hidden = live; });
+      };
+      show(true); // charts take their width from what is shown
+      explorer.draw().catch((error) => { show(false); throw error; });
     });
   }
 
