@@ -57,7 +57,9 @@ def accuracy_interval(correct: Tensor) -> tuple[float, float, float]:
     scale = 1 + _Z95**2 / n
     middle = (p + _Z95**2 / (2 * n)) / scale
     half = _Z95 / scale * math.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
-    return 100 * p, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+    # Its ends meet 0 and 1 exactly there; what rounding leaves beside them is cut off.
+    low, high = min(max(0.0, middle - half), p), max(min(1.0, middle + half), p)
+    return 100 * p, 100 * low, 100 * high
 
 
 def mean_interval(values: Tensor) -> tuple[float, float, float]:

@@ -165,7 +165,8 @@ def test_make_passes_lists_and_single_values_on(root):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     words = ["rerun", "CHAPTER=04_cifar10", "BUDGETS=1 2", "PRIORS=0 1", "QUICK=1", "GRID=seeds=2,3", "JOBS=2"]
-    done = subprocess.run(["make", "-n", *words], cwd=root, capture_output=True, text=True, check=False)
+    quiet = ["make", "-n", "--no-print-directory"]  # `make test` itself may have started this
+    done = subprocess.run([*quiet, *words], cwd=root, capture_output=True, text=True, check=False)
     line = " ".join(done.stdout.splitlines()[-1].split())
     assert line.endswith(
         "'04_cifar10' --quick '1' --vary budget '1 2' --vary prior '0 1' --grid 'seeds=2,3' --jobs '2'"
