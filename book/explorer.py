@@ -35,7 +35,7 @@ LAYERS = {  # what a subset is at this moment: colour, size, shape, in the order
     "returned by radin": ("#D55E00", 200, "triangle-up"),
 }
 TEXT = "#222222"  # the page puts its own colour of text in its place, by day and by night
-TRUTH = "accuracy of the soup (%)"  # the page puts "validation" or "test" before it
+TRUTH = "accuracy of the soup (%)"  # the page says on which part
 FIGURE_ALT = (
     "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the accuracy on validation. "
     "The evaluated ones lie at the right edge, and the highest of them is returned. Right, lines for each recipe: "
@@ -154,7 +154,8 @@ def curve_chart() -> dict[str, Any]:
     )
     now = alt.Chart(alt.NamedData("now")).encode(x="budget:Q")
     rule = now.mark_rule(color="#767676", aria=False)
-    word = now.mark_text(align="left", dx=4, y=8, text="your budget", color=TEXT, fontSize=12, aria=False)
+    word = now.mark_text(align="left", dx=4, dy=-8, text="your budget", color=TEXT, fontSize=12, aria=False)
+    word = word.encode(y=alt.value("height"))
     return _finished(alt.layer(rule, lines, word), "Test accuracy of each recipe's soup at every budget.")
 
 

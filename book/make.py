@@ -26,6 +26,7 @@ from generated import add_reruns, fill, way_to_times
 from notebook_page import finish_notebook, git
 from parameters import BuildError, Parameters, all_parameters, check_given, declared_parameters, parse_value
 from pictures import save_glued_pictures
+from radin.notebook import own_kernel
 from times import Times
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,15 +142,7 @@ def repository_name() -> str:
 
 def prepare_environment(out: Path) -> None:
     """What the kernels inherit: this interpreter, no progress bars, paths that hold in any folder."""
-    from ipykernel.kernelspec import write_kernel_spec
-
-    # A kernel called python3 in the user's own folder may belong to another Python: ours is found first.
-    shutil.rmtree(out / "jupyter", ignore_errors=True)
-    quiet = ["--IPKernelApp.log_level=ERROR"]
-    write_kernel_spec(out / "jupyter" / "kernels" / "python3", extra_arguments=quiet)
-    os.environ["JUPYTER_PATH"] = str(out / "jupyter")
-    os.environ["IPYTHONDIR"] = str(out / "ipython")  # nor do the user's start-up files run
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ |= own_kernel(out)
     # Libraries' notes to their own developers are not for readers of the book.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore:IProgress not found")
     os.environ.setdefault("RADIN_CACHE", str(out / "cache"))

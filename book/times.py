@@ -12,6 +12,7 @@ from pathlib import Path
 
 from notebook_page import device_in_use, installed_version
 from parameters import list_table
+from radin.devices import machine_memory
 
 
 class Times:
@@ -70,7 +71,5 @@ def processor() -> str:
 
 
 def memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
-    except (AttributeError, ValueError, OSError):  # Windows
-        return "unknown"
+    known = machine_memory()
+    return f"{known / 2**30:.0f} GiB" if known else "unknown"

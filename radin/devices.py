@@ -28,10 +28,15 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 def memory() -> int:
     """Bytes that networks may take on the CPU while they work together: a quarter of the machine's memory."""
+    return (machine_memory() or 2**33) // 4
+
+
+def machine_memory() -> int | None:
+    """Bytes of memory in this machine, where the system tells."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows
-        return 2**31
+        return None
 
 
 @contextmanager

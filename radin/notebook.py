@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -122,6 +123,20 @@ def open_bench(name: str, quick: bool = False, device: str = "auto") -> SoupBenc
         return SoupBench.build(zoo, load_split("digits", "val"), load_split("digits", "test"), device=device)
     bench = SoupBench.load(name)
     return bench.sub(range(5)) if quick else bench
+
+
+def own_kernel(folder: Path) -> dict[str, str]:
+    """A Jupyter kernel called python3 that is this very interpreter, below `folder`, and the environment that finds it.
+
+    A kernel of that name in the user's own folder may belong to another Python; nor do the user's start-up files run,
+    nor are progress bars drawn.
+    """
+    from ipykernel.kernelspec import write_kernel_spec
+
+    place = folder / "jupyter" / "kernels" / "python3"
+    shutil.rmtree(place, ignore_errors=True)
+    write_kernel_spec(place, extra_arguments=["--IPKernelApp.log_level=ERROR"])
+    return {"JUPYTER_PATH": str(folder / "jupyter"), "IPYTHONDIR": str(folder / "ipython"), "TQDM_DISABLE": "1"}
 
 
 def measured(name: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 
 from radin.files import atomic_path, hash_file, hash_text
+from radin.notebook import own_kernel
 from submissions import HERE, ClassroomError, grade_id, graded_cells
 
 TIMED_OUT = "no answer in the time allowed for a cell: is there a loop without end?"
@@ -95,20 +96,10 @@ def kernel_environment(folder: Path, workers: int, hidden_seed: int) -> dict[str
     """What the kernels are to find in the environment: this interpreter, no progress bars, their share of the cores,
     the hidden tests' seed. `folder` holds what it names.
     """
-    from ipykernel.kernelspec import write_kernel_spec
-
-    # A kernel called python3 in the user's own folder may belong to another Python: ours is found first.
-    write_kernel_spec(
-        folder / "jupyter" / "kernels" / "python3",
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-    )
-    found = {
-        "JUPYTER_PATH": str(folder / "jupyter"),
-        "IPYTHONDIR": str(folder / "ipython"),
+    found = own_kernel(folder) | {
         "OMP_NUM_THREADS": threads_of_each(workers),
         "PYTHONWARNINGS": "ignore",  # nbgrader takes a warning in a test for a failure
         "RADIN_HIDDEN_SEED": str(hidden_seed),
-        "TQDM_DISABLE": "1",
     }
     if "RADIN_CACHE" in os.environ:
         found["RADIN_CACHE"] = os.path.abspath(os.environ["RADIN_CACHE"])

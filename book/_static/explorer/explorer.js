@@ -99,7 +99,7 @@
     const legend = { labelColor: text, titleColor: text };
     // Black lines and words would not be seen in the dark, and the axis says which accuracy it shows.
     const shown = JSON.parse(JSON.stringify(spec).replaceAll("#222222", text)
-      .replaceAll('"accuracy of the soup (%)"', `"${truth} accuracy of the soup (%)"`));
+      .replaceAll('"accuracy of the soup (%)"', `"accuracy on ${truth} (%)"`));
     return { ...shown, config: { ...shown.config, background: "transparent", axis, legend, title: { color: text } } };
   }
 
