@@ -118,7 +118,8 @@ def test_commands_in_the_documents_are_targets(root):
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, check=False)
+    quiet = ["make", "--no-print-directory"]  # `make test` itself may have started this
+    return subprocess.run([*quiet, *words], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_make_alone_lists_the_targets(root):
