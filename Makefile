@@ -55,10 +55,10 @@ help: ## list these targets
 	@echo 'The notebooks take $(PARAMETERS), as in: make book BUDGET=8 SEED=3'
 
 book: $(STAMP) ## run the notebooks and build the book; ends with the path of its index.html
-	@$(BIN)/python book/make.py $(BOOK_OPTIONS)
+	@$(BIN)/python book/tools/make.py $(BOOK_OPTIONS)
 
 rerun: $(STAMP) ## run one chapter many times: CHAPTER=04_cifar10 BUDGETS="1 2 4 8" PRIORS="0 1"
-	@$(BIN)/python book/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS)
+	@$(BIN)/python book/tools/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS)
 
 test: $(STAMP) ## run every test (PYTEST_ARGS="-k soup" for some)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -85,7 +85,7 @@ bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table 
 	@$(BIN)/python tests/benchmarks/stage_one.py
 
 zoos: $(STAMP) ## train the shipped zoos and evaluate all their soups again (hours; ZOO=cifar10 for one of them)
-	@$(BIN)/python -m radin.photos $(or $(ZOO),all) $(if $(DEVICE),--device '$(DEVICE)')
+	@$(BIN)/python -m radin.experiments.zoos.photos $(or $(ZOO),all) $(if $(DEVICE),--device '$(DEVICE)')
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .
@@ -96,7 +96,7 @@ lint: $(STAMP) ## check style and types
 pins: $(STAMP) ## pin again after a change of dependencies: requirements.txt and environment.yml
 	@$(BIN)/uv pip compile pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --quiet $(if $(UPGRADE),--upgrade) -o requirements.txt
-	@$(BIN)/python book/pins.py
+	@$(BIN)/python book/tools/pins.py
 
 clean: ## remove _build (book, stage, trained zoos) and every tool's cache; .venv stays
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

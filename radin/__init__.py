@@ -3,20 +3,24 @@
 `import radin` costs torch and nothing more: what needs a heavier library loads it when it is called.
 """
 
-from radin.bank import LogitBank
-from radin.bench import SoupBench
-from radin.candidates import dirichlet, exhaustive, greedy_path, monte_carlo
-from radin.craft import RECIPES, Soup, Trial, craft
-from radin.data import load_split
+from radin.checkpoints.zoo import Zoo
+from radin.data.load import load_split
 from radin.errors import RadinError
-from radin.evaluate import evaluator, soup_logits
-from radin.finetune import digits_zoo
-from radin.predict import predict
-from radin.rank import Ranking, fast_estimate, rank
-from radin.soup import average, interpolate, save_soup
-from radin.synthetic import synthetic_bank
-from radin.trust import trust
-from radin.zoo import Zoo
+from radin.experiments.bench.bench import SoupBench
+from radin.experiments.synthetic import synthetic_bank
+from radin.experiments.zoos.digits import digits_zoo
+from radin.inference.evaluate import evaluator, soup_logits
+from radin.inference.predict import predict
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import dirichlet, exhaustive, monte_carlo
+from radin.ranking.rank import Ranking, fast_estimate, rank
+from radin.ranking.search import greedy_path
+from radin.recipes.craft import Soup, craft
+from radin.recipes.ledger import Trial
+from radin.recipes.selection import RECIPES
+from radin.recipes.trust import trust
+from radin.soup.average import average, interpolate
+from radin.soup.save import save_soup
 
 __version__ = "0.1.0"
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from radin.errors import RadinError
+from radin.errors import BankError, RadinError
 
 try:
     import fcntl
@@ -70,11 +73,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb+") as file:  # on disk before the name appears, or a crash could show an empty file
+        with open(
+            temporary, "rb+"
+        ) as file:  # on disk before the name appears, or a crash could show an empty file
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; a cache is shared like any other file
+        temporary.chmod(
+            0o666 & ~_umask()
+        )  # mkstemp makes private files; a cache is shared like any other file
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors wraps the system's refusal in its own error
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # safetensors wraps the system's refusal in its own error
         reason = getattr(error, "strerror", None) or str(error)
         raise RadinError(
             f"{path}: could not be written ({reason}); free some space or choose another place."
@@ -111,7 +121,9 @@ def atomic_files(paths: Sequence[Path], stale: Iterable[Path] = ()) -> Iterator[
                 files.append(stack.enter_context(file))
             yield files
             for file, temporary in zip(files, hidden, strict=True):
-                os.fsync(file.fileno())  # on disk before the name appears, or a crash could show an empty file
+                os.fsync(
+                    file.fileno()
+                )  # on disk before the name appears, or a crash could show an empty file
                 temporary.chmod(0o666 & ~_umask())
                 if fcntl is None:
                     file.close()  # Windows moves no open file; elsewhere the lock lasts until the file has moved
@@ -138,7 +150,9 @@ def _whole(path: Path) -> Path:
 def _open_locked(path: Path) -> tuple[BinaryIO, Path]:
     """A new hidden file beside a path, locked by this process where there are locks."""
     while True:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_IN_THE_MAKING, dir=path.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=_IN_THE_MAKING, dir=path.parent
+        )
         file = os.fdopen(handle, "wb", buffering=0)
         # Between its making and its lock another process may take it for abandoned: then it is gone, and made again.
         if not lock(file, wait=True) or os.fstat(handle).st_nlink:
@@ -205,3 +219,53 @@ def update_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data)
+
+
+_DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+
+def load_tensors(
+    path: str | Path, expected_format: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the header of a safetensors file that radin wrote in the given format.
+
+    Raises BankError when the file is missing, damaged, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BankError(f"{path}: no such file.")
+    try:
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (
+            RuntimeError
+        ):  # of torch: a mapping that could be written to may not be larger than memory
+            tensors, metadata = _map_read_only(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise BankError(
+            f"{path}: damaged or not a safetensors file ({error}); make it again."
+        ) from error
+    if metadata.get("format") != expected_format:
+        raise BankError(
+            f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}; make it again."
+        )
+    return tensors, metadata
+
+
+def _map_read_only(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a safetensors file of any size; writing to one of them ends the program."""
+    with path.open("rb") as file:
+        start = 8 + (length := int.from_bytes(file.read(8), "little"))
+        header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for key, entry in header.items():
+        first, last = entry["data_offsets"]
+        numbers = np.memmap(path, np.uint8, "r", start + first, (last - first,))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            flat = torch.frombuffer(numbers, dtype=_DTYPES[entry["dtype"]])
+        tensors[key] = flat.view(entry["shape"])
+    return tensors, metadata

@@ -30,7 +30,10 @@ DESK = {"width": 1280, "height": 800}
 
 def pages() -> list[str]:
     """Addresses of all pages in the table of contents, relative to the book."""
-    return [page.relative_to(make.ROOT).with_suffix(".html").as_posix() for page in make.pages_in_toc(make.ROOT)]
+    return [
+        page.relative_to(make.ROOT).with_suffix(".html").as_posix()
+        for page in make.pages_in_toc(make.ROOT)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import browser, server, visit  # noqa: F401  (fixtures)
 from hypothesis import settings
+
+from browser import browser, server, visit  # noqa: F401  (fixtures)
 from local_server import LocalServer, serve
 
 # A test that is slow on a busy machine is not wrong.
@@ -57,7 +58,7 @@ def running() -> Iterator[LocalServer]:
 
 def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the build of `root` into `out`, with its words captured."""
-    command = [sys.executable, root / "book" / "make.py", "--out", out, *options]
+    command = [sys.executable, root / "book" / "tools" / "make.py", "--out", out, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

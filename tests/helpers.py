@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from radin import LogitBank, Zoo
-from radin.data import ArraySplit
+from radin.data.splits import ArraySplit
 
 CLASSES = 3
 
@@ -29,7 +29,10 @@ def build() -> nn.Module:
 def state(seed: int) -> dict[str, Tensor]:
     """The state dict of one tiny network, the same for the same seed."""
     rng = torch.Generator().manual_seed(seed)
-    return {key: torch.randn(tensor.shape, generator=rng) for key, tensor in build().state_dict().items()}
+    return {
+        key: torch.randn(tensor.shape, generator=rng)
+        for key, tensor in build().state_dict().items()
+    }
 
 
 def save(tensors: object, path: Path) -> Path:
@@ -42,7 +45,9 @@ def save(tensors: object, path: Path) -> Path:
     return path
 
 
-def save_states(folder: Path, *states: dict[str, Tensor], suffix: str = ".safetensors") -> list[Path]:
+def save_states(
+    folder: Path, *states: dict[str, Tensor], suffix: str = ".safetensors"
+) -> list[Path]:
     """Write state dicts as model_0, model_1, ... and return their paths."""
     return [save(tensors, folder / f"model_{k}{suffix}") for k, tensors in enumerate(states)]
 
@@ -52,7 +57,9 @@ def tiny_zoo(folder: Path, num_models: int = 3) -> Zoo:
     paths = save_states(folder, *(state(seed) for seed in range(num_models)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no common start")  # random networks have none
-        return Zoo.open(paths, build, init=save(state(99), folder / "init.safetensors"), progress=False)
+        return Zoo.open(
+            paths, build, init=save(state(99), folder / "init.safetensors"), progress=False
+        )
 
 
 def tiny_split(num_images: int = 20, seed: int = 0, part: str = "val") -> ArraySplit:
@@ -78,7 +85,9 @@ class Listed(Dataset):
         return self.items[index]
 
 
-def random_bank(num_models: int = 3, num_images: int = 20, num_classes: int = 3, seed: int = 0) -> LogitBank:
+def random_bank(
+    num_models: int = 3, num_images: int = 20, num_classes: int = 3, seed: int = 0
+) -> LogitBank:
     """A bank of random logits and labels."""
     rng = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_models, num_images, num_classes, generator=rng)
@@ -112,7 +121,10 @@ def exact_ensemble(bank: LogitBank, weights: Tensor) -> list[list[Fraction]]:
     p = [Fraction(w) for w in weights.tolist()]
     logits = bank.logits.tolist()
     return [
-        [sum(p[k] * Fraction(logits[k][i][c]) for k in range(len(p))) for c in range(bank.num_classes)]
+        [
+            sum(p[k] * Fraction(logits[k][i][c]) for k in range(len(p)))
+            for c in range(bank.num_classes)
+        ]
         for i in range(bank.num_images)
     ]
 
@@ -120,7 +132,9 @@ def exact_ensemble(bank: LogitBank, weights: Tensor) -> list[list[Fraction]]:
 def exact_accuracy(bank: LogitBank, weights: Tensor) -> Fraction:
     """Accuracy of the ensemble in percent as a fraction; the lowest class wins a tie."""
     rows = exact_ensemble(bank, weights)
-    right = sum(row.index(max(row)) == label for row, label in zip(rows, bank.labels.tolist(), strict=True))
+    right = sum(
+        row.index(max(row)) == label for row, label in zip(rows, bank.labels.tolist(), strict=True)
+    )
     return Fraction(100 * right, bank.num_images)
 
 

@@ -38,7 +38,9 @@ def put(place: Path, folders: Sequence[str], count: int, suffix: str = ".JPEG") 
             (place / folder / f"{folder}_{7 * k + 5}{suffix}").write_bytes(content)
 
 
-def put_objectnet(base: Path, groups: dict[str, list[int]], others: Sequence[str], num_logits: int) -> None:
+def put_objectnet(
+    base: Path, groups: dict[str, list[int]], others: Sequence[str], num_logits: int
+) -> None:
     """ObjectNet's images and its four files of mappings, for classes given as folder: numbers of logits."""
     put(base / "images", [*groups, *others], 1, ".png")
     lines = list(range(num_logits))
@@ -48,11 +50,18 @@ def put_objectnet(base: Path, groups: dict[str, list[int]], others: Sequence[str
     title = {folder: folder.replace("_", " ").title() for folder in [*groups, *others]}
     mappings = base / "mappings"
     mappings.mkdir()
-    things = {title[folder]: "; ".join(labels[k] for k in numbers) for folder, numbers in groups.items()}
+    things = {
+        title[folder]: "; ".join(labels[k] for k in numbers) for folder, numbers in groups.items()
+    }
     for name, content in (
         ("folder_to_objectnet_label.json", title),
         ("objectnet_to_imagenet_1k.json", things),
-        ("pytorch_to_imagenet_2012_id.json", {str(number): line for number, line in enumerate(lines)}),
+        (
+            "pytorch_to_imagenet_2012_id.json",
+            {str(number): line for number, line in enumerate(lines)},
+        ),
     ):
         (mappings / name).write_text(json.dumps(content))
-    (mappings / "imagenet_to_label_2012_v2").write_text("\n".join(by_line[k] for k in range(num_logits)) + "\n")
+    (mappings / "imagenet_to_label_2012_v2").write_text(
+        "\n".join(by_line[k] for k in range(num_logits)) + "\n"
+    )

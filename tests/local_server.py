@@ -58,7 +58,11 @@ def serve() -> Iterator[LocalServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            path, wanted, condition = self.path.lstrip("/"), self.headers.get("Range"), self.headers.get("If-Range")
+            path, wanted, condition = (
+                self.path.lstrip("/"),
+                self.headers.get("Range"),
+                self.headers.get("If-Range"),
+            )
             server.asked.append((path, wanted))
             server.if_range.append(condition)
             time.sleep(server.delay)

@@ -43,6 +43,16 @@ def cifar_records(labels: list[int], seed: int = 0) -> bytes:
 def cifar_archive(per_class: int = 4) -> bytes:
     """CIFAR-10 with this many images of each class in every batch; the batches are packed out of order."""
     labels = [label for _ in range(per_class) for label in range(10)]
-    names = ["data_batch_3", "data_batch_1", "test_batch", "data_batch_2", "data_batch_5", "data_batch_4"]
-    files = {f"cifar-10-batches-bin/{name}.bin": cifar_records(labels, seed) for seed, name in enumerate(names)}
+    names = [
+        "data_batch_3",
+        "data_batch_1",
+        "test_batch",
+        "data_batch_2",
+        "data_batch_5",
+        "data_batch_4",
+    ]
+    files = {
+        f"cifar-10-batches-bin/{name}.bin": cifar_records(labels, seed)
+        for seed, name in enumerate(names)
+    }
     return packed("tar.gz", {"cifar-10-batches-bin/readme.html": b"hello"} | files)

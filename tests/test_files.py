@@ -12,12 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import files_below, finish, random_bank, run_python, save, state, tiny_zoo
 
+from helpers import files_below, finish, random_bank, run_python, save, state, tiny_zoo
 from radin import RadinError, save_soup
-from radin.files import atomic_files, atomic_path, cache_root, data_root, hash_text, reserve, update_hash
-from radin.finetune import save_checkpoint
-from radin.models import DigitsNet
+from radin.experiments.networks import DigitsNet
+from radin.experiments.zoos.train import save_checkpoint
+from radin.files import (
+    atomic_files,
+    atomic_path,
+    cache_root,
+    data_root,
+    hash_text,
+    reserve,
+    update_hash,
+)
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -59,7 +67,9 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch, step):
         with atomic_path(path) as temporary:
             temporary.write_text("new")
 
-    with pytest.raises(RadinError, match=r"file\.txt: could not be written \(No space left on device\)"):
+    with pytest.raises(
+        RadinError, match=r"file\.txt: could not be written \(No space left on device\)"
+    ):
         write()
     assert path.read_text() == "old"
     assert files_below(tmp_path) == ["file.txt"]
@@ -85,13 +95,19 @@ def test_every_writer_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatc
     def half_written(tensors: object, filename: Path, *_: object, **__: object) -> None:
         if Path(filename).name != "ignored":
             Path(filename).write_bytes(b"half")
-        raise failure() if failure is KeyboardInterrupt else OSError(errno.ENOSPC, "No space left on device")
+        raise (
+            failure()
+            if failure is KeyboardInterrupt
+            else OSError(errno.ENOSPC, "No space left on device")
+        )
 
     tiny_zoo(tmp_path / "zoo")
-    for module in ("bank", "finetune"):
+    for module in ("ranking.bank", "experiments.zoos.train"):
         monkeypatch.setattr(f"radin.{module}.save_file", half_written)
     # A soup is written piece by piece; this one fails after the header.
-    monkeypatch.setattr("radin.soup.mix_blocks", lambda *_: half_written(None, out / "ignored"))
+    monkeypatch.setattr(
+        "radin.soup.save.mix_blocks", lambda *_: half_written(None, out / "ignored")
+    )
     with pytest.raises((RadinError, KeyboardInterrupt)) as caught:
         write(tmp_path / "zoo", out / "file.safetensors")
     assert files_below(out) == []
@@ -154,7 +170,15 @@ def digest(name: str, tensor: torch.Tensor) -> str:
 
 def test_hashes_tell_apart_what_is_not_the_same():
     zeros = torch.zeros(2, 3)
-    others = [zeros.view(3, 2), zeros.half(), zeros.int(), zeros + 1, zeros[:0], torch.tensor(0.0), zeros.bool()]
+    others = [
+        zeros.view(3, 2),
+        zeros.half(),
+        zeros.int(),
+        zeros + 1,
+        zeros[:0],
+        torch.tensor(0.0),
+        zeros.bool(),
+    ]
     hashes = [digest("a", zeros), digest("b", zeros), *(digest("a", other) for other in others)]
     assert len(set(hashes)) == len(hashes)
     assert hash_text("ab", "c") != hash_text("a", "bc") != hash_text("abc")
@@ -214,7 +238,9 @@ def test_an_interruption_leaves_the_old_files_and_nothing_else(several, interrup
     assert files_below(several[1].parent) == ["deep/a.bin"]
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "tempfile.mkstemp", "os.posix_fallocate"])
+@pytest.mark.parametrize(
+    "step", ["os.fsync", "os.replace", "tempfile.mkstemp", "os.posix_fallocate"]
+)
 def test_a_full_disk_is_one_clear_error_for_several_files(several, monkeypatch, step):
     if not hasattr(os, step.partition(".")[2]) and step.startswith("os."):
         pytest.skip("not on this system")
@@ -226,7 +252,10 @@ def test_a_full_disk_is_one_clear_error_for_several_files(several, monkeypatch, 
             for file in files:
                 reserve(file, 10)
 
-    with pytest.raises(RadinError, match=r"a\.bin and 2 more: could not be written \(No space left on device\); free"):
+    with pytest.raises(
+        RadinError,
+        match=r"a\.bin and 2 more: could not be written \(No space left on device\); free",
+    ):
         write()
     assert several[0].read_bytes() == b"old"
     assert files_below(several[1].parent) == ["deep/a.bin"]
@@ -235,10 +264,18 @@ def test_a_full_disk_is_one_clear_error_for_several_files(several, monkeypatch, 
 def test_files_are_moved_in_order_after_what_is_stale_is_gone(several, monkeypatch):
     told = []
     replace, unlink = os.replace, Path.unlink
-    monkeypatch.setattr("os.replace", lambda old, new: (told.append(f"new {Path(new).name}"), replace(old, new)))
-    monkeypatch.setattr(Path, "unlink", lambda path, **how: (told.append(f"gone {path.name}"), unlink(path, **how)))
+    monkeypatch.setattr(
+        "os.replace", lambda old, new: (told.append(f"new {Path(new).name}"), replace(old, new))
+    )
+    monkeypatch.setattr(
+        Path, "unlink", lambda path, **how: (told.append(f"gone {path.name}"), unlink(path, **how))
+    )
     write_all(several, b"new", stale=[several[2], several[0]])
-    assert told == ["gone c-00001-of-00002.bin", "gone a.bin", *(f"new {path.name}" for path in several)]
+    assert told == [
+        "gone c-00001-of-00002.bin",
+        "gone a.bin",
+        *(f"new {path.name}" for path in several),
+    ]
 
 
 def test_room_is_asked_for_where_the_system_has_a_way(tmp_path, monkeypatch):
@@ -297,10 +334,14 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert len(files_below(tmp_path)) == 6, "a killed process cannot clean up"
     write_all([tmp_path / "a[1]-00001-of-00009.bin"], b"mine")  # shards of one file, however many
     left = files_below(tmp_path)
-    assert len(left) == 1 + 2 + 1, left  # mine, the living one's, and one of those that are none of its business
+    assert len(left) == 1 + 2 + 1, (
+        left
+    )  # mine, the living one's, and one of those that are none of its business
     writers[1].communicate("\n", timeout=60)
     write_all([tmp_path / "a1.bin"], b"mine")
-    assert files_below(tmp_path) == sorted([*(path.name for path in paths), "a[1]-00001-of-00009.bin", "a1.bin"])
+    assert files_below(tmp_path) == sorted(
+        [*(path.name for path in paths), "a[1]-00001-of-00009.bin", "a1.bin"]
+    )
     assert paths[0].read_bytes() == b"half"
 
 

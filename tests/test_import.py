@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from helpers import finish, run_python
-
 import radin
+from helpers import finish, run_python
 
 HEAVY = {
     "IPython",
@@ -51,7 +50,11 @@ def test_every_public_name_is_there():
 
 
 def test_everything_refused_is_one_family():
-    found = [kind for kind in vars(radin.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    found = [
+        kind
+        for kind in vars(radin.errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
     assert len(found) > 3
     assert all(issubclass(kind, radin.RadinError) for kind in found)
     assert issubclass(radin.errors.ParameterError, ValueError)

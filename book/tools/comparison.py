@@ -28,7 +28,9 @@ NUMBERS = "Those that are not the same in all runs, by the name that the chapter
 def varying(runs: list[Run]) -> list[str]:
     """The parameters that are not the same in all runs; the first of all where every one is."""
     names = list(runs[0].parameters)
-    return [name for name in names if len({repr(run.parameters[name]) for run in runs}) > 1] or names[:1]
+    return [
+        name for name in names if len({repr(run.parameters[name]) for run in runs}) > 1
+    ] or names[:1]
 
 
 def title(run: Run, names: list[str]) -> str:
@@ -37,7 +39,9 @@ def title(run: Run, names: list[str]) -> str:
 
 def find_baseline(runs: list[Run], declared: Parameters) -> int:
     """The run with most of the chapter's own parameters; the first of these."""
-    alike = [sum(run.parameters.get(name) == value for name, value in declared.items()) for run in runs]
+    alike = [
+        sum(run.parameters.get(name) == value for name, value in declared.items()) for run in runs
+    ]
     return alike.index(max(alike))
 
 
@@ -46,12 +50,16 @@ def parts(runs: list[Run]) -> list[str]:
 
 
 def recipes(runs: list[Run], part: str) -> list[str]:
-    return list(dict.fromkeys(recipe for run in runs if part in run.answers for recipe in run.answers[part][1]))
+    return list(
+        dict.fromkeys(
+            recipe for run in runs if part in run.answers for recipe in run.answers[part][1]
+        )
+    )
 
 
 def accuracy(run: Run, part: str, recipe: str) -> Interval | None:
     """Accuracy of a recipe's soup in percent with Wilson's 95% interval; None where the run has no such thing."""
-    from radin.compare import accuracy_interval
+    from radin.experiments.intervals import accuracy_interval
 
     _, right = run.answers.get(part, ("", {}))
     return accuracy_interval(right[recipe]) if recipe in right else None
@@ -59,10 +67,16 @@ def accuracy(run: Run, part: str, recipe: str) -> Interval | None:
 
 def difference(a: Run, b: Run, part: str, recipe: str, other: str = "") -> Interval | None:
     """A recipe's soup in run a minus the same (or another) one's in run b, paired; None if they saw other images."""
-    from radin.compare import paired_interval
+    from radin.experiments.intervals import paired_interval
 
     here, there = a.answers.get(part), b.answers.get(part)
-    if not here or not there or here[0] != there[0] or recipe not in here[1] or (other or recipe) not in there[1]:
+    if (
+        not here
+        or not there
+        or here[0] != there[0]
+        or recipe not in here[1]
+        or (other or recipe) not in there[1]
+    ):
         return None
     return paired_interval(here[1][recipe], there[1][other or recipe])
 
@@ -85,7 +99,9 @@ def points(found: Interval | None) -> str:
 
 def pipe_table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
 
 
 def values(run: Run, names: list[str]) -> list[str]:
@@ -94,14 +110,20 @@ def values(run: Run, names: list[str]) -> list[str]:
 
 def accuracy_table(runs: list[Run], part: str) -> str:
     names, columns = varying(runs), recipes(runs, part)
-    rows = [[*values(run, names), *(percent(accuracy(run, part, recipe)) for recipe in columns)] for run in runs]
+    rows = [
+        [*values(run, names), *(percent(accuracy(run, part, recipe)) for recipe in columns)]
+        for run in runs
+    ]
     return pipe_table([*names, *columns], rows)
 
 
 def baseline_table(runs: list[Run], part: str, baseline: Run) -> str:
     names, columns = varying(runs), recipes(runs, part)
     rows = [
-        [*values(run, names), *(points(difference(run, baseline, part, recipe)) for recipe in columns)]
+        [
+            *values(run, names),
+            *(points(difference(run, baseline, part, recipe)) for recipe in columns),
+        ]
         for run in runs
         if run is not baseline
     ]
@@ -111,7 +133,10 @@ def baseline_table(runs: list[Run], part: str, baseline: Run) -> str:
 def recipe_table(runs: list[Run], part: str) -> str:
     """In each run, the first recipe minus each other one."""
     names, (first, *others) = varying(runs), recipes(runs, part)
-    rows = [[*values(run, names), *(points(difference(run, run, part, first, o)) for o in others)] for run in runs]
+    rows = [
+        [*values(run, names), *(points(difference(run, run, part, first, o)) for o in others)]
+        for run in runs
+    ]
     return pipe_table([*names, *(f"{first} − {other}" for other in others)], rows)
 
 
@@ -130,13 +155,27 @@ def number_table(runs: list[Run]) -> str:
 def short_table(runs: list[Run]) -> str:
     """The first table for a terminal: accuracies without their intervals, or the seconds where none are recorded."""
     names = varying(runs)
-    rows = [[*names, *(f"{recipe} ({part}, %)" for part in parts(runs) for recipe in recipes(runs, part)), "seconds"]]
+    rows = [
+        [
+            *names,
+            *(f"{recipe} ({part}, %)" for part in parts(runs) for recipe in recipes(runs, part)),
+            "seconds",
+        ]
+    ]
     for run in runs:
-        found = [accuracy(run, part, recipe) for part in parts(runs) for recipe in recipes(runs, part)]
-        cells = ["–" if each is None else f"{each[0]:.2f} ± {(each[2] - each[1]) / 2:.2f}" for each in found]
+        found = [
+            accuracy(run, part, recipe) for part in parts(runs) for recipe in recipes(runs, part)
+        ]
+        cells = [
+            "–" if each is None else f"{each[0]:.2f} ± {(each[2] - each[1]) / 2:.2f}"
+            for each in found
+        ]
         rows.append([*values(run, names), *cells, f"{run.seconds:.0f}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
 
 
 # ---------------------------------------------------------------- figure
@@ -155,10 +194,10 @@ def draw(runs: list[Run], part: str, path: Path) -> list[str]:
 
     matplotlib.use("Agg")
 
-    from radin import plots
+    from radin.experiments.plots import style
 
     with matplotlib.rc_context():  # what the build draws after this keeps its own style
-        plots.set_style()
+        style.set_style()
         return draw_panels(runs, part, path)
 
 
@@ -168,23 +207,37 @@ def draw_panels(runs: list[Run], part: str, path: Path) -> list[str]:
     across = axis_of(runs)
     rest = [name for name in varying(runs) if name != across]
     columns = recipes(runs, part)
-    changed = [recipe for recipe in columns if len({accuracy(run, part, recipe) for run in runs}) > 1] or columns
+    changed = [
+        recipe for recipe in columns if len({accuracy(run, part, recipe) for run in runs}) > 1
+    ] or columns
     ticks = list(dict.fromkeys(run.parameters[across] for run in runs))
     lines = list(dict.fromkeys(title(run, rest) for run in runs))
     wide = min(2, len(changed))
     high = math.ceil(len(changed) / wide)
-    figure, grid = plt.subplots(high, wide, figsize=(7, 3.4 * high), sharey=True, squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        high, wide, figsize=(7, 3.4 * high), sharey=True, squeeze=False, layout="constrained"
+    )
     for axes, recipe in itertools.zip_longest(grid.flat, changed):
         if recipe is None:
             axes.remove()
             continue
         for k, line in enumerate(lines):
-            found = [(r.parameters[across], accuracy(r, part, recipe)) for r in runs if title(r, rest) == line]
-            there = [(ticks.index(x) + 0.08 * (k - (len(lines) - 1) / 2), y) for x, y in found if y is not None]
+            found = [
+                (r.parameters[across], accuracy(r, part, recipe))
+                for r in runs
+                if title(r, rest) == line
+            ]
+            there = [
+                (ticks.index(x) + 0.08 * (k - (len(lines) - 1) / 2), y)
+                for x, y in found
+                if y is not None
+            ]
             middle = [y[0] for _, y in there]
             bars = [[y[0] - y[1] for _, y in there], [y[2] - y[0] for _, y in there]]
             marker = "osD^vP*X<>"[k % 10]
-            axes.errorbar([x for x, _ in there], middle, bars, marker=marker, capsize=3, label=line or None)
+            axes.errorbar(
+                [x for x, _ in there], middle, bars, marker=marker, capsize=3, label=line or None
+            )
         axes.set(title=recipe, xlabel=across, ylabel=f"{part} accuracy (%)")
         axes.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
     if rest:
@@ -208,7 +261,9 @@ def write(source: Path, runs: list[Run], page: Path, left_out: int = 0) -> None:
     for number, part in enumerate(parts(runs)):
         picture = page.with_name(f"{page.stem}-{number}.png")
         drawn = draw(runs, part, picture)
-        text += part_section(runs, part, baseline, picture.name, drawn, f"fig-rerun-{source.stem}-{number}")
+        text += part_section(
+            runs, part, baseline, picture.name, drawn, f"fig-rerun-{source.stem}-{number}"
+        )
     if table := number_table(runs):
         text += ["## Other numbers of the chapter", NUMBERS, table]
     elif not parts(runs):
@@ -220,10 +275,16 @@ def write(source: Path, runs: list[Run], page: Path, left_out: int = 0) -> None:
 
 
 def introduction(runs: list[Run], names: list[str], name: str, left_out: int) -> str:
-    same = [f"`{key} = {value!r}`" for key, value in runs[0].parameters.items() if key not in names or len(runs) == 1]
+    same = [
+        f"`{key} = {value!r}`"
+        for key, value in runs[0].parameters.items()
+        if key not in names or len(runs) == 1
+    ]
     many = f" {len(runs)} times" if len(runs) > 1 else ""
     text = f"[This chapter](../{name}) was run{many} with `make rerun`"
-    text += f", with other values of {' and '.join(f'`{each}`' for each in names)}." if many else "."
+    text += (
+        f", with other values of {' and '.join(f'`{each}`' for each in names)}." if many else "."
+    )
     if same:
         text += f"{' The same in all runs' if many else ' Its parameters'}: {', '.join(same)}."
     if left_out:
@@ -231,10 +292,19 @@ def introduction(runs: list[Run], names: list[str], name: str, left_out: int) ->
     return text
 
 
-def part_section(runs: list[Run], part: str, baseline: Run, picture: str, drawn: list[str], label: str) -> list[str]:
+def part_section(
+    runs: list[Run], part: str, baseline: Run, picture: str, drawn: list[str], label: str
+) -> list[str]:
     """Figure and tables of one set of images."""
     names, columns = varying(runs), recipes(runs, part)
-    counts = sorted({len(right) for run in runs if part in run.answers for right in run.answers[part][1].values()})
+    counts = sorted(
+        {
+            len(right)
+            for run in runs
+            if part in run.answers
+            for right in run.answers[part][1].values()
+        }
+    )
     text = [
         f"## Accuracy on {part}",
         figure_directive(runs, part, " or ".join(f"{n:,}" for n in counts), picture, drawn, label),
@@ -250,7 +320,9 @@ def part_section(runs: list[Run], part: str, baseline: Run, picture: str, drawn:
     return text
 
 
-def figure_directive(runs: list[Run], part: str, images: str, picture: str, drawn: list[str], label: str) -> str:
+def figure_directive(
+    runs: list[Run], part: str, images: str, picture: str, drawn: list[str], label: str
+) -> str:
     names, across = varying(runs), axis_of(runs)
     rest = [name for name in names if name != across]
     lines = f", with a line for each {' and '.join(rest)}" if rest else ""
@@ -270,11 +342,22 @@ def write_csv(runs: list[Run], baseline: Run, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         bounds = ["", "_low", "_high"]
-        head = ["part", "recipe", "images", *(f"accuracy{b}" for b in bounds), *(f"minus_baseline{b}" for b in bounds)]
+        head = [
+            "part",
+            "recipe",
+            "images",
+            *(f"accuracy{b}" for b in bounds),
+            *(f"minus_baseline{b}" for b in bounds),
+        ]
         table.writerow([*names, *head])
         for run in runs:
             for part, (_, right) in run.answers.items():
                 for recipe in right:
-                    alone, paired = accuracy(run, part, recipe), difference(run, baseline, part, recipe)
+                    alone, paired = (
+                        accuracy(run, part, recipe),
+                        difference(run, baseline, part, recipe),
+                    )
                     numbers = [*(alone or [""] * 3), *(paired or [""] * 3)]
-                    table.writerow([*values(run, names), part, recipe, len(right[recipe]), *numbers])
+                    table.writerow(
+                        [*values(run, names), part, recipe, len(right[recipe]), *numbers]
+                    )

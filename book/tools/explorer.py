@@ -18,10 +18,13 @@ import vl_convert
 from matplotlib.figure import Figure
 
 import radin
-from radin import replay
-from radin.plots import RECIPE_STYLES, set_style
+from radin.experiments.bench import replay
+from radin.experiments.plots.style import RECIPE_STYLES, set_style
 
-CANDIDATES = {"cifar10": (10, 20, 50, 100, 200, 500, 1023), "cifar10-wild": (10, 20, 40, 60, 80, 100, 127)}
+CANDIDATES = {
+    "cifar10": (10, 20, 50, 100, 200, 500, 1023),
+    "cifar10-wild": (10, 20, 40, 60, 80, 100, 127),
+}
 SEEDS = 10
 LIMIT = 30  # the largest budget
 RECIPES = ("radin", "greedy", "random", "uniform", "best_single")
@@ -61,7 +64,9 @@ def write_explorer(stage: Path) -> None:
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub is older than it
     (static / "vega.js").write_text(f"(function () {{\n{bundle}\n}})();\n", "utf-8")
     soups = start_soups()
-    with matplotlib.rc_context():  # the style is this figure's own, whatever was drawn before or is drawn after
+    with (
+        matplotlib.rc_context()
+    ):  # the style is this figure's own, whatever was drawn before or is drawn after
         set_style()
         still_figure(soups).savefig(figures / "explorer.png", dpi=110, metadata={"Software": None})
     (stage / "book" / "explorer.md").write_text(fragment(soups), "utf-8")
@@ -72,7 +77,10 @@ def zoo_data(name: str) -> dict[str, Any]:
     bench = radin.SoupBench.load(name)
     rows, N = 2**bench.num_models - 1, bench.num_models
     bits = 2 ** np.arange(N)
-    draws = [((radin.monte_carlo(N, rows, seed).numpy() > 0) @ bits - 1).tolist() for seed in range(SEEDS)]
+    draws = [
+        ((radin.monte_carlo(N, rows, seed).numpy() > 0) @ bits - 1).tolist()
+        for seed in range(SEEDS)
+    ]
 
     def hits(accuracies: Any, part: str) -> list[int]:
         return (accuracies * bench.bank(part).num_images / 100).round().int().tolist()
@@ -87,7 +95,10 @@ def zoo_data(name: str) -> dict[str, Any]:
         "draws": draws,
         # As in `craft`: the random recipe permutes the candidates with a generator of its own.
         "blind": [
-            {M: np.random.default_rng(seed).permutation(M)[:LIMIT].tolist() for M in CANDIDATES[name]}
+            {
+                M: np.random.default_rng(seed).permutation(M)[:LIMIT].tolist()
+                for M in CANDIDATES[name]
+            }
             for seed in range(SEEDS)
         ],
     }
@@ -100,10 +111,14 @@ def plane_chart() -> dict[str, Any]:
     """Fast estimate against accuracy: every subset a dot, whose look says what has become of it."""
     names = list(LAYERS)
     colour = alt.Color(
-        "state:N", scale=alt.Scale(domain=names, range=[look[0] for look in LAYERS.values()]), legend=_legend()
+        "state:N",
+        scale=alt.Scale(domain=names, range=[look[0] for look in LAYERS.values()]),
+        legend=_legend(),
     )
     shape = alt.Shape(
-        "state:N", scale=alt.Scale(domain=names, range=[look[2] for look in LAYERS.values()]), legend=_legend()
+        "state:N",
+        scale=alt.Scale(domain=names, range=[look[2] for look in LAYERS.values()]),
+        legend=_legend(),
     )
     base = alt.Chart(alt.NamedData("soups"), title="candidates and evaluations").encode(
         x=alt.X(
@@ -126,7 +141,11 @@ def plane_chart() -> dict[str, Any]:
     # One layer for each state, so that what matters is drawn last, and large.
     layers = [
         base.transform_filter(alt.datum.state == name).mark_point(
-            filled=True, size=size, opacity=0.6 if size < 50 else 1, stroke="white" if size > 50 else None, aria=False
+            filled=True,
+            size=size,
+            opacity=0.6 if size < 50 else 1,
+            stroke="white" if size > 50 else None,
+            aria=False,
         )
         for name, (_, size, _) in LAYERS.items()
     ]
@@ -147,16 +166,29 @@ def curve_chart() -> dict[str, Any]:
         .encode(
             x=alt.X("budget:Q", title="budget (evaluations)", axis=alt.Axis(tickMinStep=1)),
             y=alt.Y("test:Q", title="test accuracy (%)", scale=alt.Scale(zero=False)),
-            color=alt.Color("recipe:N", scale=alt.Scale(domain=names, range=colours), legend=_legend()),
-            strokeDash=alt.StrokeDash("recipe:N", scale=alt.Scale(domain=names, range=dashes), legend=_legend()),
-            tooltip=["recipe:N", "budget:Q", "ingredients:N", alt.Tooltip("test:Q", title="test (%)", format=".2f")],
+            color=alt.Color(
+                "recipe:N", scale=alt.Scale(domain=names, range=colours), legend=_legend()
+            ),
+            strokeDash=alt.StrokeDash(
+                "recipe:N", scale=alt.Scale(domain=names, range=dashes), legend=_legend()
+            ),
+            tooltip=[
+                "recipe:N",
+                "budget:Q",
+                "ingredients:N",
+                alt.Tooltip("test:Q", title="test (%)", format=".2f"),
+            ],
         )
     )
     now = alt.Chart(alt.NamedData("now")).encode(x="budget:Q")
     rule = now.mark_rule(color="#767676", aria=False)
-    word = now.mark_text(align="left", dx=4, dy=-8, text="your budget", color=TEXT, fontSize=12, aria=False)
+    word = now.mark_text(
+        align="left", dx=4, dy=-8, text="your budget", color=TEXT, fontSize=12, aria=False
+    )
     word = word.encode(y=alt.value("height"))
-    return _finished(alt.layer(rule, lines, word), "Test accuracy of each recipe's soup at every budget.")
+    return _finished(
+        alt.layer(rule, lines, word), "Test accuracy of each recipe's soup at every budget."
+    )
 
 
 def _legend() -> alt.Legend:
@@ -185,11 +217,20 @@ def start_candidates(bench: radin.SoupBench) -> Any:
     return radin.monte_carlo(bench.num_models, START["candidates"], START["seed"])
 
 
-def start_soups(budget: int = START["budget"], recipes: tuple[str, ...] = RECIPES) -> dict[str, radin.Soup]:
+def start_soups(
+    budget: int = START["budget"], recipes: tuple[str, ...] = RECIPES
+) -> dict[str, radin.Soup]:
     """What recipes return at the settings that the page starts from."""
     bench = radin.SoupBench.load(START["zoo"])
-    settings = {"candidates": start_candidates(bench), "prior": START["prior"], "seed": START["seed"]}
-    return {recipe: radin.craft(bench.val, bench.evaluator("val"), budget, recipe, **settings) for recipe in recipes}
+    settings = {
+        "candidates": start_candidates(bench),
+        "prior": START["prior"],
+        "seed": START["seed"],
+    }
+    return {
+        recipe: radin.craft(bench.val, bench.evaluator("val"), budget, recipe, **settings)
+        for recipe in recipes
+    }
 
 
 def still_figure(soups: dict[str, radin.Soup]) -> Figure:
@@ -209,7 +250,9 @@ def still_figure(soups: dict[str, radin.Soup]) -> Figure:
     markers = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^"}
     for name, rows in groups.items():
         colour, size, shape = LAYERS[name]
-        plane.scatter(fast[rows], val[rows], s=size / 2, c=colour, marker=markers[shape], label=name)
+        plane.scatter(
+            fast[rows], val[rows], s=size / 2, c=colour, marker=markers[shape], label=name
+        )
     plane.set(xlabel="fast estimate (%)", ylabel="accuracy of the soup on validation (%)")
     plane.legend(fontsize=8)
     budgets = range(1, LIMIT + 1)
@@ -284,7 +327,14 @@ def live_html() -> str:
         for name, label, low, high, step, value in (
             ("budget", "budget B", 1, LIMIT, 1, START["budget"]),
             ("prior", "prior λ (points)", 0, 5, 0.1, START["prior"]),
-            ("candidates", "Monte Carlo candidates", 0, len(CANDIDATES[START["zoo"]]) - 1, 1, first),
+            (
+                "candidates",
+                "Monte Carlo candidates",
+                0,
+                len(CANDIDATES[START["zoo"]]) - 1,
+                1,
+                first,
+            ),
             ("seed", "seed", 0, SEEDS - 1, 1, START["seed"]),
         )
     )
@@ -294,7 +344,10 @@ def live_html() -> str:
         for name in RECIPES
     )
     options = "".join(f'<option value="{name}">{name}</option>' for name in CANDIDATES)
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("recipe", "soup of", "spent", "val", "test", "regret"))
+    heads = "".join(
+        f'<th scope="col">{head}</th>'
+        for head in ("recipe", "soup of", "spent", "val", "test", "regret")
+    )
     return f"""\
 <div class="radin-explorer">
 <section class="explorer-live" aria-label="Budget explorer" hidden>

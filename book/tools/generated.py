@@ -33,7 +33,10 @@ def add_reruns(stage: Path, notebooks: list[Path], kept: Path) -> None:
         runs, left_out = read_runs(path, kept / path.stem)
         if parent is not None and left_out and not runs:  # with some runs left, their page says it
             many = "1 kept run is" if left_out == 1 else f"{left_out} kept runs are"
-            print(f"{path.stem}: {many} outdated and left out; make rerun makes them again", flush=True)
+            print(
+                f"{path.stem}: {many} outdated and left out; make rerun makes them again",
+                flush=True,
+            )
         if parent is not None and runs:
             comparison.write(path, runs, stage / "reruns" / f"{path.stem}.md", left_out)
             pages.append({"file": f"reruns/{path.stem}"})
@@ -55,4 +58,6 @@ def find_entry(contents: Any, file: str) -> dict[str, Any] | None:
             return contents
         contents = list(contents.values())
     children = contents if isinstance(contents, list) else []
-    return next((found for child in children if (found := find_entry(child, file)) is not None), None)
+    return next(
+        (found for child in children if (found := find_entry(child, file)) is not None), None
+    )

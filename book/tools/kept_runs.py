@@ -31,7 +31,9 @@ class Run:
     """One kept run: all its parameters, and what its notebook recorded and glued."""
 
     parameters: Parameters
-    answers: dict[str, tuple[str, dict[str, Tensor]]]  # part: fingerprint of its labels, right answers by recipe
+    answers: dict[
+        str, tuple[str, dict[str, Tensor]]
+    ]  # part: fingerprint of its labels, right answers by recipe
     numbers: dict[str, float]
     seconds: float
 
@@ -48,7 +50,9 @@ def fingerprint(source: Path) -> str:
         raise BuildError("radin is not installed beside the book's tools; `make` does that")
     digest = hashlib.sha256(source.read_bytes())
     digest.update(module_digest(Path(spec.origin).parent))
-    digest.update(f"|torch {installed_version('torch')}|{os.environ.get('RADIN_DATA', '')}".encode())
+    digest.update(
+        f"|torch {installed_version('torch')}|{os.environ.get('RADIN_DATA', '')}".encode()
+    )
     return digest.hexdigest()[:16]
 
 
@@ -91,7 +95,9 @@ def read_runs(source: Path, folder: Path) -> tuple[list[Run], int]:
         if kept["fingerprint"] != current:
             left_out += 1
             continue
-        kept["parameters"] = {name: kept["parameters"][name] for name in declared}  # a notebook's file sorts them
+        kept["parameters"] = {
+            name: kept["parameters"][name] for name in declared
+        }  # a notebook's file sorts them
         runs.setdefault(repr(kept["parameters"]), read_run(path, kept))
     return sorted(runs.values(), key=in_order), left_out
 
@@ -103,7 +109,7 @@ def in_order(run: Run) -> list[tuple[str, Any]]:
 
 def read_run(path: Path, kept: Parameters) -> Run:
     """Everything that a kept notebook recorded and glued."""
-    from radin.notebook import RECORD, recorded
+    from radin.experiments.notebook import RECORD, recorded
 
     answers, numbers = {}, {}
     for name, value in glued(nbformat.read(path, as_version=4)).items():

@@ -1,6 +1,6 @@
 """Build the book: stage a copy, run its notebooks, let Jupyter Book make the pages.
 
-    python book/make.py --budget 8 --seed 3
+    python book/tools/make.py --budget 8 --seed 3
 
 Every parameter that a notebook declares in its `parameters` cell is an option here. The source tree is
 never written to: the work happens under `_build/stage`, the finished book lands in `_build/html`, and a
@@ -24,14 +24,22 @@ from typing import Any, NoReturn
 from explorer import write_explorer
 from generated import add_reruns, fill, way_to_times
 from notebook_page import finish_notebook, git
-from parameters import BuildError, Parameters, all_parameters, check_given, declared_parameters, parse_value
+from parameters import (
+    BuildError,
+    Parameters,
+    all_parameters,
+    check_given,
+    declared_parameters,
+    parse_value,
+)
 from pictures import save_glued_pictures
-from radin.notebook import own_kernel
+from radin.experiments.notebook import own_kernel
 from times import Times
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "CHANGELOG.md")
 ASSIGNMENTS = Path("notebooks") / "assignments"  # shown as students get them, never run
+TOOLS = Path(__file__).resolve().parent  # these scripts, which are no pages
 RELEASE = "release"  # what students get; beside it lie solutions, a class's work and its marks
 TEXT_SUFFIXES = {".md", ".ipynb", ".yml"}
 REPOSITORY = "radin-companion/radin-companion"  # owner/name as the sources write it
@@ -71,18 +79,26 @@ def find_page(root: Path, name: str) -> Path:
 
 def parse_options(argv: list[str] | None, defaults: Parameters) -> tuple[Path, Parameters]:
     """The output folder, and the notebook parameters given on the command line."""
-    parser = OptionParser(prog="book/make.py", allow_abbrev=False, description=WHAT)
-    parser.add_argument("--out", type=Path, default=ROOT / "_build", help="where to build (default: _build)")
+    parser = OptionParser(prog="book/tools/make.py", allow_abbrev=False, description=WHAT)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "_build", help="where to build (default: _build)"
+    )
     given = parser.add_argument_group("notebook parameters")
     for name, default in defaults.items():
         option = "--" + name.replace("_", "-")
-        given.add_argument(option, dest=f"parameter {name}", metavar="VALUE", help=f"default {default!r}")
+        given.add_argument(
+            option, dest=f"parameter {name}", metavar="VALUE", help=f"default {default!r}"
+        )
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise BuildError(f"no notebook declares {unknown[0]}; they declare {', '.join(defaults) or 'nothing'}")
+        raise BuildError(
+            f"no notebook declares {unknown[0]}; they declare {', '.join(defaults) or 'nothing'}"
+        )
     texts = {name: getattr(options, f"parameter {name}") for name in defaults}
     given_texts = {name: text for name, text in texts.items() if text is not None}
-    parameters = {name: parse_value(name, text, defaults[name]) for name, text in given_texts.items()}
+    parameters = {
+        name: parse_value(name, text, defaults[name]) for name, text in given_texts.items()
+    }
     return options.out.resolve(), parameters
 
 
@@ -102,7 +118,9 @@ def only_build_in(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BuildError(f"another build is at work in {out}; give this one its own --out") from error
+            raise BuildError(
+                f"another build is at work in {out}; give this one its own --out"
+            ) from error
         yield
 
 
@@ -126,6 +144,8 @@ def left_behind(folder: str, names: list[str]) -> set[str]:
     """What of a folder has no business in a book: hidden files, and all of the assignments but what students get."""
     if Path(folder) == ROOT / ASSIGNMENTS:
         return set(names) - {RELEASE}
+    if Path(folder) == ROOT / "book":
+        return shutil.ignore_patterns(".*", TOOLS.name)(folder, names)
     return shutil.ignore_patterns(".*", "__pycache__")(folder, names)
 
 
@@ -182,10 +202,14 @@ def run_notebook(path: Path, name: str, parameters: Parameters, target: Path | N
         )
     except papermill.PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}".strip().splitlines()[-1].rstrip(".")
-        raise BuildError(f"{name}, cell [{error.exec_count}]: {reason} (as it failed: {target})") from error
+        raise BuildError(
+            f"{name}, cell [{error.exec_count}]: {reason} (as it failed: {target})"
+        ) from error
     except Exception as error:  # a kernel that died or never came up has many classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise BuildError(f"{name} did not run to its end: {reason} (the notebook so far: {target})") from error
+        raise BuildError(
+            f"{name} did not run to its end: {reason} (the notebook so far: {target})"
+        ) from error
 
 
 # ---------------------------------------------------------------- pages
@@ -196,13 +220,17 @@ def build_pages(stage: Path, log: Path) -> Path:
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command = [*jupyter_book, "build", str(stage), "-W", "-n", "--keep-going"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    output = TERMINAL_COLOUR.sub("", done.stdout.decode("utf-8", "replace")).replace(f"{stage}{os.sep}", "")
+    output = TERMINAL_COLOUR.sub("", done.stdout.decode("utf-8", "replace")).replace(
+        f"{stage}{os.sep}", ""
+    )
     log.write_text(output, "utf-8")
     if done.returncode != 0:
         lines = output.splitlines()
         complaints = [line for line in lines if SPHINX_COMPLAINT.search(line)] or lines[-20:]
         print("\n".join(dict.fromkeys(complaints)), file=sys.stderr)
-        raise BuildError(f"the pages have the warnings above, and each is an error here (whole log: {log})")
+        raise BuildError(
+            f"the pages have the warnings above, and each is an error here (whole log: {log})"
+        )
     return stage / "_build" / "html"
 
 
@@ -232,11 +260,18 @@ def progress(step: str) -> Iterator[None]:
 def build(argv: list[str] | None) -> Path:
     """The whole road from sources to `index.html`, whose path it returns."""
     pages = [page.relative_to(ROOT) for page in pages_in_toc(ROOT)]
-    notebooks = [page for page in pages if page.suffix == ".ipynb" and not page.is_relative_to(ASSIGNMENTS)]
+    notebooks = [
+        page for page in pages if page.suffix == ".ipynb" and not page.is_relative_to(ASSIGNMENTS)
+    ]
     declared = {path: declared_parameters(ROOT / path) for path in notebooks}
-    defaults = {name: value for parameters in declared.values() for name, value in parameters.items()}
+    defaults = {
+        name: value for parameters in declared.values() for name, value in parameters.items()
+    }
     out, parameters = parse_options(argv, defaults)
-    given = {path: {name: parameters[name] for name in declared[path] if name in parameters} for path in notebooks}
+    given = {
+        path: {name: parameters[name] for name in declared[path] if name in parameters}
+        for path in notebooks
+    }
     for path in notebooks:
         check_given(ROOT / path, path.as_posix(), given[path])
     stage = out / "stage"
@@ -247,13 +282,19 @@ def build(argv: list[str] | None) -> Path:
         times = Times(Path(os.environ["RADIN_CACHE"]))
         add_reruns(stage, [ROOT / path for path in notebooks], out / "reruns")
         sources = [(stage / path, path.as_posix()) for path in notebooks]
-        fill(stage / "book" / "rerun.md", "parameters of the notebooks", all_parameters(sources, "tab-parameters"))
+        fill(
+            stage / "book" / "rerun.md",
+            "parameters of the notebooks",
+            all_parameters(sources, "tab-parameters"),
+        )
         for path in notebooks:
             with progress(path.as_posix()):
                 with kernels_speak_to(out / "kernels.log"), times.of(path.as_posix()):
                     run_notebook(stage / path, path.as_posix(), given[path])
                 times_page = way_to_times(stage, path)
-                finish_notebook(stage / path, path.as_posix(), declared[path], given[path], ROOT, times_page)
+                finish_notebook(
+                    stage / path, path.as_posix(), declared[path], given[path], ROOT, times_page
+                )
                 save_glued_pictures(stage / path, stage / "book" / "figures")
         fill(stage / "book" / "times.md", "execution times", times.page())
         with progress("explorer"):

@@ -87,7 +87,9 @@ def is_plain_text(text: str) -> bool:
 def provenance(name: str, parameters: Parameters, root: Path, times: str = "") -> str:
     """A folded box: what ran, on what, and the command that runs it again."""
     took = f"; see [Execution times]({times})" if times else ""
-    versions = ", ".join(f"{package} {installed_version(package)}" for package in ("torch", "radin"))
+    versions = ", ".join(
+        f"{package} {installed_version(package)}" for package in ("torch", "radin")
+    )
     return f"""\
 ::::{{admonition}} Provenance
 :class: dropdown provenance
@@ -116,7 +118,9 @@ def commit(root: Path) -> str:
     revision = git(root, "rev-parse", "--short", "HEAD")
     if not revision:
         return "unknown"
-    return f"`{revision}`" + (" with uncommitted changes" if git(root, "status", "--porcelain") else "")
+    return f"`{revision}`" + (
+        " with uncommitted changes" if git(root, "status", "--porcelain") else ""
+    )
 
 
 def installed_version(package: str) -> str:
@@ -130,7 +134,7 @@ def device_in_use(choice: str) -> str:
     """What the parameter `device` came to on this machine, in words."""
     import torch
 
-    from radin.devices import pick_device
+    from radin.inference.devices import pick_device
 
     device = pick_device(choice)
     if device.type == "cpu":
@@ -144,7 +148,9 @@ def git(root: Path, *arguments: str) -> str:
     if not (root / ".git").exists():
         return ""
     try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

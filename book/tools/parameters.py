@@ -39,7 +39,9 @@ def declared_parameters(notebook: Path) -> Parameters:
         return dict(literal_assignments(parameters_cell(notebook)))
     except (ValueError, SyntaxError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise BuildError(f"{notebook} is no notebook with a cell of plain parameters: {reason}") from error
+        raise BuildError(
+            f"{notebook} is no notebook with a cell of plain parameters: {reason}"
+        ) from error
 
 
 def literal_assignments(source: str) -> Iterator[tuple[str, Any]]:
@@ -88,13 +90,15 @@ def own_check(notebook: Path) -> ast.Call | None:
 
 def call(check: ast.Call, name: str, values: Parameters, **instead: Callable[..., Any]) -> Any:
     """Do what a notebook's call of `check_parameters` does, before the notebook runs."""
-    from radin import notebook as shared
+    from radin.experiments import notebook as shared
 
     code = compile(ast.Expression(check), name, "eval")
     try:
         return eval(code, vars(shared) | values | instead)
     except NameError as error:
-        raise BuildError(f"{name} checks its parameters with what radin.notebook does not have: {error}") from error
+        raise BuildError(
+            f"{name} checks its parameters with what radin.experiments.notebook does not have: {error}"
+        ) from error
     except (AttributeError, TypeError) as error:
         raise BuildError(f"{name} calls check_parameters in a way that fails: {error}") from error
 
@@ -118,7 +122,9 @@ def parse_value(name: str, text: str, default: Any) -> Any:
         return float(value)
     if default is not None and type(value) is not type(default):
         kind = KINDS.get(type(default), type(default).__name__)
-        raise BuildError(f"{name} must be {kind}, as in the notebooks' {name} = {default!r}; it is {text!r}")
+        raise BuildError(
+            f"{name} must be {kind}, as in the notebooks' {name} = {default!r}; it is {text!r}"
+        )
     return value
 
 
@@ -140,7 +146,7 @@ def check_given(notebook: Path, name: str, values: Parameters) -> None:
 
 def allowed_values(notebook: Path, name: str) -> dict[str, str]:
     """What each parameter may be, in words; empty for a notebook that checks nothing."""
-    from radin.notebook import ZOOS, allowed
+    from radin.experiments.notebook import ZOOS, allowed
 
     check = own_check(notebook)
     if check is None:
@@ -166,7 +172,11 @@ def parameter_table(notebook: Path, name: str) -> str:
     """One chapter's parameters as a folded table; empty when it has none."""
     allowed, meaning = allowed_values(notebook, name), meanings(notebook)
     rows = [
-        [f"`{parameter} = {default!r}`", as_code(allowed.get(parameter, "")), as_code(meaning[parameter])]
+        [
+            f"`{parameter} = {default!r}`",
+            as_code(allowed.get(parameter, "")),
+            as_code(meaning[parameter]),
+        ]
         for parameter, default in declared_parameters(notebook).items()
     ]
     if not rows:
@@ -177,7 +187,9 @@ def parameter_table(notebook: Path, name: str) -> str:
 
 def all_parameters(notebooks: Iterable[tuple[Path, str]], label: str) -> str:
     """The parameters of all chapters as one table with a label; chapters that say the same share a line."""
-    found: dict[str, dict[str, dict[str, list[str]]]] = {}  # parameter, allowed, meaning and default: chapters
+    found: dict[
+        str, dict[str, dict[str, list[str]]]
+    ] = {}  # parameter, allowed, meaning and default: chapters
     for path, name in notebooks:
         allowed, meaning = allowed_values(path, name), meanings(path)
         for parameter, default in declared_parameters(path).items():
@@ -196,5 +208,9 @@ def all_parameters(notebooks: Iterable[tuple[Path, str]], label: str) -> str:
 def list_table(rows: list[list[str]], title: str = "", label: str = "") -> str:
     """Rows of Markdown as a MyST table, the first of them its head."""
     options = [f":name: {label}"] * bool(label) + [":header-rows: 1"]
-    lines = [("* - " if column == 0 else "  - ") + cell for row in rows for column, cell in enumerate(row)]
+    lines = [
+        ("* - " if column == 0 else "  - ") + cell
+        for row in rows
+        for column, cell in enumerate(row)
+    ]
     return "\n".join([f":::{{list-table}} {title}".rstrip(), *options, "", *lines, ":::"])

@@ -1,6 +1,6 @@
 """Run one chapter with many parameters, side by side: `make rerun CHAPTER=04_cifar10 BUDGETS="1 2 4 8"`.
 
-    python book/rerun_grid.py 04_cifar10 --vary budget "1 2 4 8" --grid "prior=0,1" --quick 1
+    python book/tools/rerun_grid.py 04_cifar10 --vary budget "1 2 4 8" --grid "prior=0,1" --quick 1
 
 Each executed notebook is kept under `_build/reruns/<chapter>`, named after its parameters. One that is there
 and was made by the same notebook, module and data is not run again, so a grid that was interrupted, or that
@@ -28,13 +28,24 @@ from tqdm import tqdm
 
 import comparison
 import kept_runs
-from make import ROOT, OptionParser, kernels_speak_to, only_build_in, prepare_environment, run_notebook
+from make import (
+    ROOT,
+    OptionParser,
+    kernels_speak_to,
+    only_build_in,
+    prepare_environment,
+    run_notebook,
+)
 from parameters import BuildError, Parameters, check_given, declared_parameters, parse_value
 
-Run = tuple[str, Parameters]  # the name of its file, and the parameters that are not the chapter's own
+Run = tuple[
+    str, Parameters
+]  # the name of its file, and the parameters that are not the chapter's own
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 LONGEST_NAME = 150  # letters; a file system takes 255, less what is put around
-AT_WORK = re.compile(r"\..*\.(?P<pid>\d+)\.unfinished\.ipynb")  # and no failed run: those have no dot in front
+AT_WORK = re.compile(
+    r"\..*\.(?P<pid>\d+)\.unfinished\.ipynb"
+)  # and no failed run: those have no dot in front
 
 
 # ---------------------------------------------------------------- what to run
@@ -51,7 +62,11 @@ def find_chapter(chapter: str, root: Path) -> Path:
 
 def split_values(text: str) -> list[str]:
     """The values in "1,2 4": divided by commas and blanks, or by semicolons where a value has commas itself."""
-    return [part.strip() for part in text.split(";")] if ";" in text else text.replace(",", " ").split()
+    return (
+        [part.strip() for part in text.split(";")]
+        if ";" in text
+        else text.replace(",", " ").split()
+    )
 
 
 def split_grid(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -63,20 +78,28 @@ def split_grid(text: str) -> Iterator[tuple[str, list[str]]]:
     for word in words:
         name, equals, values = word.partition("=")
         if not equals:
-            raise BuildError(f"GRID needs name=value,value as in GRID='budget=1,2 prior=0,1'; {word!r} is none")
+            raise BuildError(
+                f"GRID needs name=value,value as in GRID='budget=1,2 prior=0,1'; {word!r} is none"
+            )
         yield name, split_values(values)
 
 
-def parse_axes(given: Iterable[tuple[str, list[str]]], declared: Parameters, chapter: str) -> dict[str, list[Any]]:
+def parse_axes(
+    given: Iterable[tuple[str, list[str]]], declared: Parameters, chapter: str
+) -> dict[str, list[Any]]:
     """The values of each axis, each once, of the type of the chapter's own default."""
     axes: dict[str, list[Any]] = {}
     for name, texts in given:
         if name not in declared:
-            raise BuildError(f"{chapter} has no parameter {name!r}; it has {', '.join(declared) or 'none'}")
+            raise BuildError(
+                f"{chapter} has no parameter {name!r}; it has {', '.join(declared) or 'none'}"
+            )
         if name in axes:
             raise BuildError(f"{name} is given twice; put all its values into one list")
         if not texts:
-            raise BuildError(f"{name} has no value; write one or several, as in GRID='{name}={declared[name]}'")
+            raise BuildError(
+                f"{name} has no value; write one or several, as in GRID='{name}={declared[name]}'"
+            )
         axes[name] = list(dict.fromkeys(parse_value(name, text, declared[name]) for text in texts))
     return axes
 
@@ -93,14 +116,19 @@ def all_runs(axes: dict[str, list[Any]], declared: Parameters) -> list[Run]:
 
 def run_name(given: Parameters) -> str:
     """budget=1,prior=0.0: what a file system takes and a person reads."""
-    name = ",".join(f"{key}={quote(str(value), safe=' ')}" for key, value in given.items()) or "defaults"
+    name = (
+        ",".join(f"{key}={quote(str(value), safe=' ')}" for key, value in given.items())
+        or "defaults"
+    )
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...{joblib.hash(name)[:8]}"
 
 
 # ---------------------------------------------------------------- running
 
 
-def run_one(source: Path, folder: Path, run: Run, mark: Parameters, threads: int) -> tuple[str, str, float]:
+def run_one(
+    source: Path, folder: Path, run: Run, mark: Parameters, threads: int
+) -> tuple[str, str, float]:
     """Run the notebook and keep it under the run's name; returns that name, what went wrong, and the seconds.
 
     Until it is done the notebook belongs to this process alone, for one that outlived its master may be at the same
@@ -115,7 +143,10 @@ def run_one(source: Path, folder: Path, run: Run, mark: Parameters, threads: int
     with kernels_speak_to(folder / "kernels.log"):
         try:
             notebook = run_notebook(source, name, given, at_work)
-            notebook.metadata[kept_runs.KEY] = {**mark, "seconds": round(time.monotonic() - started, 1)}
+            notebook.metadata[kept_runs.KEY] = {
+                **mark,
+                "seconds": round(time.monotonic() - started, 1),
+            }
             nbformat.write(notebook, at_work)
             os.replace(at_work, folder / f"{name}.ipynb")
             failed.unlink(missing_ok=True)
@@ -145,7 +176,7 @@ def parse_jobs(asked: str) -> int | None:
 
 def jobs_at_once(asked: int | None, runs: int) -> int:
     """How many runs go on together: as asked, else one for each core; never more than have 4 GiB of memory each."""
-    from radin.devices import memory
+    from radin.inference.devices import memory
 
     wanted = asked or joblib.cpu_count()
     room = max(1, memory() // 2**30)  # memory() is a quarter of the machine's
@@ -154,7 +185,9 @@ def jobs_at_once(asked: int | None, runs: int) -> int:
     return min(wanted, room, max(1, runs))
 
 
-def run_all(source: Path, folder: Path, runs: list[Run], marks: list[Parameters], jobs: int, quiet: bool) -> list[str]:
+def run_all(
+    source: Path, folder: Path, runs: list[Run], marks: list[Parameters], jobs: int, quiet: bool
+) -> list[str]:
     """Run the notebooks, some at a time; returns one sentence for each that failed."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -162,9 +195,16 @@ def run_all(source: Path, folder: Path, runs: list[Run], marks: list[Parameters]
     threads = max(1, joblib.cpu_count() // jobs)
     # Workers whose master was killed end the run they are at, which is kept, and go a little later.
     pool = joblib.Parallel(
-        n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1, idle_worker_timeout=10
+        n_jobs=jobs,
+        backend="loky",
+        return_as="generator_unordered",
+        batch_size=1,
+        idle_worker_timeout=10,
     )
-    tasks = (joblib.delayed(run_one)(source, folder, *each, threads) for each in zip(runs, marks, strict=True))
+    tasks = (
+        joblib.delayed(run_one)(source, folder, *each, threads)
+        for each in zip(runs, marks, strict=True)
+    )
     try:
         with tqdm(total=len(runs), unit="run", disable=quiet) as bar:
             for name, problem, seconds in pool(tasks):
@@ -173,7 +213,9 @@ def run_all(source: Path, folder: Path, runs: list[Run], marks: list[Parameters]
                 sys.stdout.flush()
                 failed += [problem] * bool(problem)
     except TerminatedWorkerError as error:
-        raise BuildError("the system killed a run, most likely for memory: try again with fewer JOBS") from error
+        raise BuildError(
+            "the system killed a run, most likely for memory: try again with fewer JOBS"
+        ) from error
     return failed
 
 
@@ -185,25 +227,39 @@ def single_values(words: list[str]) -> Iterator[tuple[str, list[str]]]:
     left = iter(words)
     for word in left:
         if not word.startswith("--"):
-            raise BuildError(f"{word!r} belongs to no option; book/rerun_grid.py --help lists them")
+            raise BuildError(
+                f"{word!r} belongs to no option; book/tools/rerun_grid.py --help lists them"
+            )
         name, equals, value = word[2:].partition("=")
         yield name.replace("-", "_"), [value if equals else next(left, "")]
 
 
 def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
     """Run what is missing of a grid, and compare all runs of the chapter; returns a sentence for each that failed."""
-    parser = OptionParser(prog="book/rerun_grid.py", allow_abbrev=False, description="Run one chapter over a grid.")
-    parser.add_argument("chapter", help="such as 04_cifar10; then --NAME VALUE for each parameter with one value")
+    parser = OptionParser(
+        prog="book/tools/rerun_grid.py",
+        allow_abbrev=False,
+        description="Run one chapter over a grid.",
+    )
+    parser.add_argument(
+        "chapter", help="such as 04_cifar10; then --NAME VALUE for each parameter with one value"
+    )
     parser.add_argument("--vary", nargs=2, action="append", default=[], metavar=("NAME", "VALUES"))
     parser.add_argument("--grid", default="", help="several axes: 'budget=1,2 prior=0,1'")
-    parser.add_argument("--jobs", default="", help="how many runs at a time (default: one for each core)")
-    parser.add_argument("--out", type=Path, default=root / "_build", help="where to keep the runs (default: _build)")
+    parser.add_argument(
+        "--jobs", default="", help="how many runs at a time (default: one for each core)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=root / "_build", help="where to keep the runs (default: _build)"
+    )
     options, rest = parser.parse_known_args(argv)
     asked = parse_jobs(options.jobs)
     source = find_chapter(options.chapter, root)
     declared = declared_parameters(source)
     several = [(name, split_values(values)) for name, values in options.vary]
-    axes = parse_axes([*single_values(rest), *several, *split_grid(options.grid)], declared, source.stem)
+    axes = parse_axes(
+        [*single_values(rest), *several, *split_grid(options.grid)], declared, source.stem
+    )
     runs = all_runs(axes, declared)
     for _, given in runs:
         check_given(source, source.stem, given)
@@ -219,12 +275,21 @@ def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
         remove_leftovers(folder)
         (folder / "kernels.log").unlink(missing_ok=True)
         marks = {name: kept_runs.mark(source, declared | given) for name, given in runs}
-        missing = [run for run in runs if not kept_runs.is_current(folder / f"{run[0]}.ipynb", marks[run[0]])]
-        print(f"{source.stem}: {len(runs)} runs, {len(runs) - len(missing)} of them there already", flush=True)
+        missing = [
+            run
+            for run in runs
+            if not kept_runs.is_current(folder / f"{run[0]}.ipynb", marks[run[0]])
+        ]
+        print(
+            f"{source.stem}: {len(runs)} runs, {len(runs) - len(missing)} of them there already",
+            flush=True,
+        )
         failed = []
         if missing:
             jobs = jobs_at_once(asked, len(missing))
-            failed = run_all(source, folder, missing, [marks[name] for name, _ in missing], jobs, quiet)
+            failed = run_all(
+                source, folder, missing, [marks[name] for name, _ in missing], jobs, quiet
+            )
         report(source, folder)
     return failed
 
@@ -233,7 +298,9 @@ def report(source: Path, folder: Path) -> None:
     """Compare the chapter's runs on the terminal and in files."""
     runs, left_out = kept_runs.read_runs(source, folder)
     if left_out:
-        print(f"left out: {left_out} kept runs whose notebook, module, torch or RADIN_DATA is no longer the same")
+        print(
+            f"left out: {left_out} kept runs whose notebook, module, torch or RADIN_DATA is no longer the same"
+        )
     if runs:
         comparison.write(source, runs, folder / "comparison.md", left_out)
         print(f"\n{comparison.short_table(runs)}\n")
@@ -247,7 +314,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the runs that were done are kept, and the same command goes on from there", file=sys.stderr)
+        print(
+            "interrupted; the runs that were done are kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     for problem in failed:
         print(f"error: {problem}", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from notebook_page import device_in_use, installed_version
 from parameters import list_table
-from radin.devices import machine_memory
+from radin.inference.devices import machine_memory
 
 
 class Times:
@@ -31,7 +31,10 @@ class Times:
 
     def page(self) -> str:
         """Hardware and times as Markdown, for the foot of the page."""
-        rows = [[f"[](../{name})", f"{seconds:.0f}", cache_words(made)] for name, seconds, made in self.rows]
+        rows = [
+            [f"[](../{name})", f"{seconds:.0f}", cache_words(made)]
+            for name, seconds, made in self.rows
+        ]
         total = sum(seconds for _, seconds, _ in self.rows)
         rows.append(["**All notebooks**", f"**{total:.0f}**", ""])
         head = ["Page", "Seconds", "What the page needed of earlier work"]
@@ -39,7 +42,11 @@ class Times:
 
 
 def cache_words(made: int) -> str:
-    return "found it all" if made <= 0 else f"made {made} file{'s' * (made > 1)} that the next build finds"
+    return (
+        "found it all"
+        if made <= 0
+        else f"made {made} file{'s' * (made > 1)} that the next build finds"
+    )
 
 
 def count_files(folder: Path) -> int:
@@ -56,7 +63,9 @@ def hardware() -> str:
         "Memory": memory(),
         "Device": device_in_use("auto"),
         "System": f"{platform.system()}, Python {platform.python_version()}",
-        "Versions": ", ".join(f"{package} {installed_version(package)}" for package in ("torch", "numpy", "radin")),
+        "Versions": ", ".join(
+            f"{package} {installed_version(package)}" for package in ("torch", "numpy", "radin")
+        ),
     }
     return "\n\n".join(f"{name}\n: {value}" for name, value in facts.items())
 
@@ -64,7 +73,9 @@ def hardware() -> str:
 def processor() -> str:
     """The processor's name, as far as the system tells it."""
     try:
-        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+        named = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE
+        )
     except OSError:  # not Linux
         named = None
     return named[1] if named else platform.processor() or platform.machine()

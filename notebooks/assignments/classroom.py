@@ -104,8 +104,14 @@ def grade_all(
     waiting: list[tuple[dict[str, Any], Path, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         environment = kernel_environment(Path(scratch), workers, hidden_seed)
-        templates = {name: Path(scratch) / name for name in sorted({each.assignment for each in found} - {""})}
-        made = {name: nbformat.read(prepare(place, name, source), 4) for name, place in templates.items()}
+        templates = {
+            name: Path(scratch) / name
+            for name in sorted({each.assignment for each in found} - {""})
+        }
+        made = {
+            name: nbformat.read(prepare(place, name, source), 4)
+            for name, place in templates.items()
+        }
         known = (releases() if source == SOURCE else {}) | made
         calls: list[Any] = []
         for each in found:
@@ -150,7 +156,9 @@ def grade_all(
             ):
                 row, kept, key = waiting[index]
                 row |= result
-                if not result["failed"] and not timed_out(result):  # a machine too busy may have been the reason
+                if not result["failed"] and not timed_out(
+                    result
+                ):  # a machine too busy may have been the reason
                     _keep(kept, key, result)
         except TerminatedWorkerError:
             raise ClassroomError(
@@ -198,7 +206,9 @@ def _after(row: dict[str, Any]) -> dict[str, Any]:
     told = [f"{who}, cell {cell} {says}." for cell, says in [*row["problems"], *row["errors"]]]
     if row["failed"]:
         told.insert(0, f"{who}: {row['failed']}.")
-    return {key: row[key] for key in ("student", "assignment", "parts", "failed")} | {"problems": told}
+    return {key: row[key] for key in ("student", "assignment", "parts", "failed")} | {
+        "problems": told
+    }
 
 
 def _kept(path: Path, key: str) -> dict[str, Any] | None:
@@ -231,13 +241,17 @@ def check(path: Path, root: Path = RELEASE, timeout: int = 120) -> list[str]:
 
     def asked_to_exit(cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
         # The kernel ends a moment after exit(): how many cells it still runs would be left to chance.
-        if any(each.get("source") == "ask_exit" for each in execute_reply["content"].get("payload", [])):
+        if any(
+            each.get("source") == "ask_exit" for each in execute_reply["content"].get("payload", [])
+        ):
             raise DeadKernelError
 
     known = releases(root)
     name = recognise(read_cells(path), known)
     if not name:
-        raise ClassroomError(f"{path} has the cells of no assignment; the assignments are {', '.join(known)}")
+        raise ClassroomError(
+            f"{path} has the cells of no assignment; the assignments are {', '.join(known)}"
+        )
     notebook, problems = compare(path, name, known)
     told = [f"cell {cell} {says}" for cell, says in problems]
     with tempfile.TemporaryDirectory() as folder:
@@ -259,7 +273,9 @@ def check(path: Path, root: Path = RELEASE, timeout: int = 120) -> list[str]:
                 "order, after a restart of the kernel"
             ) from None
         except CellTimeoutError:
-            raise ClassroomError(f"{path}: {TIMED_OUT} It could not be interrupted either") from None
+            raise ClassroomError(
+                f"{path}: {TIMED_OUT} It could not be interrupted either"
+            ) from None
     for cell in notebook.cells:
         if grade_id(cell) and (says := complaint(cell)):
             told.append(f"cell {grade_id(cell)}: {says}")
@@ -270,7 +286,9 @@ def check(path: Path, root: Path = RELEASE, timeout: int = 120) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="classroom.py", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="classroom.py", description=(__doc__ or "").splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("generate", help="write the student versions")
     for name, says in (
@@ -365,7 +383,9 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     told = check(options.notebook)
-    print("\n".join(told) if told else "All cells are there, and every test that you can see passes.")
+    print(
+        "\n".join(told) if told else "All cells are there, and every test that you can see passes."
+    )
     return 1 if told else 0
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import nbformat
 
+from radin.experiments.notebook import own_kernel
 from radin.files import atomic_path, hash_file, hash_text
-from radin.notebook import own_kernel
 from submissions import HERE, ClassroomError, grade_id, graded_cells
 
 TIMED_OUT = "no answer in the time allowed for a cell: is there a loop without end?"
@@ -41,7 +41,9 @@ def api(course: Path, timeout: int | None = None) -> Any:
     config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
     config.CourseDirectory.root = str(course)
     config.NbGraderAPI.log_level = "ERROR"
-    config.Exchange.root = str(course)  # not used; nbgrader complains of a folder of the system otherwise
+    config.Exchange.root = str(
+        course
+    )  # not used; nbgrader complains of a folder of the system otherwise
     if timeout is not None:
         config.Execute.timeout = timeout
     found = NbGraderAPI(config=config)
@@ -64,7 +66,9 @@ def prepare(course: Path, name: str, source: Path) -> Path:
     )
     done = api(course).generate_assignment(name)
     if not done["success"]:
-        raise ClassroomError(f"{source / name}: nbgrader makes no student version of it: {last_line(done)}")
+        raise ClassroomError(
+            f"{source / name}: nbgrader makes no student version of it: {last_line(done)}"
+        )
     return course / "release" / name / f"{name}.ipynb"
 
 
@@ -79,7 +83,9 @@ def release(name: str, source: Path) -> bytes:
 
 def last_line(done: dict[str, Any]) -> str:
     """The reason in what nbgrader logged: the first error that a traceback ends with."""
-    text = TERMINAL_COLOUR.sub("", done.get("log") or done.get("error") or "it does not say why").strip()
+    text = TERMINAL_COLOUR.sub(
+        "", done.get("log") or done.get("error") or "it does not say why"
+    ).strip()
     reasons = REASON.findall(text)
     return reasons[0] if reasons else text.splitlines()[-1]
 
@@ -106,9 +112,14 @@ def kernel_environment(folder: Path, workers: int, hidden_seed: int) -> dict[str
     return found
 
 
-def key_of(path: Path, template: Path, name: str, hidden_seed: int, timeout: int | None = None) -> str:
+def key_of(
+    path: Path, template: Path, name: str, hidden_seed: int, timeout: int | None = None
+) -> str:
     """Names a grading: the same file against the same tests, in the same time, need not be graded again."""
-    here = [hash_file(HERE / script) for script in ("grading.py", "submissions.py", "nbgrader_config.py")]
+    here = [
+        hash_file(HERE / script)
+        for script in ("grading.py", "submissions.py", "nbgrader_config.py")
+    ]
     return hash_text(
         hash_file(path),
         hash_file(template / "source" / name / f"{name}.ipynb"),
@@ -197,7 +208,9 @@ def _part(
     }
 
 
-def _read(nbgrader: Any, course: Path, name: str) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def _read(
+    nbgrader: Any, course: Path, name: str
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     graded = nbformat.read(course / "autograded" / STUDENT / name / f"{name}.ipynb", as_version=4)
     cells = graded_cells(graded)
     with nbgrader.gradebook as gradebook:
@@ -209,7 +222,9 @@ def _read(nbgrader: Any, course: Path, name: str) -> tuple[list[dict[str, Any]],
     for part, cell in cells.items():
         if part in grades:
             points, most = grades[part]
-            asked = cell.metadata.nbgrader.solution  # a written answer; without points it waits for a reader
+            asked = (
+                cell.metadata.nbgrader.solution
+            )  # a written answer; without points it waits for a reader
             parts.append(
                 _part(
                     part,
@@ -238,11 +253,15 @@ def complaint(cell: Any) -> str:
         if output.output_type == "error":
             kind = TERMINAL_COLOUR.sub("", output.ename)
             lines = TERMINAL_COLOUR.sub("", output.evalue or "").strip().splitlines()
-            if "Timeout" in kind or kind == "KeyboardInterrupt":  # what ends a cell that takes too long
+            if (
+                "Timeout" in kind or kind == "KeyboardInterrupt"
+            ):  # what ends a cell that takes too long
                 return TIMED_OUT
             return " ".join(lines if kind == "AssertionError" else [f"{kind}:", *lines[:1]]) or kind
     streams = [
-        output for output in cell.get("outputs", []) if output.output_type == "stream" and output.name == "stderr"
+        output
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
     ]
     if streams and cell.get("metadata", {}).get("nbgrader", {}).get("grade"):
         return f"wrote to stderr, which nbgrader takes for a failure: {streams[0].text.strip().splitlines()[-1]}"

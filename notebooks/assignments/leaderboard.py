@@ -46,14 +46,18 @@ def rules_of(notebook: Any) -> dict[str, Any]:
     return rules
 
 
-def play(recipe: Recipe, rules: dict[str, Any], hidden_seed: int, league: League = LEAGUE) -> list[float]:
+def play(
+    recipe: Recipe, rules: dict[str, Any], hidden_seed: int, league: League = LEAGUE
+) -> list[float]:
     """Regret of a recipe for every sub-zoo and budget, in percentage points.
 
     Raises ClassroomError when it fails on one, spends too much, or returns what is no soup of the bench.
     """
     regrets = []
     for name, count, sizes in league:
-        for number, zoo in enumerate(rules["sub_zoos"](name, count, sizes, LEAGUE_SEED + hidden_seed)):
+        for number, zoo in enumerate(
+            rules["sub_zoos"](name, count, sizes, LEAGUE_SEED + hidden_seed)
+        ):
             for budget in rules["BUDGETS"]:
                 evaluate, asked = rules["counting"](zoo.evaluator("val"), budget)
                 try:
@@ -65,7 +69,9 @@ def play(recipe: Recipe, rules: dict[str, Any], hidden_seed: int, league: League
                         f"{type(error).__name__}: {reason}"
                     ) from error
                 if len(asked) > budget:
-                    raise ClassroomError(f"{CELL} asks for {len(asked)} evaluations with a budget of {budget}")
+                    raise ClassroomError(
+                        f"{CELL} asks for {len(asked)} evaluations with a budget of {budget}"
+                    )
     return regrets
 
 
@@ -78,18 +84,27 @@ def recipe_of(notebook: Any) -> Recipe:
 
     ids = [grade_id(cell) for cell in notebook.cells]
     if CELL not in ids:
-        raise ClassroomError(f"cell {CELL} is missing; copy it from the student version and answer there")
+        raise ClassroomError(
+            f"cell {CELL} is missing; copy it from the student version and answer there"
+        )
     # Magics (%matplotlib, !pip) do nothing here.
     space: dict[str, Any] = {"__name__": "__main__", "get_ipython": mock.MagicMock()}
 
     def run(cell: Any) -> None:
-        exec(compile(TransformerManager().transform_cell(cell.source), grade_id(cell) or "cell", "exec"), space)
+        exec(
+            compile(
+                TransformerManager().transform_cell(cell.source), grade_id(cell) or "cell", "exec"
+            ),
+            space,
+        )
 
     with contextlib.ExitStack() as lock:
         locked = False
         for cell in notebook.cells[: ids.index(CELL)]:
             if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("grade"):
-                with contextlib.suppress(Exception):  # a part that fails need not be one that the recipe calls
+                with contextlib.suppress(
+                    Exception
+                ):  # a part that fails need not be one that the recipe calls
                     run(cell)
             if not locked and callable(space.get("locked")):
                 locked = True
@@ -97,7 +112,9 @@ def recipe_of(notebook: Any) -> Recipe:
         try:
             run(notebook.cells[ids.index(CELL)])
         except Exception as error:
-            raise ClassroomError(f"cell {CELL} stops with an error: {type(error).__name__}: {error}") from error
+            raise ClassroomError(
+                f"cell {CELL} stops with an error: {type(error).__name__}: {error}"
+            ) from error
     if not callable(space.get(CELL)):
         raise ClassroomError(f"cell {CELL} defines no function {CELL}(bank, evaluate, budget)")
     # The set-up's own `yours` puts the benches, and with them the test images, aside while it calls it.
@@ -127,7 +144,9 @@ def leaderboard(
         raise ClassroomError(f"no student handed in {ASSIGNMENT}.ipynb")
     known, limit, workers = releases(), timeout or TIMEOUT, workers or os.cpu_count() or 1
     environment = os.environ | {"OMP_NUM_THREADS": threads_of_each(workers), "MPLBACKEND": "agg"}
-    calls = (delayed(_enter)(each, known, hidden_seed, limit, league, environment) for each in entered)
+    calls = (
+        delayed(_enter)(each, known, hidden_seed, limit, league, environment) for each in entered
+    )
     results = Parallel(n_jobs=workers, return_as="generator", prefer="threads")(calls)
     rows = list(tqdm(results, total=len(entered), desc="the league", disable=not progress))
     rules = rules_of(known[ASSIGNMENT])
@@ -138,7 +157,9 @@ def leaderboard(
     return _write(rows, out, sum(count for _, count, _ in league))
 
 
-def _crafted(name: str, bank: radin.LogitBank, evaluate: Callable[[Any], float], budget: int) -> Any:
+def _crafted(
+    name: str, bank: radin.LogitBank, evaluate: Callable[[Any], float], budget: int
+) -> Any:
     return radin.craft(bank, evaluate, budget, recipe=name).weights
 
 
@@ -162,12 +183,26 @@ def _enter(
         source, result = Path(folder) / "notebook.ipynb", Path(folder) / "result.json"
         try:
             nbformat.write(compare(each.path, ASSIGNMENT, known)[0], source)
-            command = [sys.executable, __file__, str(source), str(result), str(hidden_seed), json.dumps(league)]
+            command = [
+                sys.executable,
+                __file__,
+                str(source),
+                str(result),
+                str(hidden_seed),
+                json.dumps(league),
+            ]
             done = subprocess.run(
-                command, cwd=folder, capture_output=True, timeout=timeout, check=False, env=environment
+                command,
+                cwd=folder,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                env=environment,
             )
             if not result.is_file():
-                raise ClassroomError(f"its process ended with status {done.returncode} before the league did")
+                raise ClassroomError(
+                    f"its process ended with status {done.returncode} before the league did"
+                )
             row |= json.loads(result.read_text("utf-8"))
         except ClassroomError as error:
             row["problem"] = str(error)
@@ -175,24 +210,34 @@ def _enter(
             row["problem"] = f"not done after {timeout} seconds; make {CELL} faster"
         except Exception as error:  # whatever it is, it is this student's affair alone
             reason = (str(error).strip() or "no message").splitlines()[0]
-            row["problem"] = f"{each.student}'s {each.path.name} could not be entered: {type(error).__name__}: {reason}"
+            row["problem"] = (
+                f"{each.student}'s {each.path.name} could not be entered: {type(error).__name__}: {reason}"
+            )
     return row
 
 
 def _write(rows: list[dict[str, Any]], out: Path, zoos: int) -> str:
     header, lines = ("rank", "student", "mean regret", "worst", "message"), []
     students = [
-        round(_mean(row["regrets"]), 9) for row in rows if not row["problem"] and not row["student"].startswith("(")
+        round(_mean(row["regrets"]), 9)
+        for row in rows
+        if not row["problem"] and not row["student"].startswith("(")
     ]
     for row in rows:
         if row["problem"]:
             lines.append(("", row["student"], "", "", row["problem"]))
             continue
         mean = round(_mean(row["regrets"]), 9)
-        rank = "" if row["student"].startswith("(") else str(1 + sum(other < mean for other in students))
+        rank = (
+            ""
+            if row["student"].startswith("(")
+            else str(1 + sum(other < mean for other in students))
+        )
         lines.append((rank, row["student"], f"{mean:.3f}", f"{max(row['regrets']):.2f}", ""))
     table = reports.markdown(header, lines)
-    title = f"# Leaderboard\n\nMean regret over {zoos} sub-zoos, in percentage points of test accuracy."
+    title = (
+        f"# Leaderboard\n\nMean regret over {zoos} sub-zoos, in percentage points of test accuracy."
+    )
     reports.write_text(out / "leaderboard.md", f"{title}\n\n{table}\n")
     reports.write_text(out / "leaderboard.csv", reports.to_csv(header, lines))
     return table
@@ -201,7 +246,9 @@ def _write(rows: list[dict[str, Any]], out: Path, zoos: int) -> str:
 def main(source: str, target: str, hidden_seed: str, league: str) -> None:
     notebook = nbformat.read(source, as_version=4)
     try:
-        regrets = play(recipe_of(notebook), rules_of(notebook), int(hidden_seed), json.loads(league))
+        regrets = play(
+            recipe_of(notebook), rules_of(notebook), int(hidden_seed), json.loads(league)
+        )
         found = {"regrets": regrets, "problem": ""}
     except ClassroomError as error:
         found = {"regrets": [], "problem": str(error)}

@@ -13,7 +13,9 @@ from submissions import ClassroomError
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]  # student, assignment, part
-Mark = tuple[float, str, float | None]  # the most points, a hash of the answer that was read, points
+Mark = tuple[
+    float, str, float | None
+]  # the most points, a hash of the answer that was read, points
 MARKS = ("student", "assignment", "part", "of", "answer", "points")
 
 
@@ -51,7 +53,10 @@ def write(
         out / "marks.csv",
         to_csv(
             MARKS,
-            ((*key, f"{of:g}", answer, _text(points)) for key, (of, answer, points) in marks.items()),
+            (
+                (*key, f"{of:g}", answer, _text(points))
+                for key, (of, answer, points) in marks.items()
+            ),
         ),
     )
     parts = [
@@ -102,7 +107,8 @@ def summary(table: list[Row]) -> str:
     rows = [
         (
             *totals(row),
-            ", ".join(part["part"] for part in row["parts"] if part["says"]) or ("" if row["parts"] else "-"),
+            ", ".join(part["part"] for part in row["parts"] if part["says"])
+            or ("" if row["parts"] else "-"),
         )
         for row in table
     ]
@@ -126,8 +132,14 @@ def by_hand(
     for name, questions in rubrics.items():
         for part, (question, most, scheme) in questions.items():
             text += [f"## {name}, {part}: {most:g} points", question, scheme]
-            answers = [(r["student"], p["answer"]) for r, p in waiting if (r["assignment"], p["part"]) == (name, part)]
-            text += [f"### {student}\n\n{answer}" for student, answer in answers] or ["*No answer waits.*"]
+            answers = [
+                (r["student"], p["answer"])
+                for r, p in waiting
+                if (r["assignment"], p["part"]) == (name, part)
+            ]
+            text += [f"### {student}\n\n{answer}" for student, answer in answers] or [
+                "*No answer waits.*"
+            ]
     return "\n\n".join(text) + "\n"
 
 
@@ -164,7 +176,10 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
     )
 
 

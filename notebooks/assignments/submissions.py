@@ -47,8 +47,12 @@ def find(folder: Path, known: list[str]) -> list[Submission]:
     there is no folder, or no student in it.
     """
     if not folder.is_dir():
-        raise ClassroomError(f"{folder}: no such folder; SUBMISSIONS=folder holds one folder for each student")
-    students = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+        raise ClassroomError(
+            f"{folder}: no such folder; SUBMISSIONS=folder holds one folder for each student"
+        )
+    students = sorted(
+        place for place in folder.iterdir() if place.is_dir() and not place.name.startswith(".")
+    )
     if not students:
         raise ClassroomError(
             f"{folder} holds no folder of a student; put {known[0]}.ipynb of each student in {folder}/<student>/"
@@ -96,7 +100,9 @@ def _files(known: list[str]) -> str:
 
 def releases(root: Path = RELEASE) -> dict[str, Any]:
     """The student version of every assignment, by name."""
-    return {name: nbformat.read(root / name / f"{name}.ipynb", as_version=4) for name in names(root)}
+    return {
+        name: nbformat.read(root / name / f"{name}.ipynb", as_version=4) for name in names(root)
+    }
 
 
 # ---------------------------------------------------------------- cells
@@ -125,7 +131,9 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
         ) from None
     cells = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise ClassroomError(f"{path.name} is no notebook of today's format; open and save it in JupyterLab")
+        raise ClassroomError(
+            f"{path.name} is no notebook of today's format; open and save it in JupyterLab"
+        )
     return cells
 
 
@@ -160,7 +168,10 @@ def compare(path: Path, name: str, known: Mapping[str, Any]) -> tuple[Any, list[
             else f"{path.name} has none of the cells of {name}; answer in the student version"
         )
     last = {grade_id(cell): index for index, cell in enumerate(cells)}
-    originals = [wanted.get(grade_id(cell)) if last[grade_id(cell)] == i else None for i, cell in enumerate(cells)]
+    originals = [
+        wanted.get(grade_id(cell)) if last[grade_id(cell)] == i else None
+        for i, cell in enumerate(cells)
+    ]
     kept = [_clean(cell, original) for cell, original in zip(cells, originals, strict=True)]
     copied = dict(_copied(cells, wanted))
     once = {cell: index for cell, index in last.items() if cell not in copied}
@@ -192,7 +203,9 @@ def _copied(cells: list[dict[str, Any]], wanted: Mapping[str, Any]) -> Iterator[
             )
 
 
-def _changed(cells: list[Any], last: Mapping[str, int], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _changed(
+    cells: list[Any], last: Mapping[str, int], wanted: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     for name, original in wanted.items():
         locked = name in last and original.metadata.nbgrader.locked
         if locked and _lines(text_of(cells[last[name]])) != _lines(original.source):
@@ -231,7 +244,11 @@ def _put_back(kept: list[Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str,
                 )
                 continue
             at = next(
-                (index + 1 for index, cell in enumerate(kept) if before and grade_id(cell) == before),
+                (
+                    index + 1
+                    for index, cell in enumerate(kept)
+                    if before and grade_id(cell) == before
+                ),
                 0,
             )
             kept.insert(at, _clean(original, original))

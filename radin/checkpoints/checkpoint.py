@@ -12,8 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
+from radin.checkpoints.formats import (
+    INDEX_SUFFIXES,
+    check_plain,
+    files_of,
+    is_state_dict,
+    not_a_state_dict,
+    read,
+    some,
+)
 from radin.errors import CheckpointError
-from radin.formats import INDEX_SUFFIXES, check_plain, files_of, is_state_dict, not_a_state_dict, read, some
 
 # Where training programs put the state dict beside epochs and optimisers (Lightning, timm, torch's own tutorials) ...
 ORDINARY_ENTRIES = ("state_dict", "model", "model_state_dict")
@@ -61,7 +69,9 @@ class Checkpoint(Mapping[str, Tensor]):
         stored = self._stored[key]
         if self._tensors is None:
             self._tensors = self._read_again()
-        return self._tensors[stored].detach()  # a file may hold parameters, which would record gradients
+        return self._tensors[
+            stored
+        ].detach()  # a file may hold parameters, which would record gradients
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -116,7 +126,9 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def without(self, keys: Collection[str]) -> Checkpoint:
         """This checkpoint less some keys."""
-        return self._select({key: stored for key, stored in self._stored.items() if key not in keys})
+        return self._select(
+            {key: stored for key, stored in self._stored.items() if key not in keys}
+        )
 
     def _prefix(self, reference: Collection[str], ema: bool) -> str:
         fitting = best_prefixes(self, reference, ema)
@@ -137,14 +149,18 @@ class Checkpoint(Mapping[str, Tensor]):
         if self.is_ema or ema_family(prefix):  # there is nothing else
             return list(self), [family] if (family := ema_family(prefix)) else []
         families = {key: ema_family(key) for key in self if key.removeprefix(prefix) not in known}
-        return [key for key in self if not families.get(key)], [family for family in families.values() if family]
+        return [key for key in self if not families.get(key)], [
+            family for family in families.values() if family
+        ]
 
     def _average(self, prefix: str, known: frozenset[str]) -> tuple[list[str], list[str]]:
         """The keys of the EMA under a prefix, less what it keeps beside the weights, such as the number of its steps:
         what the ordinary weights do not have."""
         ordinary = best_prefixes(self, known)[0]
         averaged = known.union(key.removeprefix(ordinary) for key in self)
-        keys = [key for key in self if key.startswith(prefix) and key.removeprefix(prefix) in averaged]
+        keys = [
+            key for key in self if key.startswith(prefix) and key.removeprefix(prefix) in averaged
+        ]
         return keys, [ema_family(prefix)]
 
     def _select(self, stored: dict[str, str]) -> Checkpoint:
@@ -156,7 +172,9 @@ class Checkpoint(Mapping[str, Tensor]):
         for file, stamp in self._stamps.items():
             if (now := _stamp(file)) != stamp:
                 what = "is gone" if now is None else "has changed"
-                raise CheckpointError(f"{file}: {what} since it was checked; put it back, or open the zoo again.")
+                raise CheckpointError(
+                    f"{file}: {what} since it was checked; put it back, or open the zoo again."
+                )
         content = read(Path(self._place))
         return content[self.entry] if self.entry else content
 
@@ -189,7 +207,9 @@ def open_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
             entry, emas = _find_entry(path, content, ema)
         check_plain(path, content[entry] if entry else content)
     tensors = content[entry] if entry else content
-    return Checkpoint(path, tensors, entry, emas, ema, {file: stamp for file, stamp in stamps.items() if stamp})
+    return Checkpoint(
+        path, tensors, entry, emas, ema, {file: stamp for file, stamp in stamps.items() if stamp}
+    )
 
 
 def locate(path: str | Path) -> Path:
@@ -199,7 +219,9 @@ def locate(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     if not os.path.isdir(path):
-        index = path.with_name(f"{path.name}.index.json")  # what a sharded checkpoint was to be called
+        index = path.with_name(
+            f"{path.name}.index.json"
+        )  # what a sharded checkpoint was to be called
         return index if not os.path.exists(path) and os.path.isfile(index) else path
     indices = sorted(index for index in path.iterdir() if index.name.endswith(INDEX_SUFFIXES))
     if len(indices) != 1:
@@ -211,7 +233,9 @@ def locate(path: str | Path) -> Path:
     return indices[0]
 
 
-def best_prefixes(keys: Collection[str], reference: Collection[str], ema: bool = False) -> list[str]:
+def best_prefixes(
+    keys: Collection[str], reference: Collection[str], ema: bool = False
+) -> list[str]:
     """What stands before the reference's keys, such as "module."; several where the keys are there several times.
 
     A prefix counts when more than half of the reference's keys stand behind it, and those with most of them are best.
@@ -239,7 +263,9 @@ def best_prefixes(keys: Collection[str], reference: Collection[str], ema: bool =
 
 def ema_family(key: str) -> str:
     """The front of a key up to the name that says EMA, such as "ema_model."; "" when none does."""
-    heads = (head for head in _heads(key) if "ema" in re.split(r"\W|_", head.split(".")[-2].lower()))
+    heads = (
+        head for head in _heads(key) if "ema" in re.split(r"\W|_", head.split(".")[-2].lower())
+    )
     return next(heads, "")
 
 

@@ -48,9 +48,15 @@ def read_index(path: Path) -> dict[str, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: truncated or not JSON ({error}); copy or make it again.") from error
+        raise CheckpointError(
+            f"{path}: truncated or not JSON ({error}); copy or make it again."
+        ) from error
     shards: Any = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+    if (
+        not isinstance(shards, dict)
+        or not shards
+        or not all(isinstance(name, str) for name in shards.values())
+    ):
         raise CheckpointError(
             f'{path}: not an index of shards, which holds {{"weight_map": {{key: file}}}}; copy or make it again.'
         )
@@ -84,8 +90,15 @@ def check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """CheckpointError unless every tensor out of a torch file is plain numbers that the file can hold."""
     size = path.stat().st_size
     for key, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type != "cpu":
-            raise CheckpointError(f"{path}: {key} is sparse, quantised or empty of data; save it as a plain tensor.")
+        if (
+            tensor.layout != torch.strided
+            or tensor.is_quantized
+            or tensor.is_nested
+            or tensor.device.type != "cpu"
+        ):
+            raise CheckpointError(
+                f"{path}: {key} is sparse, quantised or empty of data; save it as a plain tensor."
+            )
         if tensor.numel() * tensor.element_size() > size:  # one stored number may pose as terabytes
             raise CheckpointError(
                 f"{path}: {key} of shape {tuple(tensor.shape)} is larger than the file; save tensor.contiguous()."
@@ -97,7 +110,9 @@ def not_a_state_dict(path: Path, content: Mapping[Any, Any]) -> CheckpointError:
     wrong = sorted(str(key) for key, value in content.items() if not is_state_dict({key: value}))
     what = f"entries that are not tensors: {some(wrong)}" if wrong else "no tensors"
     inner = [key for key, value in content.items() if is_state_dict(value)]
-    mend = "save model.state_dict()" + (f", here torch.save(checkpoint[{inner[0]!r}], path)" if inner else "")
+    mend = "save model.state_dict()" + (
+        f", here torch.save(checkpoint[{inner[0]!r}], path)" if inner else ""
+    )
     return CheckpointError(f"{path}: not a state dict, it holds {what}; {mend}.")
 
 
@@ -115,18 +130,24 @@ class _SafetensorsFile(Mapping[str, Tensor]):
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or make it again.") from error
+            raise CheckpointError(
+                f"{path}: not a whole safetensors file ({error}); copy or make it again."
+            ) from error
         self._path = path
         self._keys = dict.fromkeys(self._file.keys())
         if not self._keys:
-            raise CheckpointError(f"{path}: not a state dict, it holds no tensors; save model.state_dict().")
+            raise CheckpointError(
+                f"{path}: not a state dict, it holds no tensors; save model.state_dict()."
+            )
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self._keys:
             raise KeyError(key)
         try:
             return self._file.get_tensor(key)
-        except Exception as error:  # a kind of number that this torch does not have ends in any of several errors
+        except (
+            Exception
+        ) as error:  # a kind of number that this torch does not have ends in any of several errors
             raise CheckpointError(
                 f"{self._path}: {key} cannot be read ({error}); save it in single precision."
             ) from error
@@ -188,7 +209,9 @@ def _load_torch(path: Path) -> dict[Any, Any]:
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-            loaded = torch.load(path, map_location="cpu", weights_only=True)  # written before torch 1.6: no zip to map
+            loaded = torch.load(
+                path, map_location="cpu", weights_only=True
+            )  # written before torch 1.6: no zip to map
     except pickle.UnpicklingError as error:
         culprit = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         raise CheckpointError(
@@ -196,9 +219,26 @@ def _load_torch(path: Path) -> dict[Any, Any]:
             f"{f' ({culprit[1]})' if culprit else ''} and loading those can run code; "
             "save model.state_dict() instead of the model."
         ) from error
-    except Exception as error:  # a damaged file fails wherever its reader happens to be: struct, zip, assert, ...
+    except (
+        Exception
+    ) as error:  # a damaged file fails wherever its reader happens to be: struct, zip, assert, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: truncated or not a checkpoint ({reason}); copy or make it again.") from error
+        raise CheckpointError(
+            f"{path}: truncated or not a checkpoint ({reason}); copy or make it again."
+        ) from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict().")
+        raise CheckpointError(
+            f"{path}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict()."
+        )
     return loaded
+
+
+RUNNING_STATISTICS = (
+    "running_mean",
+    "running_var",
+)  # how the keys of batch norm end, in every torch network
+
+
+def is_parameter(key: str, tensor: Tensor) -> bool:
+    """Whether training moves a tensor: no whole numbers, and no running statistics of batch norm."""
+    return tensor.is_floating_point() and not key.endswith(RUNNING_STATISTICS)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from radin.checkpoints import Checkpoint
+from radin.checkpoints.checkpoint import Checkpoint, best_prefixes
+from radin.checkpoints.formats import (
+    is_parameter,
+    some,
+)
 from radin.errors import CheckpointError
 from radin.files import update_hash
-from radin.formats import some
 
-RUNNING_STATISTICS = ("running_mean", "running_var")  # how the keys of batch norm end, in every torch network
 STRANGERS = 0.2  # a cosine below which two networks, or layers, have nothing in common
 MOST_READERS = 8  # files read at once; a disk gains nothing from more
 _PIECE = 1 << 16  # numbers compared at once: in double precision they stay in a core's cache
@@ -43,13 +45,11 @@ class Reading(NamedTuple):
     typical: float
 
 
-def is_parameter(key: str, tensor: Tensor) -> bool:
-    """Whether training moves a tensor: no whole numbers, and no running statistics of batch norm."""
-    return tensor.is_floating_point() and not key.endswith(RUNNING_STATISTICS)
-
-
 def read_all(
-    checkpoints: Sequence[Checkpoint], spare: Collection[str], init: Checkpoint | None, progress: bool
+    checkpoints: Sequence[Checkpoint],
+    spare: Collection[str],
+    init: Checkpoint | None,
+    progress: bool,
 ) -> list[Reading]:
     """Read every checkpoint once, several at a time on as many cores as torch uses.
 
@@ -61,10 +61,14 @@ def read_all(
     """
     readers = min(len(checkpoints), torch.get_num_threads(), MOST_READERS)
     pool = ThreadPoolExecutor(readers, thread_name_prefix="radin-reading")
-    bar = tqdm(total=len(checkpoints), desc="checking ingredients", disable=not progress, leave=False)
+    bar = tqdm(
+        total=len(checkpoints), desc="checking ingredients", disable=not progress, leave=False
+    )
     try:
         readings = []
-        for reading in pool.map(partial(_read, spare=spare, init=init), checkpoints):  # in their order, errors too
+        for reading in pool.map(
+            partial(_read, spare=spare, init=init), checkpoints
+        ):  # in their order, errors too
             readings.append(reading)
             bar.update()
         return readings
@@ -84,7 +88,12 @@ def _read(checkpoint: Checkpoint, spare: Collection[str], init: Checkpoint | Non
             update_hash(single, key, tensor)
             if init is not None and key not in spare and is_parameter(key, tensor) and not broken:
                 products[key] = _products(tensor, init[key]), tensor.ndim
-        except (RuntimeError, TypeError, ValueError, MemoryError) as error:  # 8-bit floats, a name that is not text
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            MemoryError,
+        ) as error:  # 8-bit floats, a name that is not text
             raise CheckpointError(
                 f"{checkpoint.path}: {key!r}, {tensor.dtype}, cannot be read ({error}); save it in single precision."
             ) from error
@@ -104,7 +113,9 @@ def _is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point():
         return True
     wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    return bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all())  # a sum of finite ones may overflow
+    return bool(tensor.sum(dtype=wide).isfinite()) or bool(
+        tensor.isfinite().all()
+    )  # a sum of finite ones may overflow
 
 
 def _products(tensor: Tensor, start: Tensor) -> Tensor:
@@ -127,7 +138,9 @@ def _compare(products: Mapping[str, tuple[Tensor, int]]) -> tuple[float, float, 
     # Biases and scales of norms are small and few, and alike in any two networks. A head that was made anew, or times
     # thirty, is one tensor of many: the upper median does not ask it.
     cosines = sorted(
-        _cosine(*each[:3].tolist()) for each, ndim in products.values() if ndim > 1 and each[0] and each[2]
+        _cosine(*each[:3].tolist())
+        for each, ndim in products.values()
+        if ndim > 1 and each[0] and each[2]
     )
     return distance, cosine, cosines[len(cosines) // 2] if cosines else cosine
 
@@ -140,7 +153,9 @@ def _cosine(aa: float, ab: float, bb: float) -> float:
 # What the readings say of the zoo ---------------------------------------------------------------
 
 
-def check_spare(checkpoints: Sequence[Checkpoint], readings: Sequence[Reading], spare: Collection[str]) -> None:
+def check_spare(
+    checkpoints: Sequence[Checkpoint], readings: Sequence[Reading], spare: Collection[str]
+) -> None:
     """CheckpointError when a key that is left out is not the same wherever it is; it names the files that differ."""
     differences = []
     for key in sorted(spare):
@@ -148,10 +163,14 @@ def check_spare(checkpoints: Sequence[Checkpoint], readings: Sequence[Reading], 
         for checkpoint, reading in zip(checkpoints, readings, strict=True):
             if key in reading.spare:
                 alike.setdefault(reading.spare[key], []).append(checkpoint.path)
-        groups = sorted(alike.values(), key=len, reverse=True)  # the most common first, then in the order of the files
+        groups = sorted(
+            alike.values(), key=len, reverse=True
+        )  # the most common first, then in the order of the files
         others = [str(path) for group in groups[1:] for path in group]
         if others:
-            like = f"{groups[0][0]}{f' and {len(groups[0]) - 1} more' if len(groups[0]) > 1 else ''}"
+            like = (
+                f"{groups[0][0]}{f' and {len(groups[0]) - 1} more' if len(groups[0]) > 1 else ''}"
+            )
             differences.append(f"{key} in {some(others)} is not what it is in {like}")
     if differences:
         raise CheckpointError(
@@ -174,7 +193,11 @@ def duplicates(paths: Sequence[Path], readings: Sequence[Reading]) -> str:
 
 def strangers(paths: Sequence[Path], readings: Sequence[Reading], init: Path) -> str:
     """Which ingredients did not start from the initialisation, in words; "" when all did."""
-    apart = {str(path): each.typical for path, each in zip(paths, readings, strict=True) if each.typical < STRANGERS}
+    apart = {
+        str(path): each.typical
+        for path, each in zip(paths, readings, strict=True)
+        if each.typical < STRANGERS
+    }
     if not apart:
         return ""
     highest = f"{max(apart.values()):.2f}{' at most' if len(apart) > 1 else ''}"
@@ -187,6 +210,107 @@ def strangers(paths: Sequence[Path], readings: Sequence[Reading], init: Path) ->
 
 def unmoved(paths: Sequence[Path], readings: Sequence[Reading], init: Path) -> str:
     """Which ingredients are the initialisation itself, in words; "" when none is."""
-    still = [str(path) for path, reading in zip(paths, readings, strict=True) if not reading.distance]
+    still = [
+        str(path) for path, reading in zip(paths, readings, strict=True) if not reading.distance
+    ]
     verb = "are" if len(still) > 1 else "is"
     return f"distance 0: {some(still)} {verb} the initialisation {init} itself" if still else ""
+
+
+MOST_LINES = 40  # of an error: the head of a longer one would scroll away
+
+
+def _reference(
+    opened: list[Checkpoint], build: Callable[[], nn.Module] | None
+) -> tuple[Mapping[str, Tensor], str]:
+    """What all checkpoints must look like, and its name: the model, or the first file, or the one with less prefix."""
+    if build is not None:
+        return build().state_dict(), "the model that build() returns"
+    barest = max(
+        opened, key=lambda checkpoint: len(best_prefixes(opened[0], checkpoint)[0])
+    )  # the first of equals
+    return barest, str(barest.path)
+
+
+def _everywhere(checkpoints: Sequence[Checkpoint]) -> set[str]:
+    return set.intersection(*(set(checkpoint) for checkpoint in checkpoints))
+
+
+def _check_alike(
+    opened: list[Checkpoint], reference: Mapping[str, Tensor], reference_name: str, unused: str
+) -> None:
+    """Compare keys, shapes and kinds of number with the reference; list every difference at once."""
+    differences = []
+    mends = dict[str, None]()
+    for checkpoint in opened:
+        path = checkpoint.path
+        resized = []
+        for key in sorted({*reference, *checkpoint}):
+            if key not in checkpoint:
+                differences.append(f"{path}: missing key {key}")
+            elif key not in reference:
+                reason = ", which is not in every file" if unused == "skip" else ""
+                differences.append(f"{path}: extra key {key}{reason}")
+            else:
+                here, there = checkpoint[key], reference[key]
+                if here.shape != there.shape:
+                    resized.append((here.shape, there.shape))
+                    differences.append(
+                        f"{path}: {key} has shape {tuple(here.shape)}, not {tuple(there.shape)}"
+                    )
+                elif here.is_floating_point() != there.is_floating_point():
+                    differences.append(f"{path}: {key} is {here.dtype}, not {there.dtype}")
+        if classes := _other_classes(resized):
+            mend = (
+                f"build the model with num_classes={classes[0]}, or leave those files out"
+                if unused
+                else "leave out one kind"
+            )
+            mends[f"a head for {classes[0]} classes does not fit one for {classes[1]}: {mend}"] = (
+                None
+            )
+    if not differences:
+        return
+    if unused == "error" and _everywhere(opened) - set(reference):
+        mends['unused="skip" leaves out the extra keys that are the same in every file'] = None
+    raise CheckpointError(
+        f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
+        + "\n  ".join([*_first(sorted(differences)), *mends])
+    )
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more:,} more such differences"]
+
+
+def _other_classes(
+    resized: Sequence[tuple[Sequence[int], Sequence[int]]],
+) -> tuple[int, int] | None:
+    """The two numbers of classes, where another head explains all shapes that differ: they differ in one first size."""
+    firsts = {
+        (here[0], there[0])
+        for here, there in resized
+        if here[1:] == there[1:] and len(here) * len(there)
+    }
+    return (
+        firsts.pop()
+        if len(firsts) == 1 and all(here[1:] == there[1:] for here, there in resized)
+        else None
+    )
+
+
+def _notes(opened: list[Checkpoint], ingredients: list[Path], skipped: set[str]) -> list[str]:
+    """What was found in which files and what was skipped: files with one finding share a line."""
+    found: dict[str, list[Path]] = {}
+    for checkpoint in opened:
+        if checkpoint.finding:
+            found.setdefault(checkpoint.finding, []).append(checkpoint.path)
+    if skipped:
+        keys = f"{len(skipped)} key{'s' if len(skipped) > 1 else ''}"
+        said = f"skipped {keys} that the model does not have, the same in every file: {some(sorted(skipped))}"
+        found[said] = ingredients
+    return [
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {said}"
+        for said, paths in found.items()
+    ]

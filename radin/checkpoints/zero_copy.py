@@ -22,12 +22,16 @@ def mapped_model(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) 
     """
     try:
         with _ONE_AT_A_TIME, warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")  # a build that loads weights is told that they go nowhere
+            warnings.simplefilter(
+                "ignore"
+            )  # a build that loads weights is told that they go nowhere
             model = build().requires_grad_(False)
         own = model.state_dict()
     except Exception:  # the user's code, on a device that it need not know
         return None
-    given = {key: tensor.to(own[key].dtype) if key in own else tensor for key, tensor in tensors.items()}
+    given = {
+        key: tensor.to(own[key].dtype) if key in own else tensor for key, tensor in tensors.items()
+    }
     model.load_state_dict(given, assign=True)
     return None if _holds_meta(model) else model
 

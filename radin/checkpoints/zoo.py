@@ -12,14 +12,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from radin.checkpoints import Checkpoint, best_prefixes, locate, open_checkpoint
+from radin.checkpoints.checkpoint import locate, open_checkpoint
+from radin.checkpoints.formats import (
+    CHECKPOINT_SUFFIXES,
+    INDEX_SUFFIXES,
+    is_parameter,
+    read_index,
+)
+from radin.checkpoints.inspection import (
+    _check_alike,
+    _everywhere,
+    _notes,
+    _reference,
+    check_spare,
+    duplicates,
+    read_all,
+    strangers,
+    unmoved,
+)
+from radin.checkpoints.zero_copy import mapped_model
 from radin.errors import CheckpointError, ParameterError, check_whole
-from radin.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, read_index, some
-from radin.mapped import mapped_model
-from radin.reading import RUNNING_STATISTICS as RUNNING_STATISTICS  # several modules know it from here
-from radin.reading import check_spare, duplicates, is_parameter, read_all, strangers, unmoved
-
-MOST_LINES = 40  # of an error: the head of a longer one would scroll away
 
 
 class Zoo:
@@ -107,7 +119,9 @@ class Zoo:
         if unused not in ("error", "skip"):
             raise ParameterError(f'unused must be "error" or "skip", not {unused!r}.')
         if unused == "skip" and build is None:
-            raise ParameterError('unused="skip" needs build=..., the model that says which keys are used.')
+            raise ParameterError(
+                'unused="skip" needs build=..., the model that says which keys are used.'
+            )
         if not isinstance(ema, bool):
             raise ParameterError(f"ema must be True or False, not {ema!r}.")
         files = _expand(paths)
@@ -146,7 +160,8 @@ class Zoo:
         Raises ParameterError for an index that is no ingredient's, the same one twice, or none.
         """
         chosen = [
-            check_whole("an index", k, least=0) for k in (indices.tolist() if isinstance(indices, Tensor) else indices)
+            check_whole("an index", k, least=0)
+            for k in (indices.tolist() if isinstance(indices, Tensor) else indices)
         ]
         if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= len(self):
             raise ParameterError(
@@ -213,13 +228,19 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = [path for path in place.iterdir() if path.name.endswith((*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES))]
+        found = [
+            path
+            for path in place.iterdir()
+            if path.name.endswith((*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES))
+        ]
     else:
         matches = [Path(match) for match in glob.glob(str(place), recursive=True)]
         found = [path for path in matches if path.is_file()]
         folders = [path for path in matches if path.is_dir()]
         found += [
-            locate(path) for path in folders if any(each.name.endswith(INDEX_SUFFIXES) for each in path.iterdir())
+            locate(path)
+            for path in folders
+            if any(each.name.endswith(INDEX_SUFFIXES) for each in path.iterdir())
         ]
     indices = {path for path in found if path.name.endswith(INDEX_SUFFIXES)}
     shards = {index.parent / name for index in indices for name in read_index(index).values()}
@@ -228,88 +249,21 @@ def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         raise CheckpointError(
             f"{paths}: no checkpoint found there; give files, a folder or a glob of {', '.join(CHECKPOINT_SUFFIXES)}."
         )
-    return sorted(found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))])
+    return sorted(
+        found,
+        key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))],
+    )
 
 
 def _names(paths: list[Path]) -> list[str]:
-    endings = [next((end for end in INDEX_SUFFIXES if path.name.endswith(end)), path.suffix) for path in paths]
+    endings = [
+        next((end for end in INDEX_SUFFIXES if path.name.endswith(end)), path.suffix)
+        for path in paths
+    ]
     stems = [path.name.removesuffix(end) for path, end in zip(paths, endings, strict=True)]
     longer = [f"{path.parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
     if len(set(longer)) < len(paths):  # only the ending, or more, differs
         return [str(path) for path in paths]
-    return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, longer, strict=True)]
-
-
-def _reference(opened: list[Checkpoint], build: Callable[[], nn.Module] | None) -> tuple[Mapping[str, Tensor], str]:
-    """What all checkpoints must look like, and its name: the model, or the first file, or the one with less prefix."""
-    if build is not None:
-        return build().state_dict(), "the model that build() returns"
-    barest = max(opened, key=lambda checkpoint: len(best_prefixes(opened[0], checkpoint)[0]))  # the first of equals
-    return barest, str(barest.path)
-
-
-def _everywhere(checkpoints: Sequence[Checkpoint]) -> set[str]:
-    return set.intersection(*(set(checkpoint) for checkpoint in checkpoints))
-
-
-def _check_alike(opened: list[Checkpoint], reference: Mapping[str, Tensor], reference_name: str, unused: str) -> None:
-    """Compare keys, shapes and kinds of number with the reference; list every difference at once."""
-    differences = []
-    mends = dict[str, None]()
-    for checkpoint in opened:
-        path = checkpoint.path
-        resized = []
-        for key in sorted({*reference, *checkpoint}):
-            if key not in checkpoint:
-                differences.append(f"{path}: missing key {key}")
-            elif key not in reference:
-                reason = ", which is not in every file" if unused == "skip" else ""
-                differences.append(f"{path}: extra key {key}{reason}")
-            else:
-                here, there = checkpoint[key], reference[key]
-                if here.shape != there.shape:
-                    resized.append((here.shape, there.shape))
-                    differences.append(f"{path}: {key} has shape {tuple(here.shape)}, not {tuple(there.shape)}")
-                elif here.is_floating_point() != there.is_floating_point():
-                    differences.append(f"{path}: {key} is {here.dtype}, not {there.dtype}")
-        if classes := _other_classes(resized):
-            mend = (
-                f"build the model with num_classes={classes[0]}, or leave those files out"
-                if unused
-                else "leave out one kind"
-            )
-            mends[f"a head for {classes[0]} classes does not fit one for {classes[1]}: {mend}"] = None
-    if not differences:
-        return
-    if unused == "error" and _everywhere(opened) - set(reference):
-        mends['unused="skip" leaves out the extra keys that are the same in every file'] = None
-    raise CheckpointError(
-        f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
-        + "\n  ".join([*_first(sorted(differences)), *mends])
-    )
-
-
-def _first(lines: list[str]) -> list[str]:
-    more = len(lines) - MOST_LINES
-    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more:,} more such differences"]
-
-
-def _other_classes(resized: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[int, int] | None:
-    """The two numbers of classes, where another head explains all shapes that differ: they differ in one first size."""
-    firsts = {(here[0], there[0]) for here, there in resized if here[1:] == there[1:] and len(here) * len(there)}
-    return firsts.pop() if len(firsts) == 1 and all(here[1:] == there[1:] for here, there in resized) else None
-
-
-def _notes(opened: list[Checkpoint], ingredients: list[Path], skipped: set[str]) -> list[str]:
-    """What was found in which files and what was skipped: files with one finding share a line."""
-    found: dict[str, list[Path]] = {}
-    for checkpoint in opened:
-        if checkpoint.finding:
-            found.setdefault(checkpoint.finding, []).append(checkpoint.path)
-    if skipped:
-        keys = f"{len(skipped)} key{'s' if len(skipped) > 1 else ''}"
-        said = f"skipped {keys} that the model does not have, the same in every file: {some(sorted(skipped))}"
-        found[said] = ingredients
     return [
-        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {said}" for said, paths in found.items()
+        stem if stems.count(stem) == 1 else name for stem, name in zip(stems, longer, strict=True)
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radin.bank import LogitBank
-from radin.bench import SoupBench
-from radin.compare import paired_interval
-from radin.craft import RANKED, RECIPES, Order, Soup, craft
-from radin.data import Split
-from radin.datasets import fetch
-from radin.errors import CheckpointError, ParameterError, check_whole
-from radin.evaluate import SoupLike, evaluator, refresh_batch_norm, soup_logits
-from radin.files import data_root
-from radin.inputs import (
+from radin.checkpoints.formats import RUNNING_STATISTICS
+from radin.checkpoints.zoo import Zoo
+from radin.cli.inputs import (
     bars,
     check_numbers,
     check_out,
@@ -34,16 +26,27 @@ from radin.inputs import (
     paths_of,
     say,
 )
-from radin.model_soups import fetch_ingredients, ingredient_ids
-from radin.predict import predict
-from radin.published import FILES, published, standard_error
-from radin.published import FOLDER as MODEL_SOUPS
-from radin.rank import rank
-from radin.soup import save_soup
-from radin.trust import trust
-from radin.zoo import RUNNING_STATISTICS, Zoo
+from radin.cli.tables import _described, _members, _print_table, _print_trials, _wrapped
+from radin.data.download.catalog import fetch
+from radin.data.splits import Split
+from radin.errors import CheckpointError, ParameterError, check_whole
+from radin.experiments.bench.bench import SoupBench
+from radin.experiments.intervals import paired_interval, standard_error
+from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
+from radin.experiments.model_soups.results import FILES, published
+from radin.experiments.model_soups.results import FOLDER as MODEL_SOUPS
+from radin.files import data_root
+from radin.inference.batch_norm import refresh_batch_norm
+from radin.inference.evaluate import evaluator, soup_logits
+from radin.inference.predict import predict
+from radin.ranking.bank import LogitBank
+from radin.ranking.rank import rank
+from radin.recipes.craft import Soup, craft
+from radin.recipes.selection import RANKED, RECIPES, Order
+from radin.recipes.trust import trust
+from radin.soup.average import SoupLike
+from radin.soup.save import save_soup
 
-WIDTH = 100  # columns of the widest table
 State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured anew
 
 
@@ -59,18 +62,26 @@ def craft_command(options: argparse.Namespace) -> None:
         _warn_of_batch_norm(zoo)
     evaluate = evaluator(zoo, split, refresh=train, progress=bars(), **_engine(options))
     bank = predict(zoo, split, progress=bars(), **_engine(options))
-    soup = craft(bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed)
+    soup = craft(
+        bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed
+    )
     spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {_described(options, split)}"
     print(_wrapped(f"{soup.recipe}: {spent}" + (f"; {soup.note}" if soup.note else "")) + "\n")
     _print_trials(bank, soup)
-    state = None if train is None else refresh_batch_norm(zoo, soup.weights, train, options.device, options.batch_size)
+    state = (
+        None
+        if train is None
+        else refresh_batch_norm(zoo, soup.weights, train, options.device, options.batch_size)
+    )
     if options.out is not None:
         print(f"\nwrote {_save(options, zoo, soup.weights, _provenance(options, soup), state)}")
     try:
         _compare(options, zoo, bank, soup, state, [split, test, train])
     finally:  # an unreadable test image must not cost the rest of the report
         if soup.recipe in RANKED:
-            report = trust(bank, zoo, trials=soup.trials, refreshed=train is not None, progress=bars())
+            report = trust(
+                bank, zoo, trials=soup.trials, refreshed=train is not None, progress=bars()
+            )
             print("\n" + _wrapped(str(report)))
     if options.out is None:
         say("note: the soup was not written; give --out soup.safetensors.")
@@ -84,14 +95,23 @@ def rank_command(options: argparse.Namespace) -> None:
     bank = predict(zoo, split, progress=bars(), **_engine(options))
     candidates = Order(None, options.prior, options.seed).candidates_for(bank)
     ranking = rank(bank, candidates, options.prior, top=options.top)
-    print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {_described(options, split)}\n")
+    print(
+        f"the first {len(ranking.order)} of {len(candidates)} candidates on {_described(options, split)}\n"
+    )
     rows = [
-        [str(place + 1), f"{ranking.estimates[k]:.2f}", f"{ranking.scores[k]:.2f}", _members(bank, candidates[k])]
+        [
+            str(place + 1),
+            f"{ranking.estimates[k]:.2f}",
+            f"{ranking.scores[k]:.2f}",
+            _members(bank, candidates[k]),
+        ]
         for place, k in enumerate(ranking.order.tolist())
     ]
     _print_table(["rank", "estimate", "score", "ingredients"], rows)
     best = int(bank.accuracies().argmax())
-    print(f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. Estimates are ensembles, not soups.")
+    print(
+        f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. Estimates are ensembles, not soups."
+    )
 
 
 def average_command(options: argparse.Namespace) -> None:
@@ -100,7 +120,9 @@ def average_command(options: argparse.Namespace) -> None:
     zoo = open_quietly(paths_of(options), ema=options.ema)
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
-    print(f"wrote {_save(options, zoo, weights, {'recipe': 'average'})}, the average of {len(zoo)} checkpoints")
+    print(
+        f"wrote {_save(options, zoo, weights, {'recipe': 'average'})}, the average of {len(zoo)} checkpoints"
+    )
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -109,14 +131,23 @@ def evaluate_command(options: argparse.Namespace) -> None:
     splits = parts_of(options, options.part.split(","))
     zoo = open_zoo(options, options.soup, splits[0], unused="error")
     if len(zoo) > 1:
-        raise CheckpointError(f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup.")
-    accuracies = [evaluator(zoo, split, progress=bars(), **_engine(options))([1.0]) for split in splits]
+        raise CheckpointError(
+            f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup."
+        )
+    accuracies = [
+        evaluator(zoo, split, progress=bars(), **_engine(options))([1.0]) for split in splits
+    ]
     if len(splits) == 1:
         print(f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {_described(options, splits[0])}")
         return
     print(f"{zoo.names[0]} on {options.data}\n")
     rows = [
-        [split.part, f"{accuracy:.2f}", f"{standard_error(accuracy, len(split)):.2f}", str(len(split))]
+        [
+            split.part,
+            f"{accuracy:.2f}",
+            f"{standard_error(accuracy, len(split)):.2f}",
+            str(len(split)),
+        ]
         for split, accuracy in zip(splits, accuracies, strict=True)
     ]
     _print_table(["part", "accuracy", "standard error", "images"], rows)
@@ -127,14 +158,22 @@ def bench_command(options: argparse.Namespace) -> None:
     bench, budget = SoupBench.load(options.name), check_whole("budget", options.budget, least=1)
     oracle, best = bench.oracle
     rows = [["oracle", "", str(int((oracle > 0).sum())), "", f"{best:.2f}", "0.00"]]
-    asked = [("radin", 0.0), ("radin", 1.0), *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble"))]
+    asked = [
+        ("radin", 0.0),
+        ("radin", 1.0),
+        *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble")),
+    ]
     for name, prior in asked:
-        soup = craft(bench.val, bench.evaluator("val"), budget, name, prior=prior, seed=options.seed)
+        soup = craft(
+            bench.val, bench.evaluator("val"), budget, name, prior=prior, seed=options.seed
+        )
         regret = bench.regret(soup.weights)
         said = f"{name}, prior {prior:g}" if name == "radin" else name
         numbers = [f"{soup.accuracy:.2f}", f"{best - regret:.2f}", f"{regret:.2f}"]
         rows.append([said, str(soup.evaluations), str(len(soup.members)), *numbers])
-    print(f"{options.name}: {bench.num_models} ingredients, budget {budget}, {bench.test.num_images} test images\n")
+    print(
+        f"{options.name}: {bench.num_models} ingredients, budget {budget}, {bench.test.num_images} test images\n"
+    )
     _print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
 
 
@@ -148,7 +187,9 @@ def fetch_command(options: argparse.Namespace) -> None:
         fetched = [*fetch_ingredients(ids, folder, bars()), *(folder / file for file in FILES)]
         sizes = {path: path.stat().st_size for path in fetched}
     elif options.ids is not None:
-        raise ParameterError(f"--ids chooses among the ingredients of {MODEL_SOUPS}; {name} is fetched whole.")
+        raise ParameterError(
+            f"--ids chooses among the ingredients of {MODEL_SOUPS}; {name} is fetched whole."
+        )
     else:
         before = set(root.iterdir()) if root.is_dir() else set()
         folder = fetch(name, root, bars())
@@ -180,13 +221,19 @@ def _engine(options: argparse.Namespace) -> dict[str, Any]:
 def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
     asked = ["model", "data", "part", "images", "size", "mean", "std"]
     asked += ["precision", "recipe", "budget", "prior", "seed", "refresh_part"]
-    found = {"normalise": colours_of(options), "evaluations": soup.evaluations, "accuracy": soup.accuracy}
+    found = {
+        "normalise": colours_of(options),
+        "evaluations": soup.evaluations,
+        "accuracy": soup.accuracy,
+    }
     return {name: getattr(options, name) for name in asked} | found
 
 
 def _warn_of_batch_norm(zoo: Zoo) -> None:
     if any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
-        say("note: averaged statistics of batch norm fit no soup; radin craft --refresh-part train measures them anew.")
+        say(
+            "note: averaged statistics of batch norm fit no soup; radin craft --refresh-part train measures them anew."
+        )
 
 
 def _save(
@@ -198,12 +245,19 @@ def _save(
 ) -> Path:
     """Write the soup; the path to open, which is the index where it became shards."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of batch norm, in terms of Python: `_warn_of_batch_norm` has said it
+        warnings.simplefilter(
+            "ignore"
+        )  # of batch norm, in terms of Python: `_warn_of_batch_norm` has said it
         return save_soup(zoo, weights, options.out, about, state, options.shard_size)
 
 
 def _compare(
-    options: argparse.Namespace, zoo: Zoo, bank: LogitBank, soup: Soup, state: State, parts: list[Split | None]
+    options: argparse.Namespace,
+    zoo: Zoo,
+    bank: LogitBank,
+    soup: Soup,
+    state: State,
+    parts: list[Split | None],
 ) -> None:
     """The winner against the best single ingredient and the uniform soup, image by image; outside the budget.
 
@@ -214,7 +268,10 @@ def _compare(
     best, (*reported, train) = int(bank.accuracies().argmax()), parts
     single, equal = torch.eye(len(zoo))[best], torch.full((len(zoo),), 1 / len(zoo))
     winner, rivals = "winner", dict[str, SoupLike]()
-    for name, weights in ((f"best single ({bank.names[best][-24:]})", single), ("uniform soup", equal)):
+    for name, weights in (
+        (f"best single ({bank.names[best][-24:]})", single),
+        ("uniform soup", equal),
+    ):
         if torch.allclose(soup.weights.float(), weights):
             winner = f"winner, the {name}"
         elif weights is equal and train is not None:
@@ -229,7 +286,14 @@ def _compare(
         for name, rival in rivals.items():
             right = _right(options, zoo, rival, split)
             less, low, high = paired_interval(won, right)
-            rows.append([name, f"{100 * right.double().mean():.2f}", f"{less:+.2f}", f"{low:+.2f} to {high:+.2f}"])
+            rows.append(
+                [
+                    name,
+                    f"{100 * right.double().mean():.2f}",
+                    f"{less:+.2f}",
+                    f"{low:+.2f} to {high:+.2f}",
+                ]
+            )
         flattered = ", which chose the winner and flatter it" if split is parts[0] else ""
         print(f"\non {_described(options, split)}{flattered}:")
         _print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
@@ -241,44 +305,3 @@ def _right(options: argparse.Namespace, zoo: Zoo, soup: SoupLike, split: Split) 
 
 
 # Words ------------------------------------------------------------------------------------------
-
-
-def _described(options: argparse.Namespace, split: Split) -> str:
-    return f"{split.part}, {len(split)} images{', a quick look' if options.images is not None else ''}"
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in text.splitlines())
-
-
-def _members(bank: LogitBank, weights: Tensor) -> str:
-    """The ingredients of a soup by name, or those that it leaves out where they are fewer."""
-    names = [name for name, weight in zip(bank.names, weights.tolist(), strict=True) if weight > 0]
-    missing = [name for name in bank.names if name not in names]
-    if missing and len(names) <= max(3, len(missing)):
-        return f"{len(names)}: {', '.join(names)}"
-    return f"{len(names)}: all but {', '.join(missing)}" if missing else f"{len(names)}: all"
-
-
-def _print_trials(bank: LogitBank, soup: Soup) -> None:
-    """What stage 2 evaluated, in order: what stage 1 said of it, what it is."""
-    rows, chosen = [], False
-    for place, trial in enumerate(soup.trials):
-        won = not chosen and torch.equal(trial.weights, soup.weights) and trial.accuracy == soup.accuracy
-        chosen = chosen or won
-        accuracy = f"{trial.accuracy:.2f}" + (" *" if won else "  ")
-        rows.append([str(place + 1), f"{trial.estimate:.2f}", accuracy, _members(bank, trial.weights)])
-    place_of = "rank" if soup.recipe in RANKED else "trial"
-    _print_table([place_of, "estimate", "accuracy  ", "ingredients (* the winner)"], rows)
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Columns of numbers to the right, words (the first and the last column) to the left; at most `WIDTH` wide."""
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    for row in [header, *rows]:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0] = row[0].ljust(widths[0])
-        if header[-1].startswith("ingredients"):
-            cells[-1] = row[-1]
-        line = "  ".join(cells).rstrip()
-        print(line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}...")

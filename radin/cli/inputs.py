@@ -9,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from radin.architectures import CLIP, IMAGENET, Normalised, builder
-from radin.data import Split, load_split
-from radin.devices import pick_device
+from radin.checkpoints.architectures import builder
+from radin.checkpoints.zoo import Zoo
+from radin.data.load import load_split
+from radin.data.splits import CLIP, IMAGENET, Normalised, Split
 from radin.errors import DataError, ParameterError, check_seed, check_whole
-from radin.rank import check_prior
-from radin.shards import parse_size
-from radin.zoo import Zoo
+from radin.inference.devices import pick_device
+from radin.ranking.rank import check_prior
+from radin.soup.shards import parse_size
 
 FOLDER = "imagenet-folder:"
 COLOURS = {"clip": CLIP, "imagenet": IMAGENET}
@@ -50,7 +51,9 @@ def check_out(options: argparse.Namespace) -> None:
         with TemporaryFile(dir=options.out.parent):
             pass
     except OSError as error:
-        raise ParameterError(f"{options.out} cannot be written ({error.strerror}); give another --out.") from error
+        raise ParameterError(
+            f"{options.out} cannot be written ({error.strerror}); give another --out."
+        ) from error
 
 
 def images_of(options: argparse.Namespace, part: str) -> Split:
@@ -61,7 +64,9 @@ def images_of(options: argparse.Namespace, part: str) -> Split:
     if name.startswith(FOLDER):
         folder = Path(name.removeprefix(FOLDER)).expanduser().resolve()
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; --data {FOLDER}PATH needs PATH/<part>/<class>/<image>.")
+            raise DataError(
+                f"{folder}: no such folder; --data {FOLDER}PATH needs PATH/<part>/<class>/<image>."
+            )
         name, size = str(folder), 224 if size is None else size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the note says it, too
@@ -70,7 +75,11 @@ def images_of(options: argparse.Namespace, part: str) -> Split:
         split = split.take(options.images)
     if split.note:
         say(f"note: {split.name}, {split.part}: {split.note}.")
-    colours = (options.mean, options.std) if options.mean is not None else COLOURS.get(colours_of(options))
+    colours = (
+        (options.mean, options.std)
+        if options.mean is not None
+        else COLOURS.get(colours_of(options))
+    )
     return split if colours is None else Normalised(split, *colours)
 
 
@@ -93,7 +102,11 @@ def parts_of(options: argparse.Namespace, parts: list[str]) -> list[Split]:
 
 def _check_same_network(other: Split, split: Split) -> None:
     """One network must serve both: the same classes, or, for a test set with fewer, the same logits."""
-    alike = other.class_names == split.class_names or split.projection is not None or other.projection is not None
+    alike = (
+        other.class_names == split.class_names
+        or split.projection is not None
+        or other.projection is not None
+    )
     if not alike or other.num_logits != split.num_logits:
         raise DataError(f"{other!r} has other classes than {split!r}; give parts of one data set.")
 
@@ -106,9 +119,13 @@ def other_part(options: argparse.Namespace, part: str | None, split: Split) -> S
     if part is None:
         return None
     if part == options.part:
-        raise ParameterError(f"--part, which chooses, is {part!r}; --test-part and --refresh-part must be others.")
+        raise ParameterError(
+            f"--part, which chooses, is {part!r}; --test-part and --refresh-part must be others."
+        )
     if options.test_part == options.refresh_part:
-        raise ParameterError(f"--test-part and --refresh-part are both {part!r}; the test part is for the report only.")
+        raise ParameterError(
+            f"--test-part and --refresh-part are both {part!r}; the test part is for the report only."
+        )
     other = images_of(options, part)
     _check_same_network(other, split)
     if both := _files(split) & _files(other):
@@ -128,9 +145,13 @@ def paths_of(options: argparse.Namespace) -> str | list[str]:
     return options.checkpoints[0] if len(options.checkpoints) == 1 else options.checkpoints
 
 
-def open_zoo(options: argparse.Namespace, paths: str | list[str], split: Split, unused: str = "skip") -> Zoo:
+def open_zoo(
+    options: argparse.Namespace, paths: str | list[str], split: Split, unused: str = "skip"
+) -> Zoo:
     build, init = builder(options.model, split.num_logits), getattr(options, "init", None)
-    return open_quietly(paths, build=build, init=init, unused=options.unused or unused, ema=options.ema)
+    return open_quietly(
+        paths, build=build, init=init, unused=options.unused or unused, ema=options.ema
+    )
 
 
 def open_quietly(paths: str | list[str], **options: Any) -> Zoo:

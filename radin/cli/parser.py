@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from radin.architectures import FORMS
-from radin.commands import (
+from radin.checkpoints.architectures import FORMS
+from radin.cli.commands import (
     average_command,
     bench_command,
     craft_command,
@@ -20,20 +20,25 @@ from radin.commands import (
     fetch_command,
     rank_command,
 )
-from radin.craft import LIVE_RECIPES, RECIPES
-from radin.datasets import KNOWN
+from radin.cli.inputs import COLOURS, FOLDER
+from radin.data.download.catalog import KNOWN
 from radin.errors import RadinError
-from radin.inputs import COLOURS, FOLDER
-from radin.published import FOLDER as MODEL_SOUPS
+from radin.experiments.model_soups.results import FOLDER as MODEL_SOUPS
+from radin.recipes.learned import LIVE_RECIPES
+from radin.recipes.selection import RECIPES
 
-CRAFTED = [name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"]  # that one is no soup
+CRAFTED = [
+    name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"
+]  # that one is no soup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0, or 1 after one message on stderr; argparse ends the program with 2 for wrong usage."""
     options = _parser().parse_args(arguments)
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: --model mymodule:build lies where the user is
+        sys.path.insert(
+            0, os.getcwd()
+        )  # as `python -m` does: --model mymodule:build lies where the user is
     try:
         options.run(options)
         sys.stdout.flush()
@@ -41,9 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; what was predicted is kept, and the same command goes on from there.", file=sys.stderr)
+        print(
+            "\nstopped; what was predicted is kept, and the same command goes on from there.",
+            file=sys.stderr,
+        )
         return 130
-    except BrokenPipeError:  # `radin ... | head` has read enough; Python would complain again at its end
+    except (
+        BrokenPipeError
+    ):  # `radin ... | head` has read enough; Python would complain again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except torch.OutOfMemoryError:
@@ -56,14 +66,23 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.5") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers such as 0.5,0.5"
+        ) from None
 
 
 RGB: dict[str, Any] = {"type": _numbers, "metavar": "R,G,B"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "checkpoints": {"nargs": "+", "metavar": "CHECKPOINT", "help": "files, one folder, or a quoted glob"},
+    "checkpoints": {
+        "nargs": "+",
+        "metavar": "CHECKPOINT",
+        "help": "files, one folder, or a quoted glob",
+    },
     "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
-    "name": {"metavar": "NAME", "help": "of a shipped bench, such as cifar10, or a file of SoupBench.save"},
+    "name": {
+        "metavar": "NAME",
+        "help": "of a shipped bench, such as cifar10, or a file of SoupBench.save",
+    },
     "dataset": {
         "choices": [MODEL_SOUPS, *KNOWN],
         "metavar": "NAME",
@@ -79,19 +98,47 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"the images: {FOLDER}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10 or "
         "imagenet",
     },
-    "--part": {"default": "val", "help": "of the data: val, test, ...; evaluate takes several, val,test (%(default)s)"},
-    "--images": {"type": int, "metavar": "N", "help": "a quick look: N images, evenly spread over each part (all)"},
+    "--part": {
+        "default": "val",
+        "help": "of the data: val, test, ...; evaluate takes several, val,test (%(default)s)",
+    },
+    "--images": {
+        "type": int,
+        "metavar": "N",
+        "help": "a quick look: N images, evenly spread over each part (all)",
+    },
     "--init": {"metavar": "FILE", "help": "the checkpoint that all of them started from, if known"},
-    "--budget": {"type": int, "default": 4, "help": "evaluations that a recipe may spend, 1 or more (%(default)s)"},
+    "--budget": {
+        "type": int,
+        "default": 4,
+        "help": "evaluations that a recipe may spend, 1 or more (%(default)s)",
+    },
     "--recipe": {"choices": CRAFTED, "default": "radin", "help": "how to spend them (%(default)s)"},
-    "--prior": {"type": float, "default": 0.0, "help": "of radin: bonus of the full zoo in points (%(default)s)"},
+    "--prior": {
+        "type": float,
+        "default": 0.0,
+        "help": "of radin: bonus of the full zoo in points (%(default)s)",
+    },
     "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
     "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
-    "--weights": {"type": _numbers, "help": "a number for each checkpoint, such as 0.7,0.3; sum 1 (all alike)"},
+    "--weights": {
+        "type": _numbers,
+        "help": "a number for each checkpoint, such as 0.7,0.3; sum 1 (all alike)",
+    },
     "--test-part": {"metavar": "PART", "help": "images that choose nothing, for an honest report"},
-    "--refresh-part": {"metavar": "PART", "help": "training images, to measure batch norm anew for each soup"},
-    "--out": {"type": Path, "metavar": "FILE", "help": "where the soup is written, a .safetensors file"},
-    "--shard-size": {"metavar": "SIZE", "help": "the most in one file, such as 2GB; a larger soup becomes shards"},
+    "--refresh-part": {
+        "metavar": "PART",
+        "help": "training images, to measure batch norm anew for each soup",
+    },
+    "--out": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "where the soup is written, a .safetensors file",
+    },
+    "--shard-size": {
+        "metavar": "SIZE",
+        "help": "the most in one file, such as 2GB; a larger soup becomes shards",
+    },
     "--force": {"action": "store_true", "help": "replace FILE if it is there"},
     "--size": {
         "type": int,
@@ -107,17 +154,31 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "choices": ["error", "skip"],
         "help": "keys that the network lacks: refuse, or skip if alike in all files (skip; error for one file)",
     },
-    "--ema": {"action": "store_true", "help": "read the moving averages (EMA) of the weights that the files hold"},
+    "--ema": {
+        "action": "store_true",
+        "help": "read the moving averages (EMA) of the weights that the files hold",
+    },
     "--device": {"default": "auto", "help": "auto, cpu or cuda (%(default)s)"},
-    "--batch-size": {"type": int, "default": 256, "help": "images in one forward pass (%(default)s)"},
-    "--workers": {"type": int, "metavar": "N", "help": "threads that decode images (one for each core)"},
+    "--batch-size": {
+        "type": int,
+        "default": 256,
+        "help": "images in one forward pass (%(default)s)",
+    },
+    "--workers": {
+        "type": int,
+        "metavar": "N",
+        "help": "threads that decode images (one for each core)",
+    },
     "--precision": {
         "choices": ["single", "half"],
         "default": "single",
         "help": "in which networks compute; half is faster on a GPU and moves accuracies a little (%(default)s)",
     },
     "--ids": {"help": f"of {MODEL_SOUPS}: numbers and ranges such as 0-12,43 (all)"},
-    "--to": {"metavar": "DIR", "help": "where data sets lie; the folder NAME is made in it (RADIN_DATA)"},
+    "--to": {
+        "metavar": "DIR",
+        "help": "where data sets lie; the folder NAME is made in it (RADIN_DATA)",
+    },
 }
 IMAGES = "--part --images --size --normalise --mean --std --unused --ema --device --batch-size --workers --precision"
 CRAFT = "--model --data --budget --recipe --prior --out --shard-size --force --test-part --refresh-part --init --seed"

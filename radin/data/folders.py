@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from radin.datasets import DataSet
+from radin.data.download.catalog import DataSet
 from radin.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-HELD_OUT = 0.1  # the share of each class's training images that becomes "val" where a data set has none
+HELD_OUT = (
+    0.1  # the share of each class's training images that becomes "val" where a data set has none
+)
 HALVES = ("pretrain", "finetune")  # of "train"
 WITHOUT = "without-"  # followed by a domain: all the others
 
@@ -21,7 +23,9 @@ WITHOUT = "without-"  # followed by a domain: all the others
 Choice = Callable[[list[Path], str], list[Path]]
 
 
-def part_files(base: Path, part: str, known: DataSet | None = None) -> tuple[list[tuple[Path, int]], list[str]]:
+def part_files(
+    base: Path, part: str, known: DataSet | None = None
+) -> tuple[list[tuple[Path, int]], list[str]]:
     """The images of one part as (file, label), ordered by label, and the names of all classes.
 
     A folder with `train`, `val` or `test` in it is divided by those; in any other, each folder is a domain.
@@ -35,7 +39,11 @@ def part_files(base: Path, part: str, known: DataSet | None = None) -> tuple[lis
     """
     if known is not None and part in known.absent:
         raise DataError(f"{known.name} has no part {part!r}: {known.absent[part]}.")
-    by_domain = bool(known.domains) if known else not any((base / each).is_dir() for each in ("train", "val", "test"))
+    by_domain = (
+        bool(known.domains)
+        if known
+        else not any((base / each).is_dir() for each in ("train", "val", "test"))
+    )
     sources, choose = _domain_sources(base, part, known) if by_domain else _part_source(base, part)
     class_names = _class_names(base, sources, known, by_domain)
     files: list[tuple[Path, int]] = []
@@ -52,14 +60,18 @@ def part_files(base: Path, part: str, known: DataSet | None = None) -> tuple[lis
                 )
             files += [(path, label) for path in chosen]
     if not files:
-        raise DataError(f"{sources[0]}: too few images to hold out a part {part!r}; put more images there.")
+        raise DataError(
+            f"{sources[0]}: too few images to hold out a part {part!r}; put more images there."
+        )
     return files, class_names
 
 
 def subfolders(place: Path) -> list[str]:
     """Names of the folders in a folder, sorted, without hidden ones."""
     try:
-        return sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(
+            path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
     except OSError as error:
         raise DataError(f"{place}: could not be read ({error.strerror}).") from error
 
@@ -69,11 +81,17 @@ def _part_source(base: Path, part: str) -> tuple[list[Path], Choice]:
     there = subfolders(base)
     if "train" in there:
         holds_out = "val" not in there
-        if part == "train" or (part == "val" and holds_out) or (part in HALVES and part not in there):
+        if (
+            part == "train"
+            or (part == "val" and holds_out)
+            or (part in HALVES and part not in there)
+        ):
             return [base / "train"], lambda found, name: _share(found, part, name, holds_out)
         there = sorted({*there, *HALVES, "val"})
     if part not in there or not (base / part).is_dir():
-        raise DataError(f"{base} has no part {part!r}; it has {', '.join(there) or 'no folders at all'}.")
+        raise DataError(
+            f"{base} has no part {part!r}; it has {', '.join(there) or 'no folders at all'}."
+        )
     return [base / part], _everything
 
 
@@ -82,12 +100,18 @@ def _domain_sources(base: Path, part: str, known: DataSet | None) -> tuple[list[
     there = subfolders(base)
     domains = list(known.domains) if known else there
     if missing := [domain for domain in domains if domain not in there]:
-        raise DataError(f"{base}: domains are missing: {listed(missing)}; it needs all of {', '.join(domains)}.")
+        raise DataError(
+            f"{base}: domains are missing: {listed(missing)}; it needs all of {', '.join(domains)}."
+        )
     domain, slash, share = part.partition("/")
     left_out = domain.startswith(WITHOUT) and domain not in domains
     domain = domain.removeprefix(WITHOUT) if left_out else domain
     chosen = [each for each in domains if (each != domain) == left_out]
-    if domain not in domains or not chosen or (share not in ("train", "val") if slash else left_out):
+    if (
+        domain not in domains
+        or not chosen
+        or (share not in ("train", "val") if slash else left_out)
+    ):
         raise DataError(
             f"{base} has no part {part!r}; its domains are {', '.join(domains) or 'no folders at all'}, and its parts "
             f"<domain>, <domain>/train, <domain>/val, {WITHOUT}<domain>/train and {WITHOUT}<domain>/val."
@@ -96,7 +120,9 @@ def _domain_sources(base: Path, part: str, known: DataSet | None) -> tuple[list[
     return sources, (lambda found, name: _share(found, share, name, True)) if slash else _everything
 
 
-def _class_names(base: Path, sources: list[Path], known: DataSet | None, by_domain: bool) -> list[str]:
+def _class_names(
+    base: Path, sources: list[Path], known: DataSet | None, by_domain: bool
+) -> list[str]:
     """The classes of the whole data set, so that a label means the same class in every part."""
     for source in sources:
         here = subfolders(source)
@@ -114,7 +140,9 @@ def _class_names(base: Path, sources: list[Path], known: DataSet | None, by_doma
         return sorted({name for part in (source, *others) for name in subfolders(part)})
     classes = subfolders(base / "train")
     if unknown := sorted(set(subfolders(source)) - set(classes)):
-        raise DataError(f"{source}: classes that {base / 'train'} does not have: {listed(unknown)}.")
+        raise DataError(
+            f"{source}: classes that {base / 'train'} does not have: {listed(unknown)}."
+        )
     return classes
 
 
@@ -132,7 +160,9 @@ def _check_classes(source: Path, here: Iterable[str], known: DataSet) -> None:
             f"{listed(missing)}. Put them there. {otherwise}."
         )
     if unknown := sorted(set(here) - set(known.classes)):
-        raise DataError(f"{source}: classes that {known.name} does not have: {listed(unknown)}. {otherwise}.")
+        raise DataError(
+            f"{source}: classes that {known.name} does not have: {listed(unknown)}. {otherwise}."
+        )
 
 
 def _images(folder: Path) -> list[Path]:

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from radin import objectnet
+from radin.data import objectnet
+from radin.data.folders import IMAGE_SUFFIXES, listed, subfolders
 from radin.errors import DataError
 from radin.files import data_root
-from radin.folders import IMAGE_SUFFIXES, listed, subfolders
-from radin.projection import Projection
+from radin.ranking.projection import Projection
 
 SIZE = 224  # edge in pixels, unless another is asked for
 
@@ -72,7 +72,9 @@ PARTS = {
     "a": Known("ImageNetA", 7_500, ("imagenet-a",), "github.com/hendrycks/natural-adv-examples"),
     "objectnet": Known("ObjectNet", 18_574, ("objectnet-1.0/images",), "objectnet.dev", "<object>"),
 }
-TEST_SETS = tuple(part for part in PARTS if part != "train")  # on which published ingredients are reported
+TEST_SETS = tuple(
+    part for part in PARTS if part != "train"
+)  # on which published ingredients are reported
 
 
 class Found(NamedTuple):
@@ -109,7 +111,9 @@ def find_images(part: str, root: str | Path | None = None) -> Found:
     base = Path(root).expanduser() if root is not None else data_root()
     places = _places(base, part)
     folders, class_names, projection = _classes(part, base)
-    place = next((place for place in places if not set(folders).isdisjoint(subfolders(place))), places[0])
+    place = next(
+        (place for place in places if not set(folders).isdisjoint(subfolders(place))), places[0]
+    )
     _check_folders(place, folders, part)
     names = _list_classes(place, folders)
     total, full = sum(map(len, names)), PARTS[part].num_images
@@ -120,12 +124,19 @@ def find_images(part: str, root: str | Path | None = None) -> Found:
     if not chosen.any():
         raise DataError(f"{place}: too few images for a part {part!r}; put more there.")
     if total != full:
-        note = "; ".join(filter(None, [note, f"{place} holds {total:,} images, the full set {full:,}"]))
+        note = "; ".join(
+            filter(None, [note, f"{place} holds {total:,} images, the full set {full:,}"])
+        )
     wanted = iter(chosen.tolist())
     files = [
-        (place / folder / name, label) for label, folder in enumerate(folders) for name in names[label] if next(wanted)
+        (place / folder / name, label)
+        for label, folder in enumerate(folders)
+        for name in names[label]
+        if next(wanted)
     ]
-    return Found(files, class_names, projection, objectnet.BORDER if part == "objectnet" else 0, note)
+    return Found(
+        files, class_names, projection, objectnet.BORDER if part == "objectnet" else 0, note
+    )
 
 
 def check_layouts(parts: Iterable[str], root: str | Path | None = None) -> None:
@@ -137,7 +148,9 @@ def check_layouts(parts: Iterable[str], root: str | Path | None = None) -> None:
         except DataError as error:
             wrong.append(f"- {part}: {error}")
     if wrong:
-        raise DataError("\n".join([f"{len(wrong)} of {len(parts)} parts of imagenet cannot be used:", *wrong]))
+        raise DataError(
+            "\n".join([f"{len(wrong)} of {len(parts)} parts of imagenet cannot be used:", *wrong])
+        )
 
 
 # Classes ----------------------------------------------------------------------------------------
@@ -151,7 +164,9 @@ def wnids(of: str = "imagenet") -> tuple[str, ...]:
         path = Path(place, "data", "_info", f"{of}_synsets.txt")
         if path.is_file():
             return tuple(path.read_text().split())
-    raise DataError(f"The classes of {of} are listed in timm, which is not there or too old; pip install -U timm.")
+    raise DataError(
+        f"The classes of {of} are listed in timm, which is not there or too old; pip install -U timm."
+    )
 
 
 def _classes(part: str, base: Path) -> tuple[list[str], list[str], Projection | None]:
@@ -191,14 +206,20 @@ def _check_folders(place: Path, folders: Sequence[str], part: str) -> None:
     if not missing:
         # ObjectNet has 200 more objects that ImageNet does not know.
         if unknown and part != "objectnet":
-            raise DataError(f"{place}: {listed(unknown)}: no class of {PARTS[part].title}; move that elsewhere.")
+            raise DataError(
+                f"{place}: {listed(unknown)}: no class of {PARTS[part].title}; move that elsewhere."
+            )
         return
     for name in unknown:
         if not set(folders).isdisjoint(subfolders(place / name)):
-            raise DataError(f"{place}: the class folders lie one level too deep, in {name}; move them up.")
+            raise DataError(
+                f"{place}: the class folders lie one level too deep, in {name}; move them up."
+            )
     files = [entry.name for entry in os.scandir(place) if entry.is_file()]
     if f"{missing[0]}.tar" in files:
-        raise DataError(f"{place}: holds {missing[0]}.tar; unpack every archive into a folder of its name.")
+        raise DataError(
+            f"{place}: holds {missing[0]}.tar; unpack every archive into a folder of its name."
+        )
     if loose := sum(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
         raise DataError(
             f"{place}: {loose:,} images lie there without class folders; sort them into {folders[0]}/ and so on, for "
@@ -216,7 +237,9 @@ def _list_classes(place: Path, folders: Sequence[str]) -> list[list[str]]:
     Raises DataError when a class has none, or a folder in it.
     """
     names, empty = [], []
-    for folder in tqdm(folders, desc=f"listing {place}", unit=" classes", delay=3, leave=False, disable=None):
+    for folder in tqdm(
+        folders, desc=f"listing {place}", unit=" classes", delay=3, leave=False, disable=None
+    ):
         found = []
         try:
             with os.scandir(place / folder) as entries:
@@ -245,7 +268,9 @@ def _list_classes(place: Path, folders: Sequence[str]) -> list[list[str]]:
 # The held-out 2% --------------------------------------------------------------------------------
 
 
-def _held_out(base: Path, place: Path, folders: Sequence[str], names: Sequence[list[str]]) -> tuple[np.ndarray, str]:
+def _held_out(
+    base: Path, place: Path, folders: Sequence[str], names: Sequence[list[str]]
+) -> tuple[np.ndarray, str]:
     """Which of the sorted training images are held out, (n,) bool, and a note when it is not those of the paper."""
     for path in (base / "imagenet" / INDEX_FILE, base / INDEX_FILE):
         if path.is_file():
@@ -259,14 +284,20 @@ def _held_out(base: Path, place: Path, folders: Sequence[str], names: Sequence[l
         f"{base / 'imagenet'}.",
         stacklevel=1,  # one place, so that Python says it once
     )
-    return np.concatenate([_draw(folder, len(found)) for folder, found in zip(folders, names, strict=True)]), note
+    return np.concatenate(
+        [_draw(folder, len(found)) for folder, found in zip(folders, names, strict=True)]
+    ), note
 
 
-def _published(path: Path, place: Path, folders: Sequence[str], names: Sequence[list[str]]) -> np.ndarray:
+def _published(
+    path: Path, place: Path, folders: Sequence[str], names: Sequence[list[str]]
+) -> np.ndarray:
     """The index file as (n,) bool, checked against the images that are there."""
     total = sum(map(len, names))
     try:
-        entries = np.lib.format.open_memmap(path, mode="r")  # unpickles nothing; a lying header takes no memory
+        entries = np.lib.format.open_memmap(
+            path, mode="r"
+        )  # unpickles nothing; a lying header takes no memory
         if entries.ndim != 1 or entries.dtype.kind not in "biuf":
             raise ValueError("it is no list of numbers")
         held = entries == 1
@@ -280,8 +311,15 @@ def _published(path: Path, place: Path, folders: Sequence[str], names: Sequence[
             "complete the images, or remove the file to have 2% drawn by a seed."
         )
     if total == TRAIN_IMAGES:
-        counts = [int(each.sum()) for each in np.split(held, np.cumsum([len(found) for found in names])[:-1])]
-        chosen = [name for name, is_held in zip(chain.from_iterable(names), held.tolist(), strict=True) if is_held]
+        counts = [
+            int(each.sum())
+            for each in np.split(held, np.cumsum([len(found) for found in names])[:-1])
+        ]
+        chosen = [
+            name
+            for name, is_held in zip(chain.from_iterable(names), held.tolist(), strict=True)
+            if is_held
+        ]
         position, guard = GUARD
         if set(counts) != {HELD_OUT_PER_CLASS} or chosen[position] != guard:
             raise DataError(

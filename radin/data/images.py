@@ -55,26 +55,40 @@ def decode(path: Path, content: bytes, size: int | None = None, border: int = 0)
     try:
         with Image.open(io.BytesIO(content)) as file:
             image = file.convert("RGB")
-    except Exception as error:  # a damaged file makes Pillow's readers stumble in every way there is
-        reason = "cut short or no image" if isinstance(error, UnidentifiedImageError) else error  # it names a buffer
+    except (
+        Exception
+    ) as error:  # a damaged file makes Pillow's readers stumble in every way there is
+        reason = (
+            "cut short or no image" if isinstance(error, UnidentifiedImageError) else error
+        )  # it names a buffer
         raise DataError(f"{path}: not a readable image ({reason}){_MEND}") from error
     if border:
         if min(image.size) <= 2 * border:
-            raise DataError(f"{path}: has {_edges(image.size)} pixels, nothing but a border of {border}{_MEND}")
+            raise DataError(
+                f"{path}: has {_edges(image.size)} pixels, nothing but a border of {border}{_MEND}"
+            )
         image = image.crop((border, border, image.width - border, image.height - border))
     if size is not None:
         shorter = min(image.size)
-        width, height = (size if edge == shorter else int(size * edge / shorter) for edge in image.size)
+        width, height = (
+            size if edge == shorter else int(size * edge / shorter) for edge in image.size
+        )
         if width * height > LARGEST:
-            raise DataError(f"{path}: too narrow to be resized ({_edges(image.size)} pixels){_MEND}")
+            raise DataError(
+                f"{path}: too narrow to be resized ({_edges(image.size)} pixels){_MEND}"
+            )
         left, top = round((width - size) / 2), round((height - size) / 2)
-        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+        image = image.resize((width, height), Image.Resampling.BICUBIC).crop(
+            (left, top, left + size, top + size)
+        )
     return np.array(image)
 
 
 def scale(pixels: Tensor) -> Tensor:
     """Bytes (..., height, width, 3) as (..., 3, height, width) in single precision, -1 .. 1."""
-    return pixels.movedim(-1, -3).float().div_(127.5).sub_(1)  # in place: ten times faster than two new tensors
+    return (
+        pixels.movedim(-1, -3).float().div_(127.5).sub_(1)
+    )  # in place: ten times faster than two new tensors
 
 
 def _edges(size: tuple[int, int]) -> str:

@@ -35,11 +35,15 @@ def read_mappings(place: Path, num_logits: int) -> dict[str, list[int]]:
     used: dict[int, str] = {}
     for thing, labels in labels_of.items():
         if thing not in folder_of:
-            raise DataError(f"{place / _FOLDERS}: no folder for {thing!r}, which {_OBJECTS} names; get both anew.")
+            raise DataError(
+                f"{place / _FOLDERS}: no folder for {thing!r}, which {_OBJECTS} names; get both anew."
+            )
         numbers = groups[folder_of[thing]] = []
         for label in (label.strip() for label in labels.split(";")):
             if len(number_of.get(label, [])) != 1:
-                raise DataError(f"{place / _OBJECTS}: {label!r} is not one line of {_LABELS}; get both anew.")
+                raise DataError(
+                    f"{place / _OBJECTS}: {label!r} is not one line of {_LABELS}; get both anew."
+                )
             (number,) = number_of[label]
             if number in used:
                 raise DataError(
@@ -59,18 +63,24 @@ def _label_numbers(place: Path, num_logits: int) -> dict[str, list[int]]:
     lines = _read(place / _LABELS).splitlines()
     numbers = _read_json(place / _NUMBERS, int)
     if len(lines) != num_logits:
-        raise DataError(f"{place / _LABELS}: {len(lines):,} lines, not {num_logits:,}; get it anew.")
+        raise DataError(
+            f"{place / _LABELS}: {len(lines):,} lines, not {num_logits:,}; get it anew."
+        )
     try:
         line_of = {int(number): line for number, line in numbers.items()}
     except ValueError as error:
         raise DataError(f"{place / _NUMBERS}: {error}; get it anew.") from error
     every = set(range(num_logits))
     if set(line_of) != every or len(numbers) != num_logits or set(line_of.values()) != every:
-        raise DataError(f"{place / _NUMBERS}: does not give each of {num_logits:,} logits a line; get it anew.")
+        raise DataError(
+            f"{place / _NUMBERS}: does not give each of {num_logits:,} logits a line; get it anew."
+        )
     found: dict[str, list[int]] = {}
     for number, line in line_of.items():
         found.setdefault(lines[line].strip(), []).append(number)
-    if wrong := [label for label, number in _ANCHORS.items() if found.get(label, [number]) != [number]]:
+    if wrong := [
+        label for label, number in _ANCHORS.items() if found.get(label, [number]) != [number]
+    ]:
         raise DataError(
             f"{place}: {_LABELS} and {_NUMBERS} do not make {wrong[0]!r} logit {_ANCHORS[wrong[0]]}; get both anew."
         )
@@ -94,5 +104,7 @@ def _read_json(path: Path, kind: type) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); get it anew.") from error
     if not isinstance(content, dict) or any(type(value) is not kind for value in content.values()):
-        raise DataError(f"{path}: must be a JSON object with values of type {kind.__name__}; get it anew.")
+        raise DataError(
+            f"{path}: must be a JSON object with values of type {kind.__name__}; get it anew."
+        )
     return content

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from radin.errors import DataError, check_whole
+from radin.data.images import decode, fault, read_file, read_image, scale
+from radin.errors import DataError, ParameterError, check_whole
 from radin.files import hash_text, update_hash
-from radin.images import decode, fault, read_file, read_image, scale
-from radin.projection import Projection
+from radin.ranking.projection import Projection
 
 _BLOCK = 1024  # images that are decoded before they are scaled: large enough for torch, small beside the whole
 
@@ -107,7 +107,9 @@ class ArraySplit(Split):
         return self.images[index], int(self.labels[index])
 
     def only(self, chosen: list[int]) -> Self:
-        fewer = type(self)(self.name, self.part, self.images[chosen], self.labels[chosen], self.class_names)
+        fewer = type(self)(
+            self.name, self.part, self.images[chosen], self.labels[chosen], self.class_names
+        )
         fewer.projection, fewer.note = self.projection, self.note
         return fewer
 
@@ -115,7 +117,7 @@ class ArraySplit(Split):
 class FolderSplit(Split):
     """A split that lies on disk as `<class>/<image>`, decoded image by image.
 
-    An image comes as (3, height, width) in single precision, scaled to -1 .. 1; see `radin.images.read_image` for
+    An image comes as (3, height, width) in single precision, scaled to -1 .. 1; see `radin.data.images.read_image` for
     `size` and `border`.
     """
 
@@ -128,7 +130,13 @@ class FolderSplit(Split):
         size: int | None,
         border: int = 0,
     ) -> None:
-        self.name, self.part, self.class_names, self.size, self.border = name, part, class_names, size, border
+        self.name, self.part, self.class_names, self.size, self.border = (
+            name,
+            part,
+            class_names,
+            size,
+            border,
+        )
         self.files = [path for path, _ in files]
         self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
 
@@ -137,9 +145,15 @@ class FolderSplit(Split):
         """Hash of every file's bytes with its label, and of the preprocessing."""
         hashes: list[str] = []
         with (
-            ThreadPoolExecutor(thread_name_prefix="hash") as pool,  # a shared file system is slow for one reader
+            ThreadPoolExecutor(
+                thread_name_prefix="hash"
+            ) as pool,  # a shared file system is slow for one reader
             tqdm(
-                total=len(self), desc=f"hashing {self.name}, {self.part}", unit=" images", delay=3, disable=None
+                total=len(self),
+                desc=f"hashing {self.name}, {self.part}",
+                unit=" images",
+                delay=3,
+                disable=None,
             ) as bar,
         ):
             for first in range(0, len(self), _BLOCK):
@@ -185,9 +199,16 @@ def in_memory(split: Split, progress: bool = True) -> ArraySplit:
     if isinstance(split, ArraySplit):
         return split
     if not isinstance(split, FolderSplit):
-        raise DataError(f"{split!r} is not a split that radin.load_split made; only those can be read into memory.")
+        raise DataError(
+            f"{split!r} is not a split that radin.load_split made; only those can be read into memory."
+        )
     hashes: list[str] = []
-    files = tqdm(split.files, desc=f"reading {split.name}, {split.part}", disable=not progress, unit=" images")
+    files = tqdm(
+        split.files,
+        desc=f"reading {split.name}, {split.part}",
+        disable=not progress,
+        unit=" images",
+    )
     for i, path in enumerate(files):
         content = read_file(path)  # once, for its hash and its pixels
         hashes.append(hashlib.sha256(content).hexdigest())
@@ -205,7 +226,9 @@ def in_memory(split: Split, progress: bool = True) -> ArraySplit:
             first = i - i % _BLOCK
             images[first : i + 1] = scale(torch.from_numpy(block[: i + 1 - first]))
     split.fingerprint = split.combine_hashes(hashes)
-    quick = ArraySplit(split.name, split.part, images, split.labels, split.class_names, split.fingerprint)
+    quick = ArraySplit(
+        split.name, split.part, images, split.labels, split.class_names, split.fingerprint
+    )
     quick.projection, quick.note = split.projection, split.note
     return quick
 
@@ -224,7 +247,10 @@ def unreadable(
     with (
         ThreadPoolExecutor(thread_name_prefix="check") as pool,
         tqdm(
-            total=len(wanted), desc=f"checking {split.name}, {split.part}", disable=not progress, unit=" images"
+            total=len(wanted),
+            desc=f"checking {split.name}, {split.part}",
+            disable=not progress,
+            unit=" images",
         ) as bar,
     ):
         for first in range(0, len(wanted), _BLOCK):
@@ -251,3 +277,64 @@ def check_readable(split: FolderSplit, progress: bool = True) -> None:
 
 def _edges(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+# Mean and standard deviation of the colours, red, green, blue, that networks were trained with; pixels from 0 to 1.
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalised(Split):
+    """A split with other colours: each channel less its mean, over its standard deviation.
+
+    Args:
+        split: whose images run from -1 to 1, as `radin.load_split` gives them.
+        mean, std: one number for each channel, of pixels from 0 to 1, as they are usually quoted (`CLIP`, `IMAGENET`).
+
+    Raises ParameterError for numbers that are no mean or standard deviation, DataError (when an image is read) for
+    another number of channels.
+    """
+
+    def __init__(self, split: Split, mean: Sequence[float], std: Sequence[float]) -> None:
+        self._mean, self._std = (
+            torch.tensor(mean, dtype=torch.float32),
+            torch.tensor(std, dtype=torch.float32),
+        )
+        if self._mean.shape != self._std.shape or self._mean.ndim != 1 or not len(self._mean):
+            raise ParameterError(
+                f"mean and std need one number for each channel, not {list(mean)} and {list(std)}."
+            )
+        if not (
+            self._mean.isfinite().all() and self._std.isfinite().all() and (self._std > 0).all()
+        ):
+            raise ParameterError(
+                f"mean and std must be finite and std above 0, not {list(mean)} and {list(std)}."
+            )
+        self.split = split
+        self.name, self.part, self.class_names, self.labels = (
+            split.name,
+            split.part,
+            split.class_names,
+            split.labels,
+        )
+        self.projection, self.note = split.projection, split.note
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Hash of what the split holds and of the colours."""
+        return hash_text(
+            self.split.fingerprint, repr(self._mean.tolist()), repr(self._std.tolist())
+        )
+
+    def only(self, chosen: list[int]) -> Self:
+        return type(self)(self.split.only(chosen), self._mean.tolist(), self._std.tolist())
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.split[index]
+        if len(image) != len(self._mean):
+            raise DataError(
+                f"{self.split!r}: images have {len(image)} channels, but mean and std {len(self._mean)} numbers; "
+                "give one for each channel."
+            )
+        return (image.add(1).div(2) - self._mean[:, None, None]) / self._std[:, None, None], label

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from radin.errors import ParameterError, check_whole
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
-
-from radin.errors import ParameterError
 
 _Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 
@@ -30,7 +36,12 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor) -> tuple[float, float,
     Raises ParameterError when the two are not boolean of one such shape, with at least 2 images for draws.
     """
     same = correct_a.dtype == correct_b.dtype == torch.bool and correct_a.shape == correct_b.shape
-    if not same or correct_a.ndim not in (1, 2) or len(correct_a) < correct_a.ndim or 0 in correct_a.shape:
+    if (
+        not same
+        or correct_a.ndim not in (1, 2)
+        or len(correct_a) < correct_a.ndim
+        or 0 in correct_a.shape
+    ):
         raise ParameterError(
             "paired_interval needs two boolean tensors of one shape, (images,) or (images, draws): right or wrong."
         )
@@ -93,11 +104,28 @@ def jackknife_interval(
     Raises ParameterError when a part has fewer images than groups.
     """
     if groups < 2 or min(num_images) < groups:
-        raise ParameterError(f"{groups} groups need at least as many images in each part; the parts have {num_images}.")
+        raise ParameterError(
+            f"{groups} groups need at least as many images in each part; the parts have {num_images}."
+        )
     rng = np.random.default_rng(seed)
     group_of = [rng.permutation(np.arange(n) % groups) for n in num_images]
-    without = np.array([statistic(*(part != group for part in group_of)) for group in range(groups)])
+    without = np.array(
+        [statistic(*(part != group for part in group_of)) for group in range(groups)]
+    )
     value = float(statistic(*(np.ones(n, bool) for n in num_images)))
     error = math.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum())
     half = _student(groups - 1) * error
     return value, value - half, value + half
+
+
+def standard_error(accuracy: ArrayLike, num_images: int) -> Any:
+    """The standard error, in points, of accuracies in percent that were measured on so many images.
+
+    It says how far another draw of as many images would move one accuracy. Two models that are shown the same images
+    err together, so the error of their difference depends on which images each has right, which is not published.
+    """
+    share = np.asarray(accuracy, dtype=float) / 100
+    check_whole("num_images", num_images, least=1)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ParameterError("accuracies must lie between 0 and 100 percent.")
+    return 100 * np.sqrt(share * (1 - share) / num_images)

@@ -94,7 +94,11 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
         self.norm2 = _group_norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.shortcut = None if stride == 1 and before == width else nn.Conv2d(before, width, 1, stride, bias=False)
+        self.shortcut = (
+            None
+            if stride == 1 and before == width
+            else nn.Conv2d(before, width, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.gelu(self.norm1(x))
@@ -120,7 +124,9 @@ class Mlp(nn.Module):
 
     def __init__(self, inputs: int, num_classes: int, width: int = 64) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.body = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+        )
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -144,19 +150,34 @@ class SmallTransformer(nn.Module):
 
     WIDTH, BLOCKS, PATCH = 32, 2, 2
 
-    def __init__(self, num_classes: int = 10, size: int = 8, channels: int = 1, heads: int = 4) -> None:
+    def __init__(
+        self, num_classes: int = 10, size: int = 8, channels: int = 1, heads: int = 4
+    ) -> None:
         super().__init__()
         if size < self.PATCH or size % self.PATCH:
-            raise ParameterError(f"size must be an even number of pixels, not {size!r}: patches are 2 x 2.")
+            raise ParameterError(
+                f"size must be an even number of pixels, not {size!r}: patches are 2 x 2."
+            )
         if heads < 1 or self.WIDTH % heads:
             raise ParameterError(f"heads must divide {self.WIDTH}, as 2 and 4 do; it is {heads!r}.")
         self.patches = nn.Conv2d(channels, self.WIDTH, self.PATCH, stride=self.PATCH)
         self.positions = nn.Parameter(0.02 * torch.randn((size // self.PATCH) ** 2, self.WIDTH))
-        block = partial(nn.TransformerEncoderLayer, self.WIDTH, heads, 2 * self.WIDTH, dropout=0.0, activation="gelu")
-        self.blocks = nn.Sequential(*(block(batch_first=True, norm_first=True) for _ in range(self.BLOCKS)))
+        block = partial(
+            nn.TransformerEncoderLayer,
+            self.WIDTH,
+            heads,
+            2 * self.WIDTH,
+            dropout=0.0,
+            activation="gelu",
+        )
+        self.blocks = nn.Sequential(
+            *(block(batch_first=True, norm_first=True) for _ in range(self.BLOCKS))
+        )
         self.norm = nn.LayerNorm(self.WIDTH)
         self.head = nn.Linear(self.WIDTH, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions  # (n, patches, width)
+        tokens = (
+            self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        )  # (n, patches, width)
         return self.head(self.norm(self.blocks(tokens)).mean(1))

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.bench import SoupBench
-from radin.data import load_split
-from radin.devices import pick_device
+from radin.checkpoints.zoo import Zoo
+from radin.data.load import load_split
 from radin.errors import LARGEST_SEED, ParameterError, check_seed, check_whole
+from radin.experiments.bench.bench import SoupBench
+from radin.experiments.bench.shipped import shipped
+from radin.experiments.model_soups.ingredients import ingredient_ids
+from radin.experiments.zoos.digits import digits_zoo
 from radin.files import update_hash
-from radin.finetune import digits_zoo
-from radin.model_soups import ingredient_ids
-from radin.rank import check_prior
-from radin.shipped import shipped
-from radin.zoo import Zoo
+from radin.inference.devices import pick_device
+from radin.ranking.rank import check_prior
 
 ZOOS = ("digits",)
 SOURCES = ("bench", "live")
@@ -120,7 +120,9 @@ def open_bench(name: str, quick: bool = False, device: str = "auto") -> SoupBenc
     check_parameters(benches(), zoo=name, quick=quick)
     if name == "digits":
         zoo = open_zoo(name, quick, device)
-        return SoupBench.build(zoo, load_split("digits", "val"), load_split("digits", "test"), device=device)
+        return SoupBench.build(
+            zoo, load_split("digits", "val"), load_split("digits", "test"), device=device
+        )
     bench = SoupBench.load(name)
     return bench.sub(range(5)) if quick else bench
 
@@ -136,12 +138,18 @@ def own_kernel(folder: Path) -> dict[str, str]:
     place = folder / "jupyter" / "kernels" / "python3"
     shutil.rmtree(place, ignore_errors=True)
     write_kernel_spec(place, extra_arguments=["--IPKernelApp.log_level=ERROR"])
-    return {"JUPYTER_PATH": str(folder / "jupyter"), "IPYTHONDIR": str(folder / "ipython"), "TQDM_DISABLE": "1"}
+    return {
+        "JUPYTER_PATH": str(folder / "jupyter"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "TQDM_DISABLE": "1",
+    }
 
 
 def measured(name: str) -> Any:
     """What a benchmark of this repository measured, as it was last kept with the module: "stage_one"."""
-    return json.loads(resources.files("radin").joinpath("results", f"{name}.json").read_text("utf-8"))
+    return json.loads(
+        resources.files("radin.experiments").joinpath("results", f"{name}.json").read_text("utf-8")
+    )
 
 
 def glue(name: str, value: Any, show: bool = False) -> None:
@@ -171,10 +179,14 @@ def record(right: Mapping[str, Tensor], labels: Tensor, part: str = "test") -> N
     """
     for recipe, answers in right.items():
         if answers.dtype != torch.bool or answers.shape != labels.shape or labels.ndim != 1:
-            raise ParameterError(f"{recipe}: record needs right or wrong for each of the {len(labels)} images.")
+            raise ParameterError(
+                f"{recipe}: record needs right or wrong for each of the {len(labels)} images."
+            )
     digest = hashlib.sha256()
     update_hash(digest, "labels", labels.long())
-    packed = {recipe: np.packbits(answers.cpu().numpy()).tobytes() for recipe, answers in right.items()}
+    packed = {
+        recipe: np.packbits(answers.cpu().numpy()).tobytes() for recipe, answers in right.items()
+    }
     kept = {
         "images": len(labels),
         "labels": digest.hexdigest()[:16],
@@ -187,6 +199,12 @@ def recorded(text: str) -> tuple[str, dict[str, Tensor]]:
     """What `record` kept: the fingerprint of the labels, and (n,) boolean answers by recipe."""
     kept = json.loads(text)
     n = kept["images"]
-    bits = {recipe: np.frombuffer(base64.b64decode(packed), np.uint8) for recipe, packed in kept["right"].items()}
-    right = {recipe: torch.from_numpy(np.unpackbits(each, count=n).astype(bool)) for recipe, each in bits.items()}
+    bits = {
+        recipe: np.frombuffer(base64.b64decode(packed), np.uint8)
+        for recipe, packed in kept["right"].items()
+    }
+    right = {
+        recipe: torch.from_numpy(np.unpackbits(each, count=n).astype(bool))
+        for recipe, each in bits.items()
+    }
     return kept["labels"], right

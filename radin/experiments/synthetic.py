@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from radin.bank import LogitBank
 from radin.errors import ParameterError, check_seed, check_whole
+from radin.ranking.bank import LogitBank
 
-_HARDNESS = 4.0  # spread of the label's lead over images, where 1 is the mean logit of a wrong class
+_HARDNESS = (
+    4.0  # spread of the label's lead over images, where 1 is the mean logit of a wrong class
+)
 _PILOT_IMAGES, _PILOT_MODELS = 2000, 13
 _IMAGES_AT_ONCE = 1000
 
@@ -38,7 +40,9 @@ def synthetic_bank(
     gain only so much.
     """
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise ParameterError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype!r}.")
+        raise ParameterError(
+            f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype!r}."
+        )
     for name, number, least in (
         ("num_models", num_models, 1),
         ("num_images", num_images, 1),
@@ -51,14 +55,18 @@ def synthetic_bank(
             f"with {num_classes} classes they are {single} and {ensemble}."
         )
     rng = torch.Generator().manual_seed(check_seed(seed))
-    lead, noise = _calibrate(min(num_models, _PILOT_MODELS), num_classes, single / 100, ensemble / 100, rng)
+    lead, noise = _calibrate(
+        min(num_models, _PILOT_MODELS), num_classes, single / 100, ensemble / 100, rng
+    )
     labels = torch.randint(num_classes, (num_images,), generator=rng)
     logits = torch.empty(num_models, num_images, num_classes, dtype=dtype)
     for part in torch.arange(num_images).split(_IMAGES_AT_ONCE):
         shared, leads = _shared(len(part), num_classes, rng)
         shared[torch.arange(len(part)), labels[part]] += lead + leads
         for k in range(num_models):
-            logits[k, part[0] : part[-1] + 1] = shared + noise * torch.randn(shared.shape, generator=rng)
+            logits[k, part[0] : part[-1] + 1] = shared + noise * torch.randn(
+                shared.shape, generator=rng
+            )
     return LogitBank(logits, labels)
 
 

@@ -22,7 +22,9 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()  # a device that exists can give a number back
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise ParameterError(f"device={device!r} is not available here; use 'auto', 'cpu' or 'cuda'.") from error
+        raise ParameterError(
+            f"device={device!r} is not available here; use 'auto', 'cpu' or 'cuda'."
+        ) from error
     return chosen
 
 

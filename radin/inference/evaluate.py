@@ -7,21 +7,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from radin.bank import check_labels
-from radin.data import batches, mixed_batches
-from radin.devices import memory, pick_device
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches
 from radin.errors import BankError, ParameterError, check_whole
-from radin.soup import average_many, check_weights
-from radin.stream import PROBE, batch_logits, check_workers, like, stream
-from radin.tasks import num_workers, run_tasks, task_device
-from radin.zoo import Zoo
-
-SoupLike = Tensor | Sequence[float] | Mapping[str, Tensor]  # mixing weights (N,), or a state dict
+from radin.inference.batch_norm import _check_batch_norm, refresh_batch_norm
+from radin.inference.devices import memory, pick_device
+from radin.inference.forward import PROBE, batch_logits, check_workers, stream
+from radin.inference.parallel import num_workers, run_tasks, task_device
+from radin.ranking.bank import check_labels
+from radin.soup.average import SoupLike, _soup_states
 
 
 class Evaluator:
@@ -53,10 +50,14 @@ class Evaluator:
         self._asked = str(device)  # by a worker elsewhere, "auto" may be answered otherwise
         self.batch_size = check_whole("batch_size", batch_size, least=1)
         self.half, self.workers, self.progress = half, check_workers(workers), progress
-        model = zoo.model(0, copy=False)  # a zoo without networks is refused here, not after the entry fee
+        model = zoo.model(
+            0, copy=False
+        )  # a zoo without networks is refused here, not after the entry fee
         if refresh is not None:
             if isinstance(refresh, bool | str) or not hasattr(refresh, "__len__"):
-                raise ParameterError(f"refresh takes a training split, as radin.load_split gives one, not {refresh!r}.")
+                raise ParameterError(
+                    f"refresh takes a training split, as radin.load_split gives one, not {refresh!r}."
+                )
             _check_batch_norm(model)
             batch_logits(model.to(self.device), next(batches(refresh, PROBE))[0], self.device)
 
@@ -70,7 +71,10 @@ class Evaluator:
         The ingredients are read once for all of them. Inside `joblib.parallel_config` the soups are divided among
         its workers.
         """
-        groups = [list(range(len(soups)))[k :: num_workers()] for k in range(min(num_workers(), len(soups)))]
+        groups = [
+            list(range(len(soups)))[k :: num_workers()]
+            for k in range(min(num_workers(), len(soups)))
+        ]
         accuracies = [0.0] * len(soups)
 
         def finished(position: int, found: list[float]) -> None:
@@ -95,11 +99,16 @@ class Evaluator:
             hits += right
         return [count * 100 / len(self.split) for count in hits]  # type: ignore[arg-type]
 
-    def _states(self, soups: Sequence[SoupLike], device: torch.device) -> list[Mapping[str, Tensor]]:
+    def _states(
+        self, soups: Sequence[SoupLike], device: torch.device
+    ) -> list[Mapping[str, Tensor]]:
         states = _soup_states(self.zoo, soups)
         if self.refresh is None:
             return states
-        return [refresh_batch_norm(self.zoo, state, self.refresh, str(device), self.batch_size) for state in states]
+        return [
+            refresh_batch_norm(self.zoo, state, self.refresh, str(device), self.batch_size)
+            for state in states
+        ]
 
     def _stream(
         self, states: Sequence[Mapping[str, Tensor]], device: torch.device, desc: str
@@ -108,7 +117,15 @@ class Evaluator:
         sources = [partial(self.zoo.model, state, copy=False) for state in states]
         projection = getattr(self.split, "projection", None)
         for k, logits, labels in stream(
-            sources, self.split, device, self.batch_size, None, self.half, self.workers, desc, self.progress
+            sources,
+            self.split,
+            device,
+            self.batch_size,
+            None,
+            self.half,
+            self.workers,
+            desc,
+            self.progress,
         ):
             if not logits.isfinite().all():
                 raise BankError(
@@ -167,65 +184,6 @@ def soup_logits(
     """
     evaluate = Evaluator(zoo, split, device, batch_size, half=half, workers=workers)
     pairs = list(evaluate._stream(_soup_states(zoo, [soup]), evaluate.device, "predicting a soup"))
-    return torch.cat([logits.cpu() for _, logits, _ in pairs]), torch.cat([labels for _, _, labels in pairs])
-
-
-def refresh_batch_norm(
-    zoo: Zoo, soup: SoupLike, split: Dataset[Any], device: str = "auto", batch_size: int = 256
-) -> dict[str, Tensor]:
-    """The soup with the running statistics of its batch norm measured anew, by one pass over training images.
-
-    An average of the ingredients' running statistics is not what the averaged network sees, so a soup with
-    batch norm is judged fairly only after this pass. It costs one forward pass over the images of `split`, in
-    training mode, and is not part of the budget; labels are not used and parameters do not change.
-
-    Args:
-        soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
-        split: training images. They are taken in a fixed random order and in batches of almost one size, since
-            batch norm weighs all batches alike.
-
-    Returns: a state dict on the CPU with the zoo's keys, which `evaluator` and `soup_logits` take.
-
-    Raises:
-        ParameterError: the network has no batch norm with running statistics, or an impossible device.
-        DataError: an empty split, or images that do not fit the network.
-
-    Source: Izmailov et al. 2018, section 3.2, and torch.optim.swa_utils.update_bn.
-    """
-    chosen = pick_device(device)
-    batch_size = check_whole("batch_size", batch_size, least=1)
-    model = zoo.model(_soup_states(zoo, [soup])[0]).to(chosen)
-    _check_batch_norm(model)
-    probe, _ = next(batches(split, PROBE))  # an empty split and images that do not fit are named here
-    with torch.inference_mode():
-        batch_logits(model, probe, chosen)
-    update_bn((like(images, model, chosen) for images in mixed_batches(split, batch_size)), model)
-    state = model.state_dict()
-    return {key: state[key].cpu() for key in zoo.keys()}
-
-
-def _check_batch_norm(model: nn.Module) -> None:
-    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()):
-        raise ParameterError(
-            f"{type(model).__name__} has no batch norm with running statistics; evaluate the soup as it is."
-        )
-
-
-def _soup_states(zoo: Zoo, soups: Sequence[SoupLike]) -> list[Mapping[str, Tensor]]:
-    """The state dict of each soup; those given as mixing weights are averaged in one reading of the ingredients."""
-    for soup in soups:
-        if isinstance(soup, Mapping):
-            _check_state(zoo, soup)
-    rows = [check_weights(soup, len(zoo)) for soup in soups if not isinstance(soup, Mapping)]
-    averaged = iter(average_many(zoo, torch.stack(rows)) if rows else ())
-    return [soup if isinstance(soup, Mapping) else next(averaged) for soup in soups]
-
-
-def _check_state(zoo: Zoo, soup: Mapping[str, Tensor]) -> None:
-    shapes = {key: tuple(zoo[0][key].shape) for key in zoo.keys()}
-    given = {key: tuple(tensor.shape) for key, tensor in soup.items()}
-    wrong = sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key))
-    if wrong:
-        raise ParameterError(
-            f"This state dict does not fit the zoo; missing, extra or of another shape: {', '.join(wrong[:8])}."
-        )
+    return torch.cat([logits.cpu() for _, logits, _ in pairs]), torch.cat(
+        [labels for _, _, labels in pairs]
+    )

@@ -13,15 +13,17 @@ from torch.func import functional_call
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from radin.data import batches
-from radin.devices import memory
+from radin.data.batches import batches
 from radin.errors import DataError, check_whole
+from radin.inference.devices import memory
 
 Source = Callable[[], nn.Module]  # gives a network in evaluation mode, on the CPU
 
 ACTIVATIONS = 0.25  # share of a GPU's memory that waiting networks leave to the images that pass through one of them
 PROBE = 8  # images that show whether a network takes them, or still says what a store has of it
-CHUNK = 2**31  # bytes of images that wait in memory while networks that do not fit together take turns
+CHUNK = (
+    2**31
+)  # bytes of images that wait in memory while networks that do not fit together take turns
 
 
 def stream(
@@ -59,10 +61,14 @@ def stream(
     place = min(begins)
     fleet = _Fleet(sources, device, half_of(device) if half else None)
     images_to_run = sum(total - begin for begin in begins)
-    with tqdm(total=images_to_run, desc=desc, unit=" images", leave=False, disable=not progress) as bar:
+    with tqdm(
+        total=images_to_run, desc=desc, unit=" images", leave=False, disable=not progress
+    ) as bar:
         for chunk in _chunks(batches(split, batch_size, place, workers), one_by_one=fleet.all_fit):
             if fleet.all_fit:
-                chunk = [(images.to(device), labels) for images, labels in chunk]  # once, not for each network
+                chunk = [
+                    (images.to(device), labels) for images, labels in chunk
+                ]  # once, not for each network
             for k, begin in enumerate(begins):
                 first, model = place, None
                 for images, labels in chunk:
@@ -72,7 +78,9 @@ def stream(
                         bar.update(len(labels))
                     first += len(labels)
             place = first
-            bar.set_postfix_str(f"{place:,} of {total:,} decoded for {len(sources)} networks", refresh=False)
+            bar.set_postfix_str(
+                f"{place:,} of {total:,} decoded for {len(sources)} networks", refresh=False
+            )
 
 
 def check_workers(workers: int | None) -> int | None:
@@ -85,7 +93,9 @@ def half_of(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.bfloat16
 
 
-def _chunks(pending: Iterator[tuple[Tensor, Tensor]], one_by_one: bool) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def _chunks(
+    pending: Iterator[tuple[Tensor, Tensor]], one_by_one: bool
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Batches in lists: of one, or of as many as `CHUNK` holds."""
     for batch in pending:
         more = 0 if one_by_one else CHUNK // max(1, batch[0].nbytes)
@@ -95,7 +105,9 @@ def _chunks(pending: Iterator[tuple[Tensor, Tensor]], one_by_one: bool) -> Itera
 class _Fleet:
     """Networks on their way through a device: those that fit are held there, the others are loaded when asked for."""
 
-    def __init__(self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype | None
+    ) -> None:
         self.sources, self.device, self.dtype = sources, device, dtype
         self.most = 0  # images in one forward pass, once a batch has proved too large
         self.held: list[nn.Module] = []
@@ -137,13 +149,17 @@ class _Fleet:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         warnings.warn(
-            f"{self.device} has too little memory for {size} images at once; going on with {self.most}.", stacklevel=4
+            f"{self.device} has too little memory for {size} images at once; going on with {self.most}.",
+            stacklevel=4,
         )
         return self.forward(model, images)
 
 
 def batch_logits(
-    model: nn.Module, images: Tensor, device: torch.device, state: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """One forward pass: (batch, C). DataError when the network does not take these images or gives no logits.
 
@@ -153,12 +169,18 @@ def batch_logits(
     try:
         x = like(images, model, device)
         # A state dict names tied tensors more than once; each name then has its own (equal) value.
-        answer = model(x) if state is None else functional_call(model, dict(state), (x,), tie_weights=False)
+        answer = (
+            model(x)
+            if state is None
+            else functional_call(model, dict(state), (x,), tie_weights=False)
+        )
     except torch.OutOfMemoryError:  # smaller batches mend it
         raise
     except Exception as error:  # the network may be anybody's
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if any(word in reason for word in ("CUDA", "cuDNN", "CUBLAS", "HIP")):  # the device's fault, not the images'
+        if any(
+            word in reason for word in ("CUDA", "cuDNN", "CUBLAS", "HIP")
+        ):  # the device's fault, not the images'
             raise
         if "can't allocate memory" in reason:  # how a CPU says it
             raise torch.OutOfMemoryError(reason) from error
@@ -167,8 +189,14 @@ def batch_logits(
             f"({reason}); check size and channels, as in load_split(..., size=224)."
         ) from error
     if not isinstance(answer, Tensor) or answer.shape[:1] != images.shape[:1] or answer.ndim != 2:
-        what = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise DataError(f"{type(model).__name__} must give logits (batch, classes) for a batch of images, not {what}.")
+        what = (
+            f"shape {tuple(answer.shape)}"
+            if isinstance(answer, Tensor)
+            else f"a {type(answer).__name__}"
+        )
+        raise DataError(
+            f"{type(model).__name__} must give logits (batch, classes) for a batch of images, not {what}."
+        )
     return answer
 
 
@@ -178,3 +206,11 @@ def like(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
     if parameter is None or not images.is_floating_point():
         return images.to(device)
     return images.to(device, parameter.dtype)
+
+
+def close_to_stored(now: Tensor, known: Tensor) -> bool:
+    """Whether logits are those that were stored: another device, batch size or precision moves them in the third
+    digit at most."""
+    return now.shape == known.shape and torch.allclose(
+        now, known, rtol=0, atol=1e-2 * known.abs().max().item()
+    )

@@ -97,7 +97,11 @@ class _WorkersLostError(Exception):
 
 
 def _run_on_workers(
-    function: Callable[[Any], Any], left: dict[int, Any], keep: Callable[[int, Any], None], workers: int, attempts: int
+    function: Callable[[Any], Any],
+    left: dict[int, Any],
+    keep: Callable[[int, Any], None],
+    workers: int,
+    attempts: int,
 ) -> None:
     from joblib.parallel import get_active_backend
 
@@ -107,7 +111,9 @@ def _run_on_workers(
     try:
         places = backend.effective_n_jobs(-1)
     except Exception as error:
-        raise ParameterError(f"joblib's workers cannot be reached ({error}); connect to the cluster first.") from error
+        raise ParameterError(
+            f"joblib's workers cannot be reached ({error}); connect to the cluster first."
+        ) from error
     all_workers, all_places, first, in_vain = workers, places, True, 0
     while left:
         before = len(left)
@@ -149,7 +155,11 @@ def _places_left(backend: ParallelBackendBase, places: int) -> int:
 
 
 def _outcomes(
-    function: Callable[[Any], Any], left: dict[int, Any], backend: ParallelBackendBase, jobs: int, first: bool
+    function: Callable[[Any], Any],
+    left: dict[int, Any],
+    backend: ParallelBackendBase,
+    jobs: int,
+    first: bool,
 ) -> Generator[tuple[int, Any], None, None]:
     """(index, result) of each item as it comes.
 
@@ -191,12 +201,16 @@ def _outcomes(
         raise failed[0]
 
 
-def _task(function: Callable[[Any], Any], index: int, item: Any) -> tuple[int, Any, Exception | None]:
+def _task(
+    function: Callable[[Any], Any], index: int, item: Any
+) -> tuple[int, Any, Exception | None]:
     """What a worker runs: an exception is an answer like any other, so that it is not taken for a lost worker."""
     import joblib
 
     try:
-        with joblib.parallel_config("sequential"):  # some backends would hand tasks of this task to the cluster
+        with joblib.parallel_config(
+            "sequential"
+        ):  # some backends would hand tasks of this task to the cluster
             return index, function(item), None
     except Exception as error:
         return index, None, _portable(error)
@@ -216,7 +230,9 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _keep_all(outcomes: Generator[tuple[int, Any], None, None], keep: Callable[[int, Any], None]) -> None:
+def _keep_all(
+    outcomes: Generator[tuple[int, Any], None, None], keep: Callable[[int, Any], None]
+) -> None:
     """Hand every outcome to `keep` from a thread of its own.
 
     What arrives while another result is being stored would be lost together with a worker, were it not taken
@@ -227,7 +243,9 @@ def _keep_all(outcomes: Generator[tuple[int, Any], None, None], keep: Callable[[
         try:
             for index, result in outcomes:
                 calls.append(keeper.submit(keep, index, result))
-                calls = [call for call in calls if not call.done() or call.result()]  # a full disk is heard of here
+                calls = [
+                    call for call in calls if not call.done() or call.result()
+                ]  # a full disk is heard of here
         finally:
             outcomes.close()
     for call in calls:
@@ -241,7 +259,9 @@ def _check_pickles(function: Callable[[Any], Any], items: list[Any]) -> None:
     try:
         cloudpickle.dumps((function, items))
     except Exception as error:
-        raise ParameterError(f"A task cannot be sent to another process ({type(error).__name__}: {error}).") from error
+        raise ParameterError(
+            f"A task cannot be sent to another process ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _mended(backend: ParallelBackendBase) -> ParallelBackendBase:
@@ -258,7 +278,9 @@ def _mended(backend: ParallelBackendBase) -> ParallelBackendBase:
     def submit_and_tell(func: Any, callback: Any = None) -> Any:
         task = submit(func, callback)
         if isinstance(task, Future):
-            task.add_done_callback(lambda done: callback(done.exception()) if _has_failed(done) else None)
+            task.add_done_callback(
+                lambda done: callback(done.exception()) if _has_failed(done) else None
+            )
         return task
 
     mended.submit = submit_and_tell

@@ -37,7 +37,9 @@ class Rows:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (`close` closes it)
             except OSError as error:
-                raise RadinError(f"{path}: could not be opened ({error.strerror}); choose another place.") from error
+                raise RadinError(
+                    f"{path}: could not be opened ({error.strerror}); choose another place."
+                ) from error
             if lock(self._file, wait=False) is False:
                 self._file.close()
                 self.path, self._file = None, io.BytesIO()
@@ -90,16 +92,25 @@ class Rows:
     def discard(self) -> None:
         """Close and remove the file."""
         if self.path is not None and not self._file.closed:
-            self.path.unlink(missing_ok=True)  # while it is locked: afterwards it might be another process's
+            self.path.unlink(
+                missing_ok=True
+            )  # while it is locked: afterwards it might be another process's
         self._file.close()
 
     def _row(self) -> np.dtype:
-        return np.dtype([("label", "<i8"), ("logits", "<f2" if self.dtype == torch.float16 else "<f4", self._classes)])
+        return np.dtype(
+            [
+                ("label", "<i8"),
+                ("logits", "<f2" if self.dtype == torch.float16 else "<f4", self._classes),
+            ]
+        )
 
     def _read(self, start: int, length: int) -> bytes:
         self._file.seek(start)
         parts = []
-        while length and (part := self._file.read(length)):  # a system may give less than asked for, as 2 GB and more
+        while length and (
+            part := self._file.read(length)
+        ):  # a system may give less than asked for, as 2 GB and more
             parts.append(part)
             length -= len(part)
         return b"".join(parts)

@@ -14,16 +14,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from radin.bank import LogitBank, check_labels, load_tensors
-from radin.data import batches, fingerprint
-from radin.devices import pick_device
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches, fingerprint
 from radin.errors import BankError, ParameterError, check_whole
-from radin.files import atomic_path, hash_text, store_folder
-from radin.projection import Projection
-from radin.rows import Rows
-from radin.stream import PROBE, batch_logits, check_workers, half_of, stream
-from radin.tasks import num_workers, run_tasks, task_device
-from radin.zoo import Zoo
+from radin.files import atomic_path, hash_text, load_tensors, store_folder
+from radin.inference.devices import pick_device
+from radin.inference.forward import (
+    PROBE,
+    batch_logits,
+    check_workers,
+    close_to_stored,
+    half_of,
+    stream,
+)
+from radin.inference.parallel import num_workers, run_tasks, task_device
+from radin.inference.partial_logits import Rows
+from radin.ranking.bank import LogitBank, check_labels
+from radin.ranking.projection import Projection
 
 _FORMAT = "radin-predictions-1"
 
@@ -70,10 +77,25 @@ def predict(
         raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
     pick_device(device)
     batch_size = check_whole("batch_size", batch_size, least=1)
-    work = _Work(split, device, batch_size, dtype, half, check_workers(workers), store_folder(cache, "banks"), progress)
+    work = _Work(
+        split,
+        device,
+        batch_size,
+        dtype,
+        half,
+        check_workers(workers),
+        store_folder(cache, "banks"),
+        progress,
+    )
     places = work.places(zoo)
-    found = {k: known for k, place in enumerate(places) if (known := work.stored(zoo, k, place)) is not None}
-    first = {print_: k for k, print_ in reversed(list(enumerate(zoo.fingerprints)))}  # a duplicate is predicted once
+    found = {
+        k: known
+        for k, place in enumerate(places)
+        if (known := work.stored(zoo, k, place)) is not None
+    }
+    first = {
+        print_: k for k, print_ in reversed(list(enumerate(zoo.fingerprints)))
+    }  # a duplicate is predicted once
     missing = sorted(set(first.values()) - set(found))
     for k in missing:
         if (place := places[k]) is not None:
@@ -86,7 +108,10 @@ def predict(
             found[k] = known
             _store(places[k], known)
 
-    tasks = [(position, zoo.subset(group), [places[k] for k in group]) for position, group in enumerate(groups)]
+    tasks = [
+        (position, zoo.subset(group), [places[k] for k in group])
+        for position, group in enumerate(groups)
+    ]
     run_tasks(partial(_predict_group, work), tasks, finished, progress=False)
     whole = [found[k if k in found else first[print_]] for k, print_ in enumerate(zoo.fingerprints)]
     logits = torch.stack([logits for logits, _ in whole])
@@ -122,7 +147,9 @@ class _Work:
         how = [_FORMAT, repr(zoo.model(0, copy=False)), fingerprint(self.split), str(self.dtype)]
         how += ["half"] if self.half else []
         how += [self.projection.fingerprint] if self.projection is not None else []
-        return [self.folder / f"{hash_text(print_, *how)}.safetensors" for print_ in zoo.fingerprints]
+        return [
+            self.folder / f"{hash_text(print_, *how)}.safetensors" for print_ in zoo.fingerprints
+        ]
 
     def stored(self, zoo: Zoo, k: int, place: Path | None) -> Known | None:
         """What the store has of an ingredient, if the network still says the same."""
@@ -144,18 +171,14 @@ class _Work:
         device = pick_device(self.device)
         probe, _ = next(batches(self.split, min(PROBE, len(known)), workers=1))
         with torch.inference_mode():
-            now = batch_logits(model.to(device, half_of(device) if self.half else None), probe, device)
+            now = batch_logits(
+                model.to(device, half_of(device) if self.half else None), probe, device
+            )
         return close_to_stored(self.select(now).float().cpu(), known[: len(probe)].float())
 
     def select(self, logits: Tensor) -> Tensor:
         """The logits that the bank holds."""
         return self.projection(logits) if self.selects and self.projection is not None else logits
-
-
-def close_to_stored(now: Tensor, known: Tensor) -> bool:
-    """Whether logits are those that were stored: another device, batch size or precision moves them in the third
-    digit at most."""
-    return now.shape == known.shape and torch.allclose(now, known, rtol=0, atol=1e-2 * known.abs().max().item())
 
 
 def _groups(members: Sequence[int], workers: int) -> list[list[int]]:
@@ -168,11 +191,16 @@ def _predict_group(work: _Work, task: tuple[int, Zoo, list[Path | None]]) -> lis
     """Predict a zoo in one pass. Its rows, and what is whole, are in the store at once, where the store is shared."""
     position, zoo, places = task
     device = pick_device(task_device(work.device, position))
-    rows = [Rows(place.with_suffix(".rows") if place is not None else None, work.dtype) for place in places]
+    rows = [
+        Rows(place.with_suffix(".rows") if place is not None else None, work.dtype)
+        for place in places
+    ]
     total = len(work.split)  # type: ignore[arg-type]
     try:
         starts = [_resume(work, zoo, k, kept) for k, kept in enumerate(rows)]
-        todo = [k for k in range(len(zoo)) if starts[k] < total or total == 0]  # to read none is refused in `batches`
+        todo = [
+            k for k in range(len(zoo)) if starts[k] < total or total == 0
+        ]  # to read none is refused in `batches`
         resumed = f", the first {min(starts):,} images are known" if min(starts) else ""
         answers = stream(
             [partial(zoo.model, k, copy=False) for k in todo],
@@ -216,7 +244,9 @@ def _resume(work: _Work, zoo: Zoo, k: int, kept: Rows) -> int:
 
 def _check(logits: Tensor, labels: Tensor, name: str, first: int, work: _Work) -> None:
     """Refuse NaN at once, not after hours."""
-    check_labels(labels, logits.shape[1] if work.projection is None else work.projection.num_classes, first)
+    check_labels(
+        labels, logits.shape[1] if work.projection is None else work.projection.num_classes, first
+    )
     bad = (~logits.isfinite()).any(1).nonzero().flatten()
     if len(bad):
         in_half = work.half or work.dtype == torch.float16

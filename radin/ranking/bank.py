@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from radin.errors import BankError, ParameterError
-from radin.files import atomic_path
-from radin.projection import Projection
+from radin.files import atomic_path, load_tensors
+from radin.ranking.projection import Projection
 
 _FORMAT = "radin-bank-1"
 _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -86,15 +82,24 @@ class LogitBank:
         if names is not None and len(names) != len(logits):
             raise BankError(f"{len(names)} names were given for {len(logits)} ingredients.")
         if projection is not None and projection.num_logits != logits.shape[2]:
-            raise BankError(f"The projection reads {projection.num_logits} logits; these are {logits.shape[2]}.")
+            raise BankError(
+                f"The projection reads {projection.num_logits} logits; these are {logits.shape[2]}."
+            )
         self.projection = projection
         self.logits = logits.float() if logits.dtype == torch.float64 else logits
         self.labels = labels.long().contiguous()
-        self.names = [str(name) for name in names] if names is not None else [str(k) for k in range(len(logits))]
+        self.names = (
+            [str(name) for name in names]
+            if names is not None
+            else [str(k) for k in range(len(logits))]
+        )
         self._check_values()
 
     def _check_values(self) -> None:
-        check_labels(self.labels, self.num_classes if self.projection is None else self.projection.num_classes)
+        check_labels(
+            self.labels,
+            self.num_classes if self.projection is None else self.projection.num_classes,
+        )
         half = self.logits.dtype == torch.float16
         for k, name in enumerate(self.names):
             if all(extreme.isfinite() for extreme in self.logits[k].aminmax()):
@@ -125,7 +130,9 @@ class LogitBank:
 
     def accuracies(self) -> Tensor:
         """Accuracy of each ingredient alone, in percent: (N,) double."""
-        return torch.stack([accuracy(self.projected(logits), self.labels) for logits in self.logits]).cpu()
+        return torch.stack(
+            [accuracy(self.projected(logits), self.labels) for logits in self.logits]
+        ).cpu()
 
     def projected(self, ensemble: Tensor) -> Tensor:
         """Logits (..., C) of ensembles as logits (..., K) of the split's own classes; the same without a projection."""
@@ -149,13 +156,18 @@ class LogitBank:
             moved.logits, moved.labels = self.logits.to(device), self.labels.to(device)
             torch.zeros(1, dtype=torch.float64, device=moved.logits.device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise ParameterError(f"device={device!r} cannot hold a bank here; use 'cpu' or 'cuda'.") from error
+            raise ParameterError(
+                f"device={device!r} cannot hold a bank here; use 'cpu' or 'cuda'."
+            ) from error
         return moved
 
     def save(self, path: str | Path) -> Path:
         """Write the bank as one safetensors file, atomically."""
         path = Path(path)
-        tensors = {"logits": self.logits.contiguous().cpu(), "labels": self.labels.contiguous().cpu()}
+        tensors = {
+            "logits": self.logits.contiguous().cpu(),
+            "labels": self.labels.contiguous().cpu(),
+        }
         metadata = {"format": _FORMAT, "names": json.dumps(self.names)}
         if self.projection is not None:
             metadata["groups"] = json.dumps(self.projection.groups)
@@ -177,43 +189,6 @@ class LogitBank:
             projection = None if groups is None else Projection(groups, logits.shape[2])
             return cls(logits, tensors["labels"], json.loads(metadata["names"]), projection)
         except (KeyError, json.JSONDecodeError) as error:
-            raise BankError(f"{path}: not a whole logit bank ({error} is missing); make it again.") from error
-
-
-def load_tensors(path: str | Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the header of a safetensors file that radin wrote in the given format.
-
-    Raises BankError when the file is missing, damaged, or of another format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BankError(f"{path}: no such file.")
-    try:
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except RuntimeError:  # of torch: a mapping that could be written to may not be larger than memory
-            tensors, metadata = _map_read_only(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise BankError(f"{path}: damaged or not a safetensors file ({error}); make it again.") from error
-    if metadata.get("format") != expected_format:
-        raise BankError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}; make it again.")
-    return tensors, metadata
-
-
-def _map_read_only(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a safetensors file of any size; writing to one of them ends the program."""
-    with path.open("rb") as file:
-        start = 8 + (length := int.from_bytes(file.read(8), "little"))
-        header = json.loads(file.read(length))
-    metadata = header.pop("__metadata__", {})
-    tensors = {}
-    for key, entry in header.items():
-        first, last = entry["data_offsets"]
-        numbers = np.memmap(path, np.uint8, "r", start + first, (last - first,))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*not writable.*")
-            flat = torch.frombuffer(numbers, dtype=_DTYPES[entry["dtype"]])
-        tensors[key] = flat.view(entry["shape"])
-    return tensors, metadata
+            raise BankError(
+                f"{path}: not a whole logit bank ({error} is missing); make it again."
+            ) from error

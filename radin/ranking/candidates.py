@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from radin.bank import LogitBank
 from radin.errors import ParameterError, check_seed, check_whole
-from radin.margins import Moves
 
 EXHAUSTIVE_LIMIT = 20  # 2^20 - 1 rows of 20 numbers are 84 MB; each further ingredient doubles it
 _MOST_ROWS = 2**EXHAUSTIVE_LIMIT - 1
@@ -83,12 +82,16 @@ def monte_carlo(
     members = np.empty((len(drawn), num_models), np.int8)
     for size in np.unique(drawn).tolist():
         at = np.flatnonzero(drawn == size)
-        own = np.random.default_rng([int(seed), size])  # so that its subsets do not depend on how many the others need
+        own = np.random.default_rng(
+            [int(seed), size]
+        )  # so that its subsets do not depend on how many the others need
         members[at] = _draw_subsets(num_models, len(at), own, range(size, size + 1))
     return from_subsets(members)
 
 
-def dirichlet(num_models: int, num_candidates: int, seed: int = 0, concentration: float = 1.0) -> Tensor:
+def dirichlet(
+    num_models: int, num_candidates: int, seed: int = 0, concentration: float = 1.0
+) -> Tensor:
     """M different rows of mixing weights from a symmetric Dirichlet distribution: (M, N), single precision.
 
     A concentration of 1 makes all mixing weights equally likely; a smaller one favours a few ingredients, down to
@@ -105,8 +108,12 @@ def dirichlet(num_models: int, num_candidates: int, seed: int = 0, concentration
         with suppress(OverflowError):  # a whole number beyond every float
             a = float(concentration)
     if not 0 < a < math.inf:  # NaN fails this too
-        raise ParameterError(f"concentration must be a finite number above 0, not {concentration!r}.")
-    a = min(max(a, 1e-300), 1e300)  # rows are all alike long before; beyond, the sums below overflow
+        raise ParameterError(
+            f"concentration must be a finite number above 0, not {concentration!r}."
+        )
+    a = min(
+        max(a, 1e-300), 1e300
+    )  # rows are all alike long before; beyond, the sums below overflow
     rng = np.random.default_rng(check_seed(seed))
 
     def draw() -> np.ndarray:
@@ -120,36 +127,15 @@ def dirichlet(num_models: int, num_candidates: int, seed: int = 0, concentration
     return torch.from_numpy(_different_rows(draw, num_candidates, may_end=True))
 
 
-def greedy_path(bank: LogitBank, steps: int | None = None, replacement: bool = True) -> Tensor:
-    """The ensembles that greedy selection passes through on its way, as candidates: (at most steps, N).
-
-    It starts from the best single ingredient; each step adds the one that makes the ensemble's accuracy on the bank
-    highest (of equals, the first), even where all of them lower it. All of it is read off the bank and costs no budget.
-
-    Args:
-        steps: how many additions; N when not given. Without replacement no more than N.
-        replacement: whether an ingredient may be added again; its mixing weight grows with each time.
-
-    Source: Caruana et al. 2004, ensemble selection, here on averaged logits.
-    """
-    steps = bank.num_models if steps is None else check_whole("steps", steps, least=1)
-    moves, counts, rows = Moves(bank), torch.zeros(bank.num_models), []
-    for _ in range(steps if replacement else min(steps, bank.num_models)):
-        accuracy = moves.add(counts)
-        if not replacement:
-            accuracy[counts > 0] = -1.0
-        counts[int(accuracy.argmax())] += 1
-        rows.append(from_subsets(counts.unsqueeze(0)))
-    return distinct(torch.cat(rows))
-
-
 def distinct(candidates: Tensor) -> Tensor:
     """The rows (M, N) without repeats, in order of first appearance: a tensor of the same dtype, on the same device.
 
     Raises ParameterError when the candidates are no such table.
     """
     if candidates.ndim != 2 or candidates.shape[1] == 0:
-        raise ParameterError(f"Candidates must have shape (M, N) with N >= 1; these have {tuple(candidates.shape)}.")
+        raise ParameterError(
+            f"Candidates must have shape (M, N) with N >= 1; these have {tuple(candidates.shape)}."
+        )
     return candidates[first_places(candidates).to(candidates.device)]
 
 
@@ -201,7 +187,9 @@ def _subsets_at(ranks: np.ndarray, num_models: int, sizes: range) -> np.ndarray:
     return members
 
 
-def _draw_subsets(num_models: int, num_rows: int, rng: np.random.Generator, sizes: range) -> np.ndarray:
+def _draw_subsets(
+    num_models: int, num_rows: int, rng: np.random.Generator, sizes: range
+) -> np.ndarray:
     """Different subsets, all of them equally likely: rows of 0 and 1, fewer than asked only when fewer exist."""
     total = _count(num_models, sizes)
     if total <= _MOST_ROWS:
@@ -213,7 +201,9 @@ def _draw_subsets(num_models: int, num_rows: int, rng: np.random.Generator, size
             return rows[rows.any(1)]
     else:
         ingredients = np.tile(np.arange(num_models, dtype=np.int32), (_BLOCK, 1))
-        shares = [math.comb(num_models, size) / total for size in sizes]  # of whole numbers: floats could not hold them
+        shares = [
+            math.comb(num_models, size) / total for size in sizes
+        ]  # of whole numbers: floats could not hold them
 
         def draw() -> np.ndarray:
             return rng.permuted(ingredients, axis=1) < rng.choice(sizes, (_BLOCK, 1), p=shares)
@@ -221,7 +211,9 @@ def _draw_subsets(num_models: int, num_rows: int, rng: np.random.Generator, size
     return _different_rows(draw, min(num_rows, total))
 
 
-def _draw_sizes(num_models: int, num_rows: int, rng: np.random.Generator, sizes: range) -> np.ndarray:
+def _draw_sizes(
+    num_models: int, num_rows: int, rng: np.random.Generator, sizes: range
+) -> np.ndarray:
     """A size for each row, equally likely among those with subsets left: (M,), fewer only when no subset is left."""
     left = {size: math.comb(num_models, size) for size in sizes}
     going = list(sizes)
@@ -235,7 +227,9 @@ def _draw_sizes(num_models: int, num_rows: int, rng: np.random.Generator, sizes:
     return np.array(drawn)
 
 
-def _different_rows(draw: Callable[[], np.ndarray], num_rows: int, may_end: bool = False) -> np.ndarray:
+def _different_rows(
+    draw: Callable[[], np.ndarray], num_rows: int, may_end: bool = False
+) -> np.ndarray:
     """The first `num_rows` different rows of block after block; fewer when one brings none and it `may_end` there."""
     rows: dict[bytes, None] = {}  # in order of first appearance
     while len(rows) < num_rows:
@@ -251,3 +245,56 @@ def _different_rows(draw: Callable[[], np.ndarray], num_rows: int, may_end: bool
 def _keys(rows: np.ndarray) -> list[bytes]:
     """Each row's bytes, without the zeros at their end: equal exactly where rows are."""
     return rows.view(f"S{rows.shape[1] * rows.itemsize}").ravel().tolist()
+
+
+def effective_number(candidates: Tensor) -> Tensor:
+    """1 / sum_k p_k^2 for each row (M, N): the size of a subset, and its generalisation to any mixing weights."""
+    p = candidates.double()
+    return (p.sum(1) ** 2 / p.square().sum(1)).round(decimals=6)
+
+
+def _are_subsets(p: Tensor) -> Tensor:
+    """(M, 1) boolean: whether all positive weights of a row are the same."""
+    return ((p == 0) | (p == p.amax(1, keepdim=True))).all(1, keepdim=True)
+
+
+def without_scale(p: Tensor) -> Tensor:
+    """Weights (M, N) with the same argmax: a subset's logits are added as they are, so that a tie between classes
+    stays a tie instead of being broken by the rounding of 1/3."""
+    return torch.where(_are_subsets(p), (p > 0).double(), p)
+
+
+# Room for 1/N rounded to single precision, N times; a forgotten ingredient is far outside it.
+SUM_TOLERANCE = 1e-4
+
+
+def check_weights(weights: Tensor | Sequence[Any], num_models: int, rows: bool = False) -> Tensor:
+    """Mixing weights as a float64 tensor on the CPU, after checking that they lie in the simplex.
+
+    Args:
+        weights: (N,), or (M, N) when `rows`.
+        num_models: how many ingredients there are.
+
+    Raises ParameterError when the shape is wrong, or a weight is negative or not finite, or a sum is not 1.
+    """
+    # A list would pass through single precision, in which three tenths are not three tenths.
+    p = torch.as_tensor(weights, dtype=None if isinstance(weights, Tensor) else torch.float64)
+    p = p.detach().to("cpu", torch.float64)
+    shape = f"(M, {num_models})" if rows else f"({num_models},)"
+    if p.ndim != (2 if rows else 1) or p.shape[-1] != num_models or p.shape[0] == 0:
+        raise ParameterError(
+            f"Mixing weights must have shape {shape}, one weight for each ingredient; these have {tuple(p.shape)}."
+        )
+    if not torch.isfinite(p).all():
+        raise ParameterError("Mixing weights must be finite numbers; these hold NaN or infinity.")
+    if (p < 0).any():
+        raise ParameterError(
+            f"Mixing weights must not be negative; the smallest here is {p.min().item():.4g}."
+        )
+    sums = p.sum(-1)
+    if ((sums - 1).abs() > SUM_TOLERANCE).any():
+        worst = sums.flatten()[(sums - 1).abs().argmax()].item()
+        raise ParameterError(
+            f"Mixing weights must sum to 1; these sum to {worst:.6g}. Divide them by their sum."
+        )
+    return p

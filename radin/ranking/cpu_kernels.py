@@ -1,8 +1,8 @@
-"""The compiled loops of stage 1 on the CPU. `radin.margins` says what they compute and why it is exact.
+"""The compiled loops of stage 1 on the CPU. `radin.ranking.margins` says what they compute and why it is exact.
 
-Kept apart because importing numba takes half a second: `radin.margins` imports this file when it first counts.
+Kept apart because importing numba takes half a second: `radin.ranking.margins` imports this file when it first counts.
 Each function works in one thread and lets go of Python's lock, so that blocks of images run side by side.
-`radin.kernels_torch` has the same functions for a GPU.
+`radin.ranking.gpu_kernels` has the same functions for a GPU.
 """
 
 from __future__ import annotations
@@ -117,7 +117,11 @@ def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: A
         margins[kept], wins_ties[kept] = rivals[strongest], ties[strongest]
         total[strongest] = np.inf  # kept, or left out
         for q in range(len(rivals)):
-            if total[q] < np.inf and (wins_ties[kept] or not ties[q]) and _beats(margins[kept], rivals[q]):
+            if (
+                total[q] < np.inf
+                and (wins_ties[kept] or not ties[q])
+                and _beats(margins[kept], rivals[q])
+            ):
                 total[q] = np.inf
         kept += 1
     for q in range(len(rivals)):
@@ -128,10 +132,14 @@ def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: A
 
 
 @_loop
-def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, Array, Array, Array]:
+def _collect(
+    logits: Array, labels: Array, first: int, last: int
+) -> tuple[int, Array, Array, Array]:
     models, _, classes = logits.shape
     ahead = np.empty((models, _IMAGES_AT_ONCE), np.bool_)
-    behind = np.empty(classes, np.int32)  # in how many ingredients the label is not ahead of each class
+    behind = np.empty(
+        classes, np.int32
+    )  # in how many ingredients the label is not ahead of each class
     rivals, ties = np.empty((classes, models), np.float64), np.empty(classes, np.bool_)
     total = np.empty(classes, np.float64)
     room = 256
@@ -160,17 +168,24 @@ def _collect(logits: Array, labels: Array, first: int, last: int) -> tuple[int, 
                 if behind[c] > 0:
                     total[found] = 0.0
                     for k in range(models):
-                        rivals[found, k] = _value(logits[k, image, label]) - _value(logits[k, image, c])
+                        rivals[found, k] = _value(logits[k, image, label]) - _value(
+                            logits[k, image, c]
+                        )
                         total[found] += rivals[found, k]
                     ties[found] = c < label
                     found += 1
             if rows + found > room:
                 while rows + found > room:
                     room *= 2
-                more_margins, more_ties = np.empty((room, models), np.float64), np.empty(room, np.bool_)
+                more_margins, more_ties = (
+                    np.empty((room, models), np.float64),
+                    np.empty(room, np.bool_),
+                )
                 more_margins[:rows], more_ties[:rows] = margins[:rows], wins_ties[:rows]
                 margins, wins_ties = more_margins, more_ties
-            rows += _keep(rivals[:found], ties[:found], total[:found], margins[rows:], wins_ties[rows:])
+            rows += _keep(
+                rivals[:found], ties[:found], total[:found], margins[rows:], wins_ties[rows:]
+            )
             contested += 1
             starts[contested] = rows
     return sure, margins[:rows].copy(), wins_ties[:rows].copy(), starts[: contested + 1].copy()
@@ -208,7 +223,9 @@ def _above_zero(margins: Array, sign: float, caps: Array) -> bool:
 
 
 @_loop
-def _drop_decided(margins: Array, wins_ties: Array, starts: Array, caps: Array) -> tuple[int, Array, Array, Array]:
+def _drop_decided(
+    margins: Array, wins_ties: Array, starts: Array, caps: Array
+) -> tuple[int, Array, Array, Array]:
     kept = np.empty(len(margins), np.bool_)
     new_starts = np.zeros(len(starts), np.int64)
     sure, contested, rows = 0, 0, 0
@@ -245,7 +262,10 @@ def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
     # are added up once for each rival; what is left for each of the 2^N subsets is one comparison.
     models = margins.shape[1]
     low_models = (models + 1) // 2
-    low, high = np.empty(1 << low_models, np.float64), np.empty(1 << (models - low_models), np.float64)
+    low, high = (
+        np.empty(1 << low_models, np.float64),
+        np.empty(1 << (models - low_models), np.float64),
+    )
     right = np.empty((len(high), len(low)), np.uint8)
     hits = np.zeros((len(high), len(low)), np.int32)
     for j in range(len(starts) - 1):
@@ -292,7 +312,9 @@ def _count_candidates(margins: Array, wins_ties: Array, starts: Array, weights: 
             right[:] = 1
             # Two rivals and four ingredients at a time: fewer trips to the weights and to the running sums.
             for row in range(starts[j], starts[j + 1], 2):
-                other = min(row + 1, starts[j + 1] - 1)  # an odd one at the end is done twice, which does no harm
+                other = min(
+                    row + 1, starts[j + 1] - 1
+                )  # an odd one at the end is done twice, which does no harm
                 a, b = margins[row], margins[other]
                 one[:], two[:] = 0.0, 0.0
                 for k in range(0, whole, 4):
@@ -359,7 +381,9 @@ def drop_decided(margins: Tensor, wins_ties: Tensor, starts: Tensor, caps: Tenso
 
     Returns: how many images more are right in each of them, and the rest as `collect` does.
     """
-    return _as_tensors(*_drop_decided(margins.numpy(), wins_ties.numpy(), starts.numpy(), caps.numpy()))
+    return _as_tensors(
+        *_drop_decided(margins.numpy(), wins_ties.numpy(), starts.numpy(), caps.numpy())
+    )
 
 
 def count_subsets(margins: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
@@ -369,7 +393,9 @@ def count_subsets(margins: Tensor, wins_ties: Tensor, starts: Tensor) -> Tensor:
 
 def count_candidates(margins: Tensor, wins_ties: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
     """On how many contested images each candidate is right: (M,), with weights (N, M) in double precision."""
-    return torch.from_numpy(_count_candidates(margins.numpy(), wins_ties.numpy(), starts.numpy(), weights.numpy()))
+    return torch.from_numpy(
+        _count_candidates(margins.numpy(), wins_ties.numpy(), starts.numpy(), weights.numpy())
+    )
 
 
 def count_additions(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Tensor) -> Tensor:
@@ -378,4 +404,6 @@ def count_additions(margins: Tensor, wins_ties: Tensor, starts: Tensor, sums: Te
     Args:
         sums: (R,) margins summed over what there is before.
     """
-    return torch.from_numpy(_count_additions(margins.numpy(), wins_ties.numpy(), starts.numpy(), sums.numpy()))
+    return torch.from_numpy(
+        _count_additions(margins.numpy(), wins_ties.numpy(), starts.numpy(), sums.numpy())
+    )

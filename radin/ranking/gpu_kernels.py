@@ -1,4 +1,4 @@
-"""The functions of `radin.kernels` in plain torch operations, for banks on a GPU: the same names and counts.
+"""The functions of `radin.ranking.cpu_kernels` in plain torch operations, for banks on a GPU: the same names and counts.
 
 Rivals that another one beats everywhere are kept here, and so are images that only bounds could decide.
 """
@@ -16,7 +16,7 @@ _AT_ONCE = 2**24  # numbers, one for each image and candidate, in one block
 
 
 def collect(logits: Tensor, labels: Tensor, first: int, last: int) -> Found:
-    """What decides the images first to last - 1 in any ensemble; see `radin.kernels.collect`."""
+    """What decides the images first to last - 1 in any ensemble; see `radin.ranking.cpu_kernels.collect`."""
     block, label = logits[:, first:last], labels[first:last]
     agreed = (block.argmax(2) == label).all(0)
     open_images = (~agreed).nonzero().flatten()

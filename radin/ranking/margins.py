@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from radin.bank import LogitBank
 from radin.errors import ParameterError
+from radin.ranking.bank import LogitBank
 
 _CHUNK = 2**22  # numbers in one block of work: 32 MiB in double precision
 Result = TypeVar("Result")
@@ -50,12 +50,12 @@ class Margins:
 def kernels_for(bank: LogitBank) -> ModuleType:
     """The loops for the device on which the bank lies."""
     if bank.logits.device.type == "cpu":
-        from radin import kernels  # numba, only once it is needed
+        from radin.ranking import cpu_kernels  # numba, only once it is needed
 
-        return kernels
-    from radin import kernels_torch
+        return cpu_kernels
+    from radin.ranking import gpu_kernels
 
-    return kernels_torch
+    return gpu_kernels
 
 
 def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator[Result]:
@@ -63,18 +63,29 @@ def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator
 
     A block holds a limited number of logits, so that on any bank, random logits too, memory stays bounded.
     """
-    kernels = kernels_for(bank)
+    cpu_kernels = kernels_for(bank)
     bank.refuse_projection("A margin")
     on_cpu = bank.logits.device.type == "cpu"
-    threads, chunk = (torch.get_num_threads(), _CHUNK) if on_cpu else (1, 32 * _CHUNK)  # a GPU wants long work
-    at_once = max(1, min(chunk // (bank.num_models * bank.num_classes), math.ceil(bank.num_images / threads)))
-    blocks = [range(i, min(bank.num_images, i + at_once)) for i in range(0, bank.num_images, at_once)]
+    threads, chunk = (
+        (torch.get_num_threads(), _CHUNK) if on_cpu else (1, 32 * _CHUNK)
+    )  # a GPU wants long work
+    at_once = max(
+        1, min(chunk // (bank.num_models * bank.num_classes), math.ceil(bank.num_images / threads))
+    )
+    blocks = [
+        range(i, min(bank.num_images, i + at_once)) for i in range(0, bank.num_images, at_once)
+    ]
 
     def run(images: range) -> Result:
-        return work(Margins(*kernels.collect(bank.logits, bank.labels, images.start, images.stop)))
+        return work(
+            Margins(*cpu_kernels.collect(bank.logits, bank.labels, images.start, images.stop))
+        )
 
     waiting: deque[Future[Result]] = deque()
-    with tqdm(total=len(blocks), desc="ranking", delay=3, leave=False) as bar, ThreadPoolExecutor(threads) as pool:
+    with (
+        tqdm(total=len(blocks), desc="ranking", delay=3, leave=False) as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         for images in blocks:
             waiting.append(pool.submit(run, images))
             if len(waiting) > 2 * threads:  # no further ahead: what is found waits in memory
@@ -109,10 +120,10 @@ def count_every_subset(bank: LogitBank) -> Tensor:
 
     Entry 0, the empty set, means nothing.
     """
-    kernels = kernels_for(bank)
+    cpu_kernels = kernels_for(bank)
 
     def count(part: Margins) -> tuple[int, Tensor]:
-        return part.sure, kernels.count_subsets(part.values, part.wins_ties, part.starts)
+        return part.sure, cpu_kernels.count_subsets(part.values, part.wins_ties, part.starts)
 
     return _total(_over_blocks(bank, count), 2**bank.num_models)
 
@@ -123,14 +134,14 @@ def count_candidates(bank: LogitBank, weights: Tensor) -> Tensor:
     Args:
         weights: (M, N) double, each row of any positive scale.
     """
-    kernels = kernels_for(bank)
+    cpu_kernels = kernels_for(bank)
     # Slightly more than the largest weight of each ingredient, lest a bound fail by a rounding.
     caps = (weights / weights.sum(1, keepdim=True)).amax(0) * (1 + 1e-9)
     columns = weights.T.contiguous().to(bank.logits.device)
 
     def count(part: Margins) -> tuple[int, Tensor]:
-        decided, *rest = kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
-        return part.sure + decided, kernels.count_candidates(*rest, columns)
+        decided, *rest = cpu_kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
+        return part.sure + decided, cpu_kernels.count_candidates(*rest, columns)
 
     return _total(_over_blocks(bank, count), len(weights))
 
@@ -149,7 +160,7 @@ class Moves:
 
     The bank is read once, to collect its margins (see `collect` for what they take); a move then costs one addition
     for each of them and touches no logit. An ensemble is given by counts (N,): how often each ingredient is in, 0 or
-    1 for a subset. `radin.candidates.from_subsets(counts.unsqueeze(0))` makes a candidate of them.
+    1 for a subset. `radin.ranking.candidates.from_subsets(counts.unsqueeze(0))` makes a candidate of them.
 
     Every answer is the exact accuracy in percent of the ensemble with those counts, on the CPU, or minus infinity
     where there is no such move. (`radin.fast_estimate` of the same mixing weights may break a tie by the
@@ -168,8 +179,12 @@ class Moves:
     def drop(self, counts: Tensor) -> Tensor:
         """With one less of each ingredient: (N,); minus infinity where there is none, or nothing else."""
         counts, m = self._check(counts), self._margins
-        less = counts - torch.eye(len(counts), dtype=counts.dtype, device=counts.device)  # row i: without one i
-        accuracy = self._percent(self._kernels.count_candidates(m.values, m.wins_ties, m.starts, less.T.contiguous()))
+        less = counts - torch.eye(
+            len(counts), dtype=counts.dtype, device=counts.device
+        )  # row i: without one i
+        accuracy = self._percent(
+            self._kernels.count_candidates(m.values, m.wins_ties, m.starts, less.T.contiguous())
+        )
         accuracy[((counts == 0) | (counts.sum() <= 1)).cpu()] = -math.inf
         return accuracy
 
@@ -197,7 +212,9 @@ class Moves:
 
     def _after_addition(self, counts: Tensor) -> Tensor:
         m = self._margins
-        return self._percent(self._kernels.count_additions(m.values, m.wins_ties, m.starts, m.values @ counts))
+        return self._percent(
+            self._kernels.count_additions(m.values, m.wins_ties, m.starts, m.values @ counts)
+        )
 
     def _percent(self, hits: Tensor) -> Tensor:
         return (self._margins.sure + hits.cpu()).double() * 100 / self._images

@@ -33,18 +33,27 @@ class Projection:
 
     def __init__(self, groups: Sequence[Sequence[int]], num_logits: int) -> None:
         self.num_logits = check_whole("num_logits", num_logits, least=1)
-        self.groups = tuple(tuple(check_whole("a logit's number", each, least=0) for each in group) for group in groups)
+        self.groups = tuple(
+            tuple(check_whole("a logit's number", each, least=0) for each in group)
+            for group in groups
+        )
         self.is_selection = all(len(group) == 1 for group in self.groups)
         if not self.groups:
             raise ParameterError("A projection needs at least one class.")
         for k, group in enumerate(self.groups):
             if not group:
-                raise ParameterError(f"Class {k} of the projection has no logit; leave that class out.")
+                raise ParameterError(
+                    f"Class {k} of the projection has no logit; leave that class out."
+                )
             if max(group) >= self.num_logits:
-                raise ParameterError(f"Class {k} of the projection asks for logit {max(group)} of {self.num_logits}.")
+                raise ParameterError(
+                    f"Class {k} of the projection asks for logit {max(group)} of {self.num_logits}."
+                )
         used = Counter(each for group in self.groups for each in group)
         if twice := sorted(each for each, times in used.items() if times > 1):
-            raise ParameterError(f"The projection uses logit {twice[0]} more than once; a logit belongs to one class.")
+            raise ParameterError(
+                f"The projection uses logit {twice[0]} more than once; a logit belongs to one class."
+            )
 
     @property
     def num_classes(self) -> int:
@@ -53,7 +62,9 @@ class Projection:
     @property
     def fingerprint(self) -> str:
         """Hex hash of what it does."""
-        return hash_text(str(self.num_logits), *(",".join(map(str, group)) for group in self.groups))
+        return hash_text(
+            str(self.num_logits), *(",".join(map(str, group)) for group in self.groups)
+        )
 
     @cached_property
     def _index(self) -> Tensor:

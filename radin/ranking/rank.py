@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from radin.bank import LogitBank
-from radin.candidates import EXHAUSTIVE_LIMIT, first_places
 from radin.errors import ParameterError, check_whole
-from radin.margins import count_candidates, count_every_subset
-from radin.soup import check_weights
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import (
+    EXHAUSTIVE_LIMIT,
+    _are_subsets,
+    check_weights,
+    effective_number,
+    first_places,
+    without_scale,
+)
+from radin.ranking.margins import count_candidates, count_every_subset
 
 METRICS = ("accuracy", "nll")
-_CHUNK = 2**18  # numbers in one block of the likelihood: 2 MiB in double precision, which a cache holds
+_CHUNK = (
+    2**18
+)  # numbers in one block of the likelihood: 2 MiB in double precision, which a cache holds
 _ANSWERS = 2**22  # logits of ensembles held at once where every answer is wanted: 32 MiB
 _TABLE_GAIN = 16  # one candidate on its own costs as much as so many rows of the table of all subsets (on a CPU)
 
@@ -35,12 +43,6 @@ class Ranking:
     order: Tensor
     estimates: Tensor
     scores: Tensor
-
-
-def effective_number(candidates: Tensor) -> Tensor:
-    """1 / sum_k p_k^2 for each row (M, N): the size of a subset, and its generalisation to any mixing weights."""
-    p = candidates.double()
-    return (p.sum(1) ** 2 / p.square().sum(1)).round(decimals=6)
 
 
 def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy") -> Tensor:
@@ -93,22 +95,15 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     return right, losses
 
 
-def _are_subsets(p: Tensor) -> Tensor:
-    """(M, 1) boolean: whether all positive weights of a row are the same."""
-    return ((p == 0) | (p == p.amax(1, keepdim=True))).all(1, keepdim=True)
-
-
-def without_scale(p: Tensor) -> Tensor:
-    """Weights (M, N) with the same argmax: a subset's logits are added as they are, so that a tie between classes
-    stays a tie instead of being broken by the rounding of 1/3."""
-    return torch.where(_are_subsets(p), (p > 0).double(), p)
-
-
 def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
-    """Exact accuracy of each ensemble; without ever forming one (see `radin.margins`) where a class has one logit."""
+    """Exact accuracy of each ensemble; without ever forming one (see `radin.ranking.margins`) where a class has one logit."""
     if bank.projection is not None:
         return _projected_accuracy(bank, p)
-    if subsets and bank.num_models <= EXHAUSTIVE_LIMIT and 2**bank.num_models <= _TABLE_GAIN * len(p):
+    if (
+        subsets
+        and bank.num_models <= EXHAUSTIVE_LIMIT
+        and 2**bank.num_models <= _TABLE_GAIN * len(p)
+    ):
         hits = count_every_subset(bank)[_bitmasks(p)[0]]
     else:
         hits = count_candidates(bank, p)
@@ -119,7 +114,10 @@ def _projected_accuracy(bank: LogitBank, p: Tensor) -> Tensor:
     right = torch.zeros(len(p), dtype=torch.int64)
     at_once = max(1, _ANSWERS // (bank.num_models * bank.num_classes))
     for start in tqdm(range(0, bank.num_images, at_once), desc="ensembles", delay=3, leave=False):
-        logits, labels = bank.logits[:, start : start + at_once].double(), bank.labels[start : start + at_once]
+        logits, labels = (
+            bank.logits[:, start : start + at_once].double(),
+            bank.labels[start : start + at_once],
+        )
         for row, weights in enumerate(p.to(logits.device)):
             ensemble = bank.projected(torch.tensordot(weights, logits, 1))
             right[row] += (ensemble.argmax(-1) == labels).sum().cpu()
@@ -139,13 +137,17 @@ def _nll(bank: LogitBank, p: Tensor) -> Tensor:
     total = torch.zeros(len(p), dtype=torch.float64, device=device)
     images_at_once = max(1, _CHUNK // (bank.num_models * bank.num_classes))
     # Blocks of images outside, blocks of candidates inside: each block of the bank is converted to double once.
-    for start in tqdm(range(0, bank.num_images, images_at_once), desc="likelihoods", delay=3, leave=False):
+    for start in tqdm(
+        range(0, bank.num_images, images_at_once), desc="likelihoods", delay=3, leave=False
+    ):
         logits = bank.logits[:, start : start + images_at_once].double()
         labels = bank.labels[start : start + images_at_once]
         candidates_at_once = max(1, _CHUNK // logits[0].numel())
         for first in range(0, len(p), candidates_at_once):
             chosen = slice(first, first + candidates_at_once)
-            ensemble = (p[chosen] @ logits.flatten(1)).view(-1, *logits.shape[1:])  # (candidates, images, C)
+            ensemble = (p[chosen] @ logits.flatten(1)).view(
+                -1, *logits.shape[1:]
+            )  # (candidates, images, C)
             ensemble = bank.projected(ensemble)
             total[chosen] += nll_of(ensemble, labels).sum(-1)
     return total.cpu() / bank.num_images
@@ -165,11 +167,15 @@ def check_prior(prior: float) -> float:
         or not math.isfinite(prior)
         or prior < 0
     ):
-        raise ParameterError(f"prior must be a finite number of at least 0 (percentage points), not {prior!r}.")
+        raise ParameterError(
+            f"prior must be a finite number of at least 0 (percentage points), not {prior!r}."
+        )
     return float(prior)
 
 
-def rank(bank: LogitBank, candidates: Tensor, prior: float = 0.0, top: int | None = None) -> Ranking:
+def rank(
+    bank: LogitBank, candidates: Tensor, prior: float = 0.0, top: int | None = None
+) -> Ranking:
     """Rank candidates by `accuracy of the ensemble (percent) + prior * |S| / N`.
 
     For mixing weights that are no subset, `|S|` is the effective number 1 / sum p_k^2. Ties go to more

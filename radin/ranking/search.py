@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.bank import LogitBank
-from radin.candidates import from_subsets, monte_carlo
 from radin.errors import check_seed, check_whole
-from radin.margins import collect, kernels_for
-from radin.rank import check_prior
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import distinct, from_subsets, monte_carlo
+from radin.ranking.margins import Moves, collect, kernels_for
+from radin.ranking.rank import check_prior
 
 _KICK = 3  # ingredients changed to leave a hill's top; one would lead straight back, many forget the hill
 
@@ -28,13 +28,21 @@ class _Seen:
 
     def __init__(self, bank: LogitBank, num_estimates: int, prior: float, seed: int) -> None:
         bank.refuse_projection("A search")
-        self.num_models, self.prior, self.seed = bank.num_models, check_prior(prior), check_seed(seed)
+        self.num_models, self.prior, self.seed = (
+            bank.num_models,
+            check_prior(prior),
+            check_seed(seed),
+        )
         every = 2**bank.num_models - 1
         self.limit = min(check_whole("num_estimates", num_estimates, least=1), every)
         self.rows: list[np.ndarray] = []
         self._place: dict[bytes, int] = {}
         self._merit: list[tuple[float, int]] = []
-        self._kernels, self._margins, self._images = kernels_for(bank), collect(bank), bank.num_images
+        self._kernels, self._margins, self._images = (
+            kernels_for(bank),
+            collect(bank),
+            bank.num_images,
+        )
         self._device = bank.logits.device
 
     @property
@@ -59,7 +67,9 @@ class _Seen:
 
     def best(self, places: list[int], count: int) -> list[int]:
         """The `count` best of some places, without repeats; of equals the one seen first."""
-        return sorted(dict.fromkeys(places), key=lambda i: (*(-m for m in self._merit[i]), i))[:count]
+        return sorted(dict.fromkeys(places), key=lambda i: (*(-m for m in self._merit[i]), i))[
+            :count
+        ]
 
     def strangers(self, count: int) -> np.ndarray:
         """Up to `count` random subsets that were never looked at: fewer only where fewer are left."""
@@ -71,12 +81,19 @@ class _Seen:
 
     def _estimates(self, members: np.ndarray) -> list[float]:
         """Exact fast estimates in percent; the bank itself was read once, for its margins."""
-        m, columns = self._margins, torch.from_numpy(members.T.astype(np.float64)).contiguous().to(self._device)
-        hits = self._kernels.count_candidates(m.values, m.wins_ties, m.starts, columns).cpu() + m.sure
+        m, columns = (
+            self._margins,
+            torch.from_numpy(members.T.astype(np.float64)).contiguous().to(self._device),
+        )
+        hits = (
+            self._kernels.count_candidates(m.values, m.wins_ties, m.starts, columns).cpu() + m.sure
+        )
         return (hits.double() * 100 / self._images).tolist()
 
 
-def genetic(bank: LogitBank, num_estimates: int, prior: float = 0.0, seed: int = 0, population: int = 32) -> Tensor:
+def genetic(
+    bank: LogitBank, num_estimates: int, prior: float = 0.0, seed: int = 0, population: int = 32
+) -> Tensor:
     """Candidates that a genetic algorithm looks at: (M, N), different subsets in the order in which it met them.
 
     It starts from random subsets. Each generation has as many children as parents: both parents are the better of two
@@ -99,7 +116,9 @@ def genetic(bank: LogitBank, num_estimates: int, prior: float = 0.0, seed: int =
         # The parents are in order, so the better of two draws is the lower place.
         pairs = rng.integers(len(parents), size=(population, 2, 2)).min(2)
         rows = np.stack([seen.rows[i] for i in parents])
-        children = np.where(rng.random((population, bank.num_models)) < 0.5, rows[pairs[:, 0]], rows[pairs[:, 1]])
+        children = np.where(
+            rng.random((population, bank.num_models)) < 0.5, rows[pairs[:, 0]], rows[pairs[:, 1]]
+        )
         children ^= rng.random(children.shape) < 1 / bank.num_models
         alive = parents + seen.look(children[children.any(1)])
         if len(seen.rows) == known:
@@ -138,3 +157,26 @@ def local_search(bank: LogitBank, num_estimates: int, prior: float = 0.0, seed: 
             start = seen.look(seen.strangers(1)) if seen.left else [top]
         here = start[0]
     return seen.candidates()
+
+
+def greedy_path(bank: LogitBank, steps: int | None = None, replacement: bool = True) -> Tensor:
+    """The ensembles that greedy selection passes through on its way, as candidates: (at most steps, N).
+
+    It starts from the best single ingredient; each step adds the one that makes the ensemble's accuracy on the bank
+    highest (of equals, the first), even where all of them lower it. All of it is read off the bank and costs no budget.
+
+    Args:
+        steps: how many additions; N when not given. Without replacement no more than N.
+        replacement: whether an ingredient may be added again; its mixing weight grows with each time.
+
+    Source: Caruana et al. 2004, ensemble selection, here on averaged logits.
+    """
+    steps = bank.num_models if steps is None else check_whole("steps", steps, least=1)
+    moves, counts, rows = Moves(bank), torch.zeros(bank.num_models), []
+    for _ in range(steps if replacement else min(steps, bank.num_models)):
+        accuracy = moves.add(counts)
+        if not replacement:
+            accuracy[counts > 0] = -1.0
+        counts[int(accuracy.argmax())] += 1
+        rows.append(from_subsets(counts.unsqueeze(0)))
+    return distinct(torch.cat(rows))

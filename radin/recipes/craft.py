@@ -6,32 +6,23 @@ looks a row up in a soup bench is not its business, unless it stands among the l
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from radin.bank import LogitBank
-from radin.candidates import distinct, exhaustive, from_subsets, monte_carlo
-from radin.checks import Trust
+from radin.checkpoints.zoo import Zoo
 from radin.errors import ParameterError, check_seed, check_whole
-from radin.learned import BATCH_SIZE, learn, steps_within, training_cost
-from radin.ledger import Evaluate, Ledger, Trial
-from radin.rank import check_prior, rank
-from radin.soup import check_weights
-from radin.trust import of_trials, trust
-from radin.zoo import Zoo
-
-# Without candidates of the caller's, all subsets are ranked up to this many ingredients (8,191 rows),
-# and as many Monte Carlo subsets beyond.
-ALL_SUBSETS_UP_TO = 13
-DEFAULT_CANDIDATES = 2**ALL_SUBSETS_UP_TO - 1
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import check_weights
+from radin.ranking.rank import check_prior
+from radin.recipes.learned import LIVE_RECIPES
+from radin.recipes.ledger import Evaluate, Ledger, Trial
+from radin.recipes.selection import RANKED, RECIPES, Order
+from radin.recipes.trust import of_trials, trust
+from radin.recipes.trust_report import Trust
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,12 @@ class Soup:
             return None
         zoo = getattr(self.evaluate, "zoo", None)
         refreshed = getattr(self.evaluate, "refresh", None) is not None
-        return trust(self.bank, zoo if isinstance(zoo, Zoo) else None, trials=self.trials, refreshed=refreshed)
+        return trust(
+            self.bank,
+            zoo if isinstance(zoo, Zoo) else None,
+            trials=self.trials,
+            refreshed=refreshed,
+        )
 
     @property
     def members(self) -> list[int]:
@@ -102,135 +98,6 @@ class Soup:
     def __getstate__(self) -> dict[str, Any]:
         # A bank may be gigabytes, and an evaluator holds files and functions that no other process can open.
         return {**self.__dict__, "bank": None, "evaluate": None}
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the user asked a recipe for, beside the bank and the budget."""
-
-    candidates: Tensor | None
-    prior: float
-    seed: int
-
-    def candidates_for(self, bank: LogitBank) -> Tensor:
-        """The user's candidates, else all subsets of a small zoo, else Monte Carlo."""
-        if self.candidates is not None:
-            return self.candidates
-        if bank.num_models <= ALL_SUBSETS_UP_TO:
-            return exhaustive(bank.num_models)
-        return monte_carlo(bank.num_models, DEFAULT_CANDIDATES, self.seed)
-
-
-Recipe = Callable[[LogitBank, Ledger, Order], Trial]
-
-
-def _merit(trial: Trial) -> float:
-    """The accuracy to compare by: 100 * (h / n) and 100 * h / n are one accuracy, whoever evaluates."""
-    return round(trial.accuracy, 9)
-
-
-def _best(trials: Sequence[Trial]) -> Trial:
-    return max(trials, key=_merit)  # max keeps the first of equals: the better ranked
-
-
-def _radin(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """RADIN: rank all candidates by fast estimate plus prior, evaluate the first B, return the best by validation."""
-    candidates = order.candidates_for(bank)
-    ranked = rank(bank, candidates, order.prior, top=ledger.left).order
-    return _best(ledger.spend_many(candidates[ranked]))
-
-
-def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """Greedy soup (Wortsman et al. 2022, recipe 1): best ingredient first, keep an addition that does no harm."""
-    by_accuracy = bank.accuracies().argsort(descending=True, stable=True).tolist()
-    members = torch.zeros(bank.num_models)
-    members[by_accuracy[0]] = 1
-    current = ledger.look(members)  # one ingredient's accuracy is in the bank: free
-    for k in by_accuracy[1:]:
-        if ledger.left < 1:
-            break
-        members[k] = 1
-        trial = ledger.spend(from_subsets(members.unsqueeze(0))[0])
-        if _merit(trial) >= _merit(current):
-            current = trial
-        else:
-            members[k] = 0
-    return current
-
-
-def _uniform(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """Uniform soup (Wortsman et al. 2022): average all N; one evaluation tells how good it is."""
-    return ledger.spend(torch.full((bank.num_models,), 1 / bank.num_models))
-
-
-def _best_single(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """The best ingredient by validation; free, it is in the bank."""
-    return ledger.look(torch.eye(bank.num_models)[int(bank.accuracies().argmax())])
-
-
-def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
-    candidates = distinct(order.candidates_for(bank))
-    drawn = np.random.default_rng(order.seed).permutation(len(candidates))[: ledger.left]
-    return _best(ledger.spend_many(candidates[drawn]))
-
-
-def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """A reference, not a soup: the logits of all N ingredients averaged. Each later image costs N forward passes."""
-    ledger.notes.append(f"a reference, not a soup: {bank.num_models} forward passes for each image")
-    return ledger.look(torch.full((bank.num_models,), 1 / bank.num_models))
-
-
-def _learned(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """Learned soup (Wortsman et al. 2022, appendix I): mixing weights by gradient, for all of the budget but one."""
-    zoo, split = _live(bank, ledger)
-    batch_size = min(BATCH_SIZE, getattr(ledger.evaluate, "batch_size", BATCH_SIZE))
-    # The last evaluation tells how good the result is; with one ingredient there is nothing to learn.
-    steps = steps_within(ledger.left - 1, bank.num_images, batch_size) if len(zoo) > 1 else 0
-    if steps == 0:
-        if len(zoo) > 1:
-            least = math.ceil(training_cost(1, bank.num_images, batch_size)) + 1
-            ledger.notes.append(
-                f"too small a budget for one gradient step, so this is the uniform soup; {least} is enough"
-            )
-        return _uniform(bank, ledger, order)
-    ledger.charge(training_cost(steps, bank.num_images, batch_size))
-    device = getattr(ledger.evaluate, "device", "auto")
-    found = learn(zoo, split, steps, batch_size=batch_size, seed=order.seed, device=device)
-    return ledger.spend(found.weights)
-
-
-def _live(bank: LogitBank, ledger: Ledger) -> tuple[Zoo, Dataset[Any]]:
-    """The networks and images behind the evaluations."""
-    zoo, split = getattr(ledger.evaluate, "zoo", None), getattr(ledger.evaluate, "split", None)
-    if not isinstance(zoo, Zoo) or split is None:
-        raise ParameterError(
-            "This recipe needs real networks and images, not accuracies alone (a soup bench or a function of your "
-            "own gives no more); pass evaluate=radin.evaluator(zoo, split)."
-        )
-    if (len(zoo), len(split)) != (bank.num_models, bank.num_images):
-        raise ParameterError(
-            f"The bank holds {bank.num_models} ingredients and {bank.num_images} images, but evaluate has {len(zoo)} "
-            f"and {len(split)}; make both from one zoo and one split."
-        )
-    return zoo, split
-
-
-# These work with any `evaluate`, so they can be compared on a soup bench, where a call is a look-up.
-RECIPES: dict[str, Recipe] = {
-    "radin": _radin,
-    "greedy": _greedy,
-    "uniform": _uniform,
-    "best_single": _best_single,
-    "random": _random,
-    "ensemble": _ensemble,
-}
-
-RANKED = ("radin",)  # those that believe the fast estimate
-
-# These look through `evaluate` at the networks and the images. They are kept apart because whoever loops over
-# RECIPES, to draw a line for each, say, has a bench's look-up in hand as often as not.
-LIVE_RECIPES: dict[str, Recipe] = {"learned": _learned}
 
 
 def craft(
@@ -273,7 +140,10 @@ def craft(
     chosen = recipes[recipe](bank, ledger, Order(candidates, prior, seed))
     notes = list(ledger.notes)
     if ledger.left > 0:
-        cost, unit = float(ledger.forward_equivalents), "forward-equivalents" if ledger.charged else "evaluations"
+        cost, unit = (
+            float(ledger.forward_equivalents),
+            "forward-equivalents" if ledger.charged else "evaluations",
+        )
         used = f"can use only {cost:.3g} {unit} here" if cost else "needs no evaluation"
         notes.append(f"this recipe {used}, {ledger.left} of the budget are left")
     return Soup(

@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from radin.bank import check_labels
-from radin.data import batches
-from radin.devices import pick_device
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches
 from radin.errors import DataError, ParameterError, check_seed, check_whole
-from radin.soup import mix
-from radin.stream import batch_logits
-from radin.zoo import Zoo
+from radin.inference.devices import pick_device
+from radin.inference.forward import batch_logits
+from radin.ranking.bank import LogitBank, check_labels
+from radin.recipes.ledger import Ledger, Trial
+from radin.recipes.selection import Order, Recipe, _uniform
+from radin.soup.average import mix
 
 BATCH_SIZE = 32
 LEARNING_RATE = 0.1
@@ -62,7 +64,10 @@ class LearnedSoup:
         shares = self._shares()
         if shares.ndim == 1:
             return dict.fromkeys(self.zoo.keys(), shares)
-        return {key: shares[self.rows[key]] if key in self.rows else shares.mean(0) for key in self.zoo.keys()}
+        return {
+            key: shares[self.rows[key]] if key in self.rows else shares.mean(0)
+            for key in self.zoo.keys()
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         """The soup, in the ingredients' own precision and rounded once, as `radin.average` makes one."""
@@ -114,7 +119,10 @@ def learn(
 
     Source: Wortsman et al. 2022, section 2 and appendix I.
     """
-    steps, batch_size = check_whole("steps", steps, least=0), check_whole("batch_size", batch_size, least=1)
+    steps, batch_size = (
+        check_whole("steps", steps, least=0),
+        check_whole("batch_size", batch_size, least=1),
+    )
     rng = torch.Generator().manual_seed(check_seed(seed))
     if not 0 < lr < math.inf:  # NaN fails this too
         raise ParameterError(f"lr must be a positive number, not {lr!r}.")
@@ -129,19 +137,25 @@ def learn(
     shape = (mixture.num_rows, len(zoo)) if per_tensor else (len(zoo),)
     alpha = torch.zeros(shape, device=mixture.device, requires_grad=True)
     log_scale = torch.zeros((), device=mixture.device, requires_grad=learn_scale)
-    optimizer = torch.optim.AdamW([alpha, log_scale] if learn_scale else [alpha], lr=lr, weight_decay=0)
+    optimizer = torch.optim.AdamW(
+        [alpha, log_scale] if learn_scale else [alpha], lr=lr, weight_decay=0
+    )
     losses: list[float] = []
     minibatches = _minibatches(split, batch_size, rng)
     for _ in tqdm(range(steps), desc="learning mixing weights", disable=not progress, leave=False):
         loss = mixture.loss(alpha, log_scale, *next(minibatches))
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise DataError(f"The loss is {losses[-1]} at step {len(losses)} of learning; lower lr={lr}.")
+            raise DataError(
+                f"The loss is {losses[-1]} at step {len(losses)} of learning; lower lr={lr}."
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     cost = float(training_cost(steps, num_images, batch_size))
-    return LearnedSoup(zoo, alpha.detach().cpu(), mixture.rows, log_scale.exp().item(), losses, cost)
+    return LearnedSoup(
+        zoo, alpha.detach().cpu(), mixture.rows, log_scale.exp().item(), losses, cost
+    )
 
 
 class Mixture:
@@ -160,7 +174,9 @@ class Mixture:
         # Evaluation mode: no dropout, and batch norm by its averaged statistics, as the soup will be used.
         self.model = zoo.model(0).to(device, dtype).requires_grad_(False)
         distinct = {parameter: row for row, parameter in enumerate(self.model.parameters())}
-        self.rows = {name: distinct[p] for name, p in self.model.named_parameters(remove_duplicate=False)}
+        self.rows = {
+            name: distinct[p] for name, p in self.model.named_parameters(remove_duplicate=False)
+        }
         self.num_rows = len(distinct)
         self.stacked: dict[str, Tensor] = {}
         for key in zoo.keys():
@@ -180,7 +196,9 @@ class Mixture:
         for key, tensors in self.stacked.items():
             p = rows[self.rows[key]] if key in self.rows else overall
             floating = tensors.is_floating_point()
-            mixed[key] = torch.tensordot(p.to(tensors.dtype), tensors, 1) if floating else tensors[heaviest]
+            mixed[key] = (
+                torch.tensordot(p.to(tensors.dtype), tensors, 1) if floating else tensors[heaviest]
+            )
         return mixed
 
     def loss(self, alpha: Tensor, log_scale: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -198,7 +216,9 @@ class Mixture:
 def training_cost(steps: int, num_images: int, batch_size: int = BATCH_SIZE) -> Fraction:
     """What gradient steps cost, in forward passes over the split: a step on b of n images costs 3 b / n."""
     batch_size = min(batch_size, num_images)
-    epochs, rest = divmod(steps, math.ceil(num_images / batch_size))  # only an epoch's last step can be smaller
+    epochs, rest = divmod(
+        steps, math.ceil(num_images / batch_size)
+    )  # only an epoch's last step can be smaller
     return Fraction(STEP_COST * (epochs * num_images + rest * batch_size), num_images)
 
 
@@ -206,11 +226,55 @@ def steps_within(passes: int, num_images: int, batch_size: int = BATCH_SIZE) -> 
     """How many gradient steps cost at most `passes` forward passes over the split."""
     batch_size = min(batch_size, num_images)
     epochs, rest = divmod(passes, STEP_COST)
-    return epochs * math.ceil(num_images / batch_size) + rest * num_images // (STEP_COST * batch_size)
+    return epochs * math.ceil(num_images / batch_size) + rest * num_images // (
+        STEP_COST * batch_size
+    )
 
 
-def _minibatches(split: Dataset[Any], batch_size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _minibatches(
+    split: Dataset[Any], batch_size: int, rng: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Without end, the split in a new random order each time."""
     while True:
         order = torch.randperm(len(split), generator=rng)  # type: ignore[arg-type]
         yield from batches(Subset(split, order.tolist()), batch_size)
+
+
+def _learned(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
+    """Learned soup (Wortsman et al. 2022, appendix I): mixing weights by gradient, for all of the budget but one."""
+    zoo, split = _live(bank, ledger)
+    batch_size = min(BATCH_SIZE, getattr(ledger.evaluate, "batch_size", BATCH_SIZE))
+    # The last evaluation tells how good the result is; with one ingredient there is nothing to learn.
+    steps = steps_within(ledger.left - 1, bank.num_images, batch_size) if len(zoo) > 1 else 0
+    if steps == 0:
+        if len(zoo) > 1:
+            least = math.ceil(training_cost(1, bank.num_images, batch_size)) + 1
+            ledger.notes.append(
+                f"too small a budget for one gradient step, so this is the uniform soup; {least} is enough"
+            )
+        return _uniform(bank, ledger, order)
+    ledger.charge(training_cost(steps, bank.num_images, batch_size))
+    device = getattr(ledger.evaluate, "device", "auto")
+    found = learn(zoo, split, steps, batch_size=batch_size, seed=order.seed, device=device)
+    return ledger.spend(found.weights)
+
+
+def _live(bank: LogitBank, ledger: Ledger) -> tuple[Zoo, Dataset[Any]]:
+    """The networks and images behind the evaluations."""
+    zoo, split = getattr(ledger.evaluate, "zoo", None), getattr(ledger.evaluate, "split", None)
+    if not isinstance(zoo, Zoo) or split is None:
+        raise ParameterError(
+            "This recipe needs real networks and images, not accuracies alone (a soup bench or a function of your "
+            "own gives no more); pass evaluate=radin.evaluator(zoo, split)."
+        )
+    if (len(zoo), len(split)) != (bank.num_models, bank.num_images):
+        raise ParameterError(
+            f"The bank holds {bank.num_models} ingredients and {bank.num_images} images, but evaluate has {len(zoo)} "
+            f"and {len(split)}; make both from one zoo and one split."
+        )
+    return zoo, split
+
+
+# These look through `evaluate` at the networks and the images. They are kept apart because whoever loops over
+# RECIPES, to draw a line for each, say, has a bench's look-up in hand as often as not.
+LIVE_RECIPES: dict[str, Recipe] = {"learned": _learned}

@@ -9,9 +9,9 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from radin.bank import LogitBank
 from radin.errors import BudgetError, ParameterError
-from radin.rank import fast_estimate
+from radin.ranking.bank import LogitBank
+from radin.ranking.rank import fast_estimate
 
 Evaluate = Callable[[Tensor], float]
 
@@ -83,7 +83,9 @@ class Ledger:
     def spend(self, weights: Tensor) -> Trial:
         """Evaluate one soup. BudgetError when nothing is left, ParameterError for a result that is no accuracy."""
         if self.left < 1:
-            raise BudgetError(f"The budget of {self.budget} evaluations is spent; raise the budget or stop earlier.")
+            raise BudgetError(
+                f"The budget of {self.budget} evaluations is spent; raise the budget or stop earlier."
+            )
         answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
         return self._record(weights, _checked(answer), evaluated=True)
 
@@ -96,7 +98,10 @@ class Ledger:
         if many is None or len(rows) > self.left:  # the one too many says so
             return [self.spend(weights) for weights in rows]
         answers = [_checked(answer) for answer in many([weights.clone() for weights in rows])]
-        return [self._record(weights, answer, evaluated=True) for weights, answer in zip(rows, answers, strict=True)]
+        return [
+            self._record(weights, answer, evaluated=True)
+            for weights, answer in zip(rows, answers, strict=True)
+        ]
 
     def look(self, weights: Tensor) -> Trial:
         """The ensemble's accuracy off the bank, free. For one ingredient alone it is the soup's own accuracy."""
@@ -104,7 +109,9 @@ class Ledger:
 
     def _record(self, weights: Tensor, measured: float | None, evaluated: bool) -> Trial:
         estimate = fast_estimate(self.bank, weights.unsqueeze(0)).item()
-        trial = Trial(weights.clone(), estimate, estimate if measured is None else measured, evaluated)
+        trial = Trial(
+            weights.clone(), estimate, estimate if measured is None else measured, evaluated
+        )
         self.trials.append(trial)
         return trial
 
@@ -116,5 +123,7 @@ def _checked(answer: object) -> float:
     except (TypeError, ValueError):
         measured = math.nan
     if not 0 <= measured <= 100:  # NaN fails this too
-        raise ParameterError(f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}.")
+        raise ParameterError(
+            f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}."
+        )
     return measured

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from radin.bank import LogitBank
-from radin.checks import Check, Trust
-from radin.data import batches
-from radin.devices import pick_device
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches
 from radin.errors import ParameterError, check_whole
-from radin.ledger import Trial
-from radin.predict import close_to_stored
-from radin.rank import effective_number, fast_estimate, nll_of
-from radin.related import of_weights
-from radin.second_order import loss_variance, single_precision
-from radin.soup import average
-from radin.stream import batch_logits
-from radin.taylor import derivatives, directions
-from radin.zoo import Zoo
+from radin.inference.devices import pick_device
+from radin.inference.forward import batch_logits, close_to_stored
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import effective_number
+from radin.ranking.rank import fast_estimate, nll_of
+from radin.recipes.ledger import Trial
+from radin.recipes.trust_report import Check, Trust
+from radin.recipes.weight_checks import of_weights
+from radin.soup.average import average
+from radin.theory.second_order import loss_variance, single_precision
+from radin.theory.taylor import derivatives, directions
 
 # Where the healthy zoos of the book end and the broken ones begin; its chapter "When it breaks" shows both sides.
 MOST_LOUDNESS = 4.0  # spread of the loudest ingredient's logits over that of the median one
@@ -87,7 +87,9 @@ def _check_kinds(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -
         )
     bank.refuse_projection("trust")
     if zoo is not None and not isinstance(zoo, Zoo):
-        raise ParameterError(f"The second argument is a zoo, as Zoo.open makes one, not a {type(zoo).__name__}.")
+        raise ParameterError(
+            f"The second argument is a zoo, as Zoo.open makes one, not a {type(zoo).__name__}."
+        )
     if zoo is not None and len(zoo) != bank.num_models:
         raise ParameterError(
             f"The bank holds {bank.num_models} ingredients, the zoo {len(zoo)}; make one from the other."
@@ -97,7 +99,9 @@ def _check_kinds(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -
     if zoo is None:
         raise ParameterError("The predicted gap needs the networks too: trust(bank, zoo, split).")
     if isinstance(split, str) or not hasattr(split, "__len__"):
-        raise ParameterError(f"The third argument is a split, as radin.load_split gives one, not {split!r}.")
+        raise ParameterError(
+            f"The third argument is a split, as radin.load_split gives one, not {split!r}."
+        )
     if len(split) != bank.num_images:
         raise ParameterError(
             f"The bank holds {bank.num_images} images, the split {len(split)}; "
@@ -110,14 +114,21 @@ def _of_bank(bank: LogitBank) -> list[Check]:
         return []
     answers = [logits.argmax(-1) for logits in bank.logits]
     differ = [(one != other).double().mean().item() for one, other in combinations(answers, 2)]
-    loudness = torch.stack([logits.float().std(-1, correction=0).mean() for logits in bank.logits]).cpu()
+    loudness = torch.stack(
+        [logits.float().std(-1, correction=0).mean() for logits in bank.logits]
+    ).cpu()
     loudest = bank.names[int(loudness.argmax())]
     uniform = torch.full((1, bank.num_models), 1 / bank.num_models)
-    alone = sum(nll_of(logits[None].double(), bank.labels).mean().item() for logits in bank.logits) / bank.num_models
+    alone = (
+        sum(nll_of(logits[None].double(), bank.labels).mean().item() for logits in bank.logits)
+        / bank.num_models
+    )
     gained = alone - fast_estimate(bank, uniform, "nll").item()
     predicted = loss_variance(bank, uniform).item()
     return [
-        Check("images on which two ingredients disagree, in percent", 100 * sum(differ) / len(differ)),
+        Check(
+            "images on which two ingredients disagree, in percent", 100 * sum(differ) / len(differ)
+        ),
         Check(
             LOUDNESS,
             _ratio(loudness.max().item(), loudness.median().item(), of_nothing=1.0),
@@ -143,12 +154,20 @@ def _ratio(one: float, other: float, of_nothing: float) -> float:
 
 
 def _of_curvature(
-    bank: LogitBank, zoo: Zoo, split: Dataset[Any], num_images: int, device: torch.device, loud: bool
+    bank: LogitBank,
+    zoo: Zoo,
+    split: Dataset[Any],
+    num_images: int,
+    device: torch.device,
+    loud: bool,
 ) -> list[Check]:
     drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:num_images]  # type: ignore[arg-type]
     images = next(batches(Subset(split, drawn.tolist()), len(drawn)))[0].to(device)
     images = images.float() if images.is_floating_point() else images
-    model, known = zoo.model(0).to(device).float(), bank.logits[:, drawn.to(bank.logits.device)].to(device).float()
+    model, known = (
+        zoo.model(0).to(device).float(),
+        bank.logits[:, drawn.to(bank.logits.device)].to(device).float(),
+    )
     with torch.no_grad():
         first = batch_logits(model, images, device)
     if not close_to_stored(first, known[0]):
@@ -168,7 +187,9 @@ def _of_curvature(
         Check(
             "predicted gap of soup and ensemble beside the spread of logits",
             _ratio(_spread(predicted), _spread(ensemble), of_nothing=0.0),
-            most=math.inf if loud else MOST_GAP,  # a loud ingredient explains it, and has advice of its own
+            most=math.inf
+            if loud
+            else MOST_GAP,  # a loud ingredient explains it, and has advice of its own
             advice="By the curvature of the network along the way, soup and ensemble part by as much as the classes "
             "do. Mend what other checks name; if there is none, fine-tune at a lower rate or for fewer epochs.",
         ),
@@ -185,7 +206,9 @@ def _spread(logits: Tensor) -> float:
 
 def of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
     """What the evaluated soups say by themselves; nothing without any of two or more ingredients."""
-    soups = [t for t in trials if t.evaluated and effective_number(t.weights.unsqueeze(0)).item() > 1]
+    soups = [
+        t for t in trials if t.evaluated and effective_number(t.weights.unsqueeze(0)).item() > 1
+    ]
     if not soups:
         return []
     short = sum(t.estimate - t.accuracy for t in soups) / len(soups)
@@ -197,15 +220,25 @@ def of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
     ensemble = torch.zeros(bank.logits.shape[1:], dtype=torch.float64, device=bank.logits.device)
     for k in best.weights.nonzero().flatten().tolist():
         ensemble += best.weights[k].item() * bank.logits[k]
-    differ = (ensemble.argmax(-1) != bank.logits[int(alone.argmax())].argmax(-1)).double().mean().item()
+    differ = (
+        (ensemble.argmax(-1) != bank.logits[int(alone.argmax())].argmax(-1)).double().mean().item()
+    )
     noise = 100 * math.sqrt(max(differ, 1 / bank.num_images) / bank.num_images)
-    advice = f"The evaluated soups fall {short:.1f} points short of their ensembles. " if short > 0 else ""
+    advice = (
+        f"The evaluated soups fall {short:.1f} points short of their ensembles. "
+        if short > 0
+        else ""
+    )
     advice += (
         f"The best evaluated soup ({best.accuracy:.2f}%) is no match for the best ingredient "
         f"({alone.max().item():.2f}%). Use that one, or the ensemble; for a better soup fine-tune at lower rates."
     )
     gained = best.accuracy - alone.max().item()
-    checks.append(Check("best soup less best ingredient, on validation in points", gained, -noise, advice=advice))
+    checks.append(
+        Check(
+            "best soup less best ingredient, on validation in points", gained, -noise, advice=advice
+        )
+    )
     return checks
 
 

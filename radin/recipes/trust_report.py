@@ -40,7 +40,9 @@ class Check:
         limits = [f"at least {self.least:.2f}"] * (self.least > -math.inf)
         limits += [f"at most {self.most:.2f}"] * (self.most < math.inf)
         mark = ("ok" if self.passed else "NO") if self.limited else "--"
-        return f"{mark}  {self.name}: {self.value:.2f}" + (f" ({', '.join(limits)})" if limits else "")
+        return f"{mark}  {self.name}: {self.value:.2f}" + (
+            f" ({', '.join(limits)})" if limits else ""
+        )
 
     def __str__(self) -> str:
         return self.line if self.passed else f"{self.line}\n    {self.advice}"
@@ -75,7 +77,9 @@ class Trust:
         """The value of a check by its name; ParameterError for one that was not made."""
         values = {check.name: check.value for check in self.checks}
         if name not in values:
-            raise ParameterError(f"No check is called {name!r}; there are {', '.join(map(repr, values))}.")
+            raise ParameterError(
+                f"No check is called {name!r}; there are {', '.join(map(repr, values))}."
+            )
         return values[name]
 
     def __str__(self) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from radin.bank import LogitBank
-from radin.checks import Check
-from radin.reading import RUNNING_STATISTICS, STRANGERS
-from radin.second_order import inner_products, task_products
-from radin.zoo import Zoo
+from radin.checkpoints.formats import RUNNING_STATISTICS
+from radin.checkpoints.inspection import STRANGERS
+from radin.checkpoints.zoo import Zoo
+from radin.ranking.bank import LogitBank
+from radin.recipes.trust_report import Check
+from radin.theory.weight_geometry import inner_products, task_products
 
 # Where the healthy zoos of the book end and the broken ones begin; its chapter "When it breaks" shows both sides.
 LEAST_COSINE = 0.65  # between the weights of two ingredients
@@ -46,26 +47,45 @@ def of_weights(zoo: Zoo, bank: LogitBank, refreshed: bool, progress: bool) -> li
 def _of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBank) -> list[Check]:
     n = len(zoo)
     # Biases and the scales of norms are small and few; matrices and kernels tell who is related to whom.
-    matrices = {key: product for key, product in products.items() if zoo[0][key].ndim > 1} or dict(products)
+    matrices = {key: product for key, product in products.items() if zoo[0][key].ndim > 1} or dict(
+        products
+    )
     whole = _mean_cosines(matrices.values())
     lowest = {key: _cosines(product)[:n, :n].min().item() for key, product in matrices.items()}
     key = min(lowest, key=lowest.__getitem__)
     # Beside the initialisation where there is one: what merely moved is still like it.
     strange = _cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
-    if strange < STRANGERS and all(cosine >= LEAST_IN_TENSOR for other, cosine in lowest.items() if other != key):
-        advice = _one_layer(key, [name for name in matrices if len(zoo[0][name]) == bank.num_classes])
+    if strange < STRANGERS and all(
+        cosine >= LEAST_IN_TENSOR for other, cosine in lowest.items() if other != key
+    ):
+        advice = _one_layer(
+            key, [name for name in matrices if len(zoo[0][name]) == bank.num_classes]
+        )
     else:
         advice = _apart(whole, bank.names)
     checks = [
-        Check("weights of two ingredients, smallest cosine", whole[:n, :n].min().item(), LEAST_COSINE, advice=advice),
+        Check(
+            "weights of two ingredients, smallest cosine",
+            whole[:n, :n].min().item(),
+            LEAST_COSINE,
+            advice=advice,
+        ),
         Check("the same in a single tensor", lowest[key], LEAST_IN_TENSOR, advice=advice),
     ]
     if zoo.init is not None:
         tasks = task_products(products, with_init=True)
         apart = ~torch.eye(n, dtype=torch.bool)
         checks.append(Check("task vectors, mean cosine", _cosines(tasks)[apart].mean().item()))
-        lengths, start = tasks.diagonal().clamp_min(0).sqrt(), _total(products)[-1, -1].clamp_min(1e-300).sqrt()
-        checks.append(Check("distance to the initialisation beside its length, mean", (lengths / start).mean().item()))
+        lengths, start = (
+            tasks.diagonal().clamp_min(0).sqrt(),
+            _total(products)[-1, -1].clamp_min(1e-300).sqrt(),
+        )
+        checks.append(
+            Check(
+                "distance to the initialisation beside its length, mean",
+                (lengths / start).mean().item(),
+            )
+        )
     return checks
 
 
@@ -94,7 +114,9 @@ def _apart(whole: Tensor, names: Sequence[str]) -> str:
             "far too high a rate. Open the zoo with init=... to tell which; only fine-tunes of one checkpoint can be "
             "averaged."
         )
-    strangers = [name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < STRANGERS]
+    strangers = [
+        name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < STRANGERS
+    ]
     if len(whole) > n and strangers:
         return (
             f"{', '.join(strangers)}: next to nothing in common with the initialisation. Another one was theirs, or "
@@ -113,7 +135,9 @@ def _total(products: Mapping[str, Tensor]) -> Tensor:
 def _cosines(products: Tensor) -> Tensor:
     """(N, N) cosines from inner products; that of a vector of zeros with any other counts as 1."""
     scale = _lengths(products)
-    return torch.where(scale > 1e-300, products / scale.clamp_min(1e-300), torch.ones_like(products))
+    return torch.where(
+        scale > 1e-300, products / scale.clamp_min(1e-300), torch.ones_like(products)
+    )
 
 
 def _mean_cosines(tensors: Iterable[Tensor]) -> Tensor:
@@ -122,7 +146,11 @@ def _mean_cosines(tensors: Iterable[Tensor]) -> Tensor:
     if not products:
         return torch.ones(1, 1)
     scale = torch.stack([_lengths(each) for each in products]).sum(0)
-    return torch.where(scale > 1e-300, torch.stack(products).sum(0) / scale.clamp_min(1e-300), torch.ones_like(scale))
+    return torch.where(
+        scale > 1e-300,
+        torch.stack(products).sum(0) / scale.clamp_min(1e-300),
+        torch.ones_like(scale),
+    )
 
 
 def _lengths(products: Tensor) -> Tensor:
@@ -139,7 +167,9 @@ def _drift(zoo: Zoo) -> float | None:
         if not key.endswith(RUNNING_STATISTICS[0]):
             continue
         mean = torch.stack([zoo[k][key].double() for k in range(len(zoo))])
-        variance = torch.stack([zoo[k][key.replace(*RUNNING_STATISTICS)].double() for k in range(len(zoo))]).mean(0)
+        variance = torch.stack(
+            [zoo[k][key.replace(*RUNNING_STATISTICS)].double() for k in range(len(zoo))]
+        ).mean(0)
         apart = (2 * mean.var(0) / variance.clamp_min(1e-12)).mean().sqrt().item()
         worst = apart if worst is None else max(worst, apart)
     return worst

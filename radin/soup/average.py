@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from radin.blocks import Gathered, Shares, gather, kind, mix_blocks, shares
+from radin.checkpoints.zoo import Zoo
 from radin.errors import ParameterError
-from radin.files import atomic_files, reserve
-from radin.shards import Layout, Plan, parse_size, plan, write_at
-from radin.zoo import RUNNING_STATISTICS, Zoo
-
-_AT_ONCE = 1 << 24  # numbers of a soup that are handed to the disk together, while the next are read
-# Room for 1/N rounded to single precision, N times; a forgotten ingredient is far outside it.
-SUM_TOLERANCE = 1e-4
-
-
-def check_weights(weights: Tensor | Sequence[Any], num_models: int, rows: bool = False) -> Tensor:
-    """Mixing weights as a float64 tensor on the CPU, after checking that they lie in the simplex.
-
-    Args:
-        weights: (N,), or (M, N) when `rows`.
-        num_models: how many ingredients there are.
-
-    Raises ParameterError when the shape is wrong, or a weight is negative or not finite, or a sum is not 1.
-    """
-    # A list would pass through single precision, in which three tenths are not three tenths.
-    p = torch.as_tensor(weights, dtype=None if isinstance(weights, Tensor) else torch.float64)
-    p = p.detach().to("cpu", torch.float64)
-    shape = f"(M, {num_models})" if rows else f"({num_models},)"
-    if p.ndim != (2 if rows else 1) or p.shape[-1] != num_models or p.shape[0] == 0:
-        raise ParameterError(
-            f"Mixing weights must have shape {shape}, one weight for each ingredient; these have {tuple(p.shape)}."
-        )
-    if not torch.isfinite(p).all():
-        raise ParameterError("Mixing weights must be finite numbers; these hold NaN or infinity.")
-    if (p < 0).any():
-        raise ParameterError(f"Mixing weights must not be negative; the smallest here is {p.min().item():.4g}.")
-    sums = p.sum(-1)
-    if ((sums - 1).abs() > SUM_TOLERANCE).any():
-        worst = sums.flatten()[(sums - 1).abs().argmax()].item()
-        raise ParameterError(f"Mixing weights must sum to 1; these sum to {worst:.6g}. Divide them by their sum.")
-    return p
+from radin.ranking.candidates import check_weights
+from radin.soup.blockwise import Gathered, Shares, gather, kind, mix_blocks, shares
+from radin.soup.shards import Layout
 
 
 def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
@@ -77,7 +39,9 @@ def average_many(zoo: Zoo, rows: Tensor | Sequence[Sequence[float]]) -> list[dic
     Args:
         rows: (M, N) mixing weights.
     """
-    return _mix([zoo[k] for k in range(len(zoo))], check_weights(rows, len(zoo), rows=True), zoo.keys())
+    return _mix(
+        [zoo[k] for k in range(len(zoo))], check_weights(rows, len(zoo), rows=True), zoo.keys()
+    )
 
 
 def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> dict[str, Tensor]:
@@ -90,7 +54,9 @@ def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> d
             "This zoo was opened without init=...; pass the checkpoint that the ingredients started from."
         )
     if not 0 <= amount <= 1:
-        raise ParameterError(f"amount must lie between 0 (initialisation) and 1 (soup); it is {amount}.")
+        raise ParameterError(
+            f"amount must lie between 0 (initialisation) and 1 (soup); it is {amount}."
+        )
     p = check_weights(weights, len(zoo)) * amount
     sources = [zoo[k] for k in range(len(zoo))] + [zoo.init]
     return mix(sources, torch.cat([p, torch.tensor([1.0 - amount], dtype=p.dtype)]), zoo.keys())
@@ -101,11 +67,16 @@ def mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> 
     return _mix(sources, p.unsqueeze(0), keys)[0]
 
 
-def _mix(sources: Sequence[Mapping[str, Tensor]], weights: Tensor, keys: list[str]) -> list[dict[str, Tensor]]:
+def _mix(
+    sources: Sequence[Mapping[str, Tensor]], weights: Tensor, keys: list[str]
+) -> list[dict[str, Tensor]]:
     rows = shares(weights)
     with gather(sources, rows, keys) as gathered:
         soups = [
-            {key: torch.empty(shape, dtype=dtype) for key, (dtype, shape) in _layout(gathered, row).items()}
+            {
+                key: torch.empty(shape, dtype=dtype)
+                for key, (dtype, shape) in _layout(gathered, row).items()
+            }
             for row in rows
         ]
         flat = [{key: tensor.view(-1) for key, tensor in soup.items()} for soup in soups]
@@ -119,142 +90,30 @@ def _mix(sources: Sequence[Mapping[str, Tensor]], weights: Tensor, keys: list[st
 
 
 def _layout(gathered: Gathered, row: Shares) -> Layout:
-    return {key: (kind(parts, row), tuple(parts[row[0][0]].tensor.shape)) for key, parts in gathered.parts.items()}
+    return {
+        key: (kind(parts, row), tuple(parts[row[0][0]].tensor.shape))
+        for key, parts in gathered.parts.items()
+    }
 
 
-def save_soup(
-    zoo: Zoo,
-    weights: Tensor | Sequence[float],
-    path: str | Path,
-    provenance: Mapping[str, object] | None = None,
-    state: Mapping[str, Tensor] | None = None,
-    max_shard_size: int | str | None = None,
-) -> Path:
-    """Average the ingredients into a safetensors file that remembers where it came from, a few blocks at a time.
-
-    The header's `radin` entry is JSON: the ingredients' names and content hashes, their weights, and
-    whatever `provenance` adds (recipe, budget, accuracy, ...). The file is written atomically.
-
-    Args:
-        state: the soup's tensors, where they are more than the average: with batch norm what
-            `radin.evaluate.refresh_batch_norm` returns. Without it, a soup with batch norm is saved with a warning.
-        max_shard_size: the most bytes of tensors in one file, or a text such as "2GB". A larger soup becomes shards
-            beside `path`, `name-00001-of-00003.safetensors` and so on, with the index `name.safetensors.index.json`
-            that Hugging Face's readers take; the index appears last, and a tensor is never cut.
-
-    Returns:
-        The path to open: `path`, or the index of the shards.
-
-    Raises ParameterError for a path that does not end in .safetensors or a size that is none, RadinError when the
-    disk refuses.
-    """
-    p = check_weights(weights, len(zoo))
-    _check_paths(zoo, [Path(path)], p.unsqueeze(0), warn=state is None)
-    used = p.unsqueeze(0) if state is None else torch.ones(1, 1)
-    sources = [zoo[k] for k in range(len(zoo))] if state is None else [state]
-    header = _header(zoo, p, provenance)
-    return _save(sources, used, zoo.keys(), [Path(path)], [header], max_shard_size)[0]
+SoupLike = Tensor | Sequence[float] | Mapping[str, Tensor]  # mixing weights (N,), or a state dict
 
 
-def save_soups(
-    zoo: Zoo,
-    rows: Tensor | Sequence[Sequence[float]],
-    paths: Sequence[str | Path],
-    provenances: Sequence[Mapping[str, object] | None] | None = None,
-) -> list[Path]:
-    """Write several soups in one reading of the ingredients, each byte for byte what `save_soup` makes of its row.
-
-    All of them appear when all are on disk; a failure before leaves none. M files are open at once.
-
-    Args:
-        rows: (M, N) mixing weights.
-        paths: M files, all different, each ending in .safetensors.
-        provenances: M times what `save_soup` takes.
-
-    Raises ParameterError for numbers or endings that do not fit, RadinError when the disk refuses.
-    """
-    p = check_weights(rows, len(zoo), rows=True)
-    targets = [Path(path) for path in paths]
-    _check_paths(zoo, targets, p)
-    told = [None] * len(p) if provenances is None else list(provenances)
-    if len(told) != len(p):
-        raise ParameterError(f"{len(p)} soups need {len(p)} provenances, one for each; these are {len(told)}.")
-    headers = [_header(zoo, row, each) for row, each in zip(p, told, strict=True)]
-    return _save([zoo[k] for k in range(len(zoo))], p, zoo.keys(), targets, headers, None)
+def _soup_states(zoo: Zoo, soups: Sequence[SoupLike]) -> list[Mapping[str, Tensor]]:
+    """The state dict of each soup; those given as mixing weights are averaged in one reading of the ingredients."""
+    for soup in soups:
+        if isinstance(soup, Mapping):
+            _check_state(zoo, soup)
+    rows = [check_weights(soup, len(zoo)) for soup in soups if not isinstance(soup, Mapping)]
+    averaged = iter(average_many(zoo, torch.stack(rows)) if rows else ())
+    return [soup if isinstance(soup, Mapping) else next(averaged) for soup in soups]
 
 
-def _check_paths(zoo: Zoo, paths: list[Path], p: Tensor, warn: bool = True) -> None:
-    for path in paths:
-        if path.suffix != ".safetensors":
-            raise ParameterError(f"{path}: a soup is saved as .safetensors; change the ending.")
-    if len(paths) != len(p):
-        raise ParameterError(f"{len(p)} soups need {len(p)} paths, one for each; these are {len(paths)}.")
-    if len({os.path.abspath(path) for path in paths}) < len(paths):
-        raise ParameterError(f"Several soups cannot be saved under one name; these are {', '.join(map(str, paths))}.")
-    if warn and any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
-        warnings.warn(
-            f"{', '.join(map(str, paths))}: saved with averaged running statistics of batch norm, which fit no soup; "
-            "pass state=radin.evaluate.refresh_batch_norm(zoo, weights, training_split) to save_soup.",
-            stacklevel=3,
+def _check_state(zoo: Zoo, soup: Mapping[str, Tensor]) -> None:
+    shapes = {key: tuple(zoo[0][key].shape) for key in zoo.keys()}
+    given = {key: tuple(tensor.shape) for key, tensor in soup.items()}
+    wrong = sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key))
+    if wrong:
+        raise ParameterError(
+            f"This state dict does not fit the zoo; missing, extra or of another shape: {', '.join(wrong[:8])}."
         )
-
-
-def _header(zoo: Zoo, p: Tensor, provenance: Mapping[str, object] | None) -> dict[str, str]:
-    """The texts in a soup's head. Readers in the manner of Hugging Face's refuse a file that does not say "pt"."""
-    ingredients = [
-        {"name": name, "sha256": fingerprint, "weight": weight}
-        for name, fingerprint, weight in zip(zoo.names, zoo.fingerprints, p.tolist(), strict=True)
-    ]
-    content = json.dumps({**(provenance or {}), "ingredients": ingredients}, sort_keys=True, default=str)
-    return {"format": "pt", "radin": content}
-
-
-def _save(
-    sources: Sequence[Mapping[str, Tensor]],
-    weights: Tensor,
-    keys: list[str],
-    paths: Sequence[Path],
-    headers: Sequence[Mapping[str, str]],
-    max_shard_size: int | str | None,
-) -> list[Path]:
-    most = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
-    rows = shares(weights)
-    with gather(sources, rows, keys) as gathered:
-        plans = [
-            plan(path, _layout(gathered, row), header, most)
-            for path, row, header in zip(paths, rows, headers, strict=True)
-        ]
-        _write(plans, gathered, rows)
-    return [each.path for each in plans]
-
-
-def _write(plans: Sequence[Plan], gathered: Gathered, rows: Sequence[Shares]) -> None:
-    files = [file for each in plans for file in each.files]
-    indices = [each for each in plans if each.contents]
-    places = [*(file.path for file in files), *(each.path for each in indices)]  # an index comes after its shards
-    stale = [path for each in plans for path in each.stale()]
-    with atomic_files(places, stale) as opened:
-        unwritten = iter(opened)
-        where: list[dict[str, tuple[BinaryIO, Lock, int]]] = []
-        for each in plans:
-            where.append({})
-            for planned in each.files:
-                file, lock = next(unwritten), Lock()
-                reserve(file, planned.size)
-                write_at(file, 0, planned.head)
-                where[-1] |= {key: (file, lock, start) for key, start in planned.starts.items()}
-        for each in indices:
-            write_at(next(unwritten), 0, each.contents)
-
-        def put(number: int, key: str, start: int, block: Tensor) -> None:
-            file, lock, begin = where[number][key]
-            with lock:  # between its going to the place and its writing
-                write_at(file, begin + start * block.element_size(), block)
-
-        waiting = 0
-        for count in mix_blocks(gathered, rows, put):
-            waiting += count
-            if waiting >= _AT_ONCE:
-                waiting = 0
-                for file in opened:
-                    os.fsync(file.fileno())

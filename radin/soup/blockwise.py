@@ -13,19 +13,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from radin.places import Place, Places
+from radin.soup.file_regions import Place, Places
 
 # Numbers. Of no more than these torch makes sums in the calling thread; of more it would have its own threads make
 # them, which wait for one another after every block, for long where another program has a core.
 BLOCK = 1 << 15
-CACHED = 1 << 23  # bytes of all sources that are read at once, and summed while the cache still has them
+CACHED = (
+    1 << 23
+)  # bytes of all sources that are read at once, and summed while the cache still has them
 PIECE = 1 << 20  # numbers of a tensor that a thread takes at a time
 LARGE = 1 << 26  # bytes to average, from which on files are read and not their mappings
 ALONE = 1 << 22  # bytes to average, up to which a second thread is not worth its start
 MOST_THREADS = 4  # neither a disk nor memory gives more to a fifth
 SLOW = 2.0  # seconds before a progress bar appears
 _ALIGNMENT = 64  # bytes
-_COMPILED = ({torch.float32}, {torch.float64})  # kinds of number that numba knows; half precision it does not
+_COMPILED = (
+    {torch.float32},
+    {torch.float64},
+)  # kinds of number that numba knows; half precision it does not
 
 Shares = list[tuple[int, float]]  # the sources of one average and their shares of it
 Put = Callable[[int, str, int, Tensor], None]
@@ -48,17 +53,24 @@ class Gathered(NamedTuple):
 
 def shares(rows: Tensor) -> list[Shares]:
     """Of each row of weights (M, N): the sources of positive weight, and their shares of the row's sum."""
-    return [[(k, p) for k, p in enumerate(row) if p > 0] for row in (rows / rows.sum(1, keepdim=True)).tolist()]
+    return [
+        [(k, p) for k, p in enumerate(row) if p > 0]
+        for row in (rows / rows.sum(1, keepdim=True)).tolist()
+    ]
 
 
 @contextmanager
-def gather(sources: Sequence[Mapping[str, Tensor]], rows: Sequence[Shares], keys: Sequence[str]) -> Iterator[Gathered]:
+def gather(
+    sources: Sequence[Mapping[str, Tensor]], rows: Sequence[Shares], keys: Sequence[str]
+) -> Iterator[Gathered]:
     """The tensors that some row needs, with their files open; a source that no row needs is not touched."""
     parts: dict[str, dict[int, Part]] = {key: {} for key in keys}
     needed = sorted({k for row in rows for k, _ in row})
     size = len(needed) * sum(sources[needed[0]][key].nbytes for key in keys)
     if size < LARGE:
-        yield Gathered({key: {k: Part(sources[k][key].detach(), None) for k in needed} for key in keys}, size)
+        yield Gathered(
+            {key: {k: Part(sources[k][key].detach(), None) for k in needed} for key in keys}, size
+        )
         return
     with Places() as places:
         for k in needed:
@@ -99,7 +111,13 @@ def mix_blocks(gathered: Gathered, rows: Sequence[Shares], put: Put) -> Iterator
     work, pieces = partial(_mix_piece, gathered, rows, put, _Scratch()), _pieces(gathered)
     quick = gathered.size < LARGE
     with tqdm(
-        total=gathered.size, desc="averaging", unit="B", unit_scale=True, delay=SLOW, disable=quick, leave=False
+        total=gathered.size,
+        desc="averaging",
+        unit="B",
+        unit_scale=True,
+        delay=SLOW,
+        disable=quick,
+        leave=False,
     ) as bar:
         for size, count in map(work, pieces) if threads == 1 else _threaded(work, pieces, threads):
             bar.update(size)
@@ -122,7 +140,9 @@ def _threaded(work: Callable[[A], B], items: Iterable[A], threads: int) -> Itera
 def _pieces(gathered: Gathered) -> list[Piece]:
     """What to average at a time, (key, start, stop), in the order of the files."""
     pieces = []
-    for key, parts in sorted(gathered.parts.items(), key=lambda item: next(iter(item[1].values())).tensor.data_ptr()):
+    for key, parts in sorted(
+        gathered.parts.items(), key=lambda item: next(iter(item[1].values())).tensor.data_ptr()
+    ):
         tensors = [part.tensor for part in parts.values()]
         count = tensors[0].numel()
         step = PIECE if _can_be_cut(tensors) else max(1, count)
@@ -171,7 +191,9 @@ def _read(parts: Mapping[int, Part], start: int, stop: int, scratch: _Scratch) -
     """Some numbers of the flat tensors: those that have a place are read from there."""
     if not any(part.place for part in parts.values()):
         return {k: part.tensor.view(-1)[start:stop] for k, part in parts.items()}
-    sizes = [(stop - start) * part.tensor.element_size() if part.place else 0 for part in parts.values()]
+    sizes = [
+        (stop - start) * part.tensor.element_size() if part.place else 0 for part in parts.values()
+    ]
     room = scratch.take(sum(size + -size % _ALIGNMENT for size in sizes))
     blocks, begin = {}, 0
     for (k, part), size in zip(parts.items(), sizes, strict=True):
@@ -185,36 +207,46 @@ def _read(parts: Mapping[int, Part], start: int, stop: int, scratch: _Scratch) -
     return blocks
 
 
-def _averages(blocks: dict[int, Tensor], rows: Sequence[Shares], kinds: Sequence[torch.dtype]) -> list[Tensor]:
+def _averages(
+    blocks: dict[int, Tensor], rows: Sequence[Shares], kinds: Sequence[torch.dtype]
+) -> list[Tensor]:
     if not kinds[0].is_floating_point:
         return [blocks[heaviest(row)].reshape(-1) for row in rows]
     tensors = list(blocks.values())
     if _is_for_the_compiler(tensors):
-        from radin.kernels_soup import averages
+        from radin.soup.cpu_kernel import averages
 
         numbers = {k: number for number, k in enumerate(blocks)}
         return averages(tensors, [[(numbers[k], p) for k, p in row] for row in rows])
-    return [average([(blocks[k], p) for k, p in row], kind) for row, kind in zip(rows, kinds, strict=True)]
+    return [
+        average([(blocks[k], p) for k, p in row], kind)
+        for row, kind in zip(rows, kinds, strict=True)
+    ]
 
 
 def _is_for_the_compiler(tensors: Sequence[Tensor]) -> bool:
     """Whether numba knows these numbers and can reach them, and they are enough to be worth its import."""
     if not _can_be_cut(tensors) or tensors[0].numel() < BLOCK:
         return False
-    return {tensor.dtype for tensor in tensors} in _COMPILED and all(tensor.is_cpu for tensor in tensors)
+    return {tensor.dtype for tensor in tensors} in _COMPILED and all(
+        tensor.is_cpu for tensor in tensors
+    )
 
 
 def average(parts: Sequence[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
     """sum_k p_k theta_k of a few tensors, flat.
 
     Every product and every sum is rounded to double precision, one after the other: neither the length of a block nor
-    the compiled loop of `radin.kernels_soup`, which takes large tensors, changes a bit.
+    the compiled loop of `radin.soup.cpu_kernel`, which takes large tensors, changes a bit.
     """
     count = parts[0][0].numel()
     if count > BLOCK and _can_be_cut(tensor for tensor, _ in parts):
         flat = [(tensor.view(-1), p) for tensor, p in parts]
         return torch.cat(
-            [average([(tensor[i : i + BLOCK], p) for tensor, p in flat], dtype) for i in range(0, count, BLOCK)]
+            [
+                average([(tensor[i : i + BLOCK], p) for tensor, p in flat], dtype)
+                for i in range(0, count, BLOCK)
+            ]
         )
     total = parts[0][0].reshape(-1).to(torch.float64, copy=True).mul_(parts[0][1])
     for tensor, p in parts[1:]:

@@ -1,6 +1,6 @@
 """The compiled sum behind soups: many ingredients and several soups at a time, in one thread, without Python's lock.
 
-Kept apart because importing numba takes a moment: `radin.blocks` imports this file for its first large tensors. Every
+Kept apart because importing numba takes a moment: `radin.soup.blockwise` imports this file for its first large tensors. Every
 product and every sum is rounded to double precision, one after the other, as in `total += p * tensor`; that four
 tensors are added at a time changes no bit, and reads the total once instead of four times.
 """
@@ -16,11 +16,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from radin.kernels import _loop
+from radin.ranking.cpu_kernels import _loop
 
 Array = np.ndarray[Any, Any]
 
-_AT_ONCE = 1 << 13  # numbers; of a dozen ingredients so many stay in a core's cache, for the next soup
+_AT_ONCE = (
+    1 << 13
+)  # numbers; of a dozen ingredients so many stay in a core's cache, for the next soup
 
 
 def averages(parts: list[Tensor], rows: list[list[tuple[int, float]]]) -> list[Tensor]:
@@ -60,7 +62,9 @@ def _at(address: int, like: Array) -> Array:
 
 
 @_loop
-def _averages(parts: Array, which: Array, weights: Array, ends: Array, sums: Array, like: Array) -> None:
+def _averages(
+    parts: Array, which: Array, weights: Array, ends: Array, sums: Array, like: Array
+) -> None:
     """The sums of a few rows; `parts` and `sums` hold addresses, row m has the shares from ends[m - 1] to ends[m]."""
     total = np.empty(min(_AT_ONCE, like.shape[0]))
     for begin in range(0, like.shape[0], _AT_ONCE):

@@ -92,9 +92,13 @@ class Place(NamedTuple):
             try:
                 count = os.preadv(self.descriptor, [target[done:].data], self.offset + start + done)
             except OSError as error:
-                raise CheckpointError(f"{self.path}: cannot be read ({error.strerror}); copy it again.") from error
+                raise CheckpointError(
+                    f"{self.path}: cannot be read ({error.strerror}); copy it again."
+                ) from error
             if not count:
-                raise CheckpointError(f"{self.path}: has become shorter while it was read; copy or make it again.")
+                raise CheckpointError(
+                    f"{self.path}: has become shorter while it was read; copy or make it again."
+                )
             done += count
 
 

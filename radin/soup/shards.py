@@ -13,10 +13,12 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from radin.checkpoints.formats import INDEX_SUFFIX, read_index
 from radin.errors import CheckpointError, ParameterError
-from radin.formats import INDEX_SUFFIX, read_index
 
-Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # of every tensor its kind of number and shape
+Layout = Mapping[
+    str, tuple[torch.dtype, tuple[int, ...]]
+]  # of every tensor its kind of number and shape
 _SUFFIX = ".safetensors"
 _UNITS = ("", "K", "M", "G", "T")
 # What safetensors calls each kind of number. It lays tensors down from the last of these to the first, so that each
@@ -74,7 +76,10 @@ class Plan(NamedTuple):
         """What must be gone before the new files come, lest two soups have one name: an index of it and the shards that
         only that one names, and, where the new ones are shards, the one file."""
         stem = self.path.name.removesuffix(INDEX_SUFFIX).removesuffix(_SUFFIX)
-        index, single = self.path.with_name(stem + INDEX_SUFFIX), self.path.with_name(stem + _SUFFIX)
+        index, single = (
+            self.path.with_name(stem + INDEX_SUFFIX),
+            self.path.with_name(stem + _SUFFIX),
+        )
         gone = [single] if self.contents and single.is_file() else []
         if not index.is_file():
             return gone
@@ -86,7 +91,9 @@ class Plan(NamedTuple):
         return [*gone, index, *(self.path.with_name(name) for name in left)]
 
 
-def plan(path: Path, layout: Layout, metadata: Mapping[str, str], max_shard_size: int | None) -> Plan:
+def plan(
+    path: Path, layout: Layout, metadata: Mapping[str, str], max_shard_size: int | None
+) -> Plan:
     """How a state dict is written: as one file, or as shards with an index, named as Hugging Face does.
 
     Args:
@@ -109,7 +116,12 @@ def plan(path: Path, layout: Layout, metadata: Mapping[str, str], max_shard_size
         files.append(plan_file(path.with_name(name), {key: layout[key] for key in keys}, metadata))
         where |= dict.fromkeys(keys, name)
     total = sum(_size(*tensor) for tensor in layout.values())
-    index = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2, sort_keys=True) + "\n"
+    index = (
+        json.dumps(
+            {"metadata": {"total_size": total}, "weight_map": where}, indent=2, sort_keys=True
+        )
+        + "\n"
+    )
     return Plan(path.with_name(stem + INDEX_SUFFIX), files, index.encode())
 
 
@@ -141,17 +153,25 @@ def plan_file(path: Path, layout: Layout, metadata: Mapping[str, str]) -> FilePl
     kinds = list(_KINDS)
     for key, (dtype, _) in layout.items():
         if dtype not in _KINDS:
-            raise ParameterError(f"{key}: {dtype} has no name in safetensors; convert that tensor first.")
+            raise ParameterError(
+                f"{key}: {dtype} has no name in safetensors; convert that tensor first."
+            )
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     starts, end = {}, 0
     for key in sorted(layout, key=lambda key: (-kinds.index(layout[key][0]), key)):
         dtype, shape = layout[key]
         starts[key], end = end, end + _size(dtype, shape)
-        header[key] = {"dtype": _KINDS[dtype], "shape": list(shape), "data_offsets": [starts[key], end]}
+        header[key] = {
+            "dtype": _KINDS[dtype],
+            "shape": list(shape),
+            "data_offsets": [starts[key], end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
-    return FilePlan(path, head, {key: len(head) + start for key, start in starts.items()}, len(head) + end)
+    return FilePlan(
+        path, head, {key: len(head) + start for key, start in starts.items()}, len(head) + end
+    )
 
 
 def _size(dtype: torch.dtype, shape: Sequence[int]) -> int:
@@ -160,7 +180,11 @@ def _size(dtype: torch.dtype, shape: Sequence[int]) -> int:
 
 def write_at(file: BinaryIO, position: int, content: Tensor | bytes) -> None:
     """Write bytes, or the numbers of a flat tensor, at a place of an unbuffered file."""
-    rest = memoryview(content) if isinstance(content, bytes) else content.cpu().view(torch.uint8).numpy().data
+    rest = (
+        memoryview(content)
+        if isinstance(content, bytes)
+        else content.cpu().view(torch.uint8).numpy().data
+    )
     file.seek(position)
     while len(rest):  # a system may take less than it is given at once
         rest = rest[file.write(rest) :]
@@ -173,8 +197,18 @@ def parse_size(name: str, size: int | str) -> int:
     """
     if isinstance(size, numbers.Integral) and not isinstance(size, bool) and size > 0:
         return int(size)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B", size.strip().upper()) if isinstance(size, str) else None
-    count = int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index(found[2])) if found else 0
+    found = (
+        re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B", size.strip().upper())
+        if isinstance(size, str)
+        else None
+    )
+    count = (
+        int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index(found[2]))
+        if found
+        else 0
+    )
     if count < 1:
-        raise ParameterError(f'{name} must be a number of bytes or a text such as "2GB", not {size!r}.')
+        raise ParameterError(
+            f'{name} must be a number of bytes or a text such as "2GB", not {size!r}.'
+        )
     return count

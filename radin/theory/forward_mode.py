@@ -57,7 +57,9 @@ class _ByHand(TorchFunctionMode):
     the running statistics of batch norm, which a soup averages too, have none.
     """
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         by_hand = _BY_HAND.get(function, function)
         return by_hand(*args, **(kwargs or {}))
 
@@ -92,7 +94,11 @@ def _batch_norm(
         return t.view(-1, *[1] * (input.ndim - 2))
 
     normed = (input - channels(running_mean)) * (channels(running_var) + eps).rsqrt()
-    return _affine(normed, weight if weight is None else channels(weight), bias if bias is None else channels(bias))
+    return _affine(
+        normed,
+        weight if weight is None else channels(weight),
+        bias if bias is None else channels(bias),
+    )
 
 
 def _affine(normed: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -139,11 +145,11 @@ _BY_HAND = {
     torch.layer_norm: lambda input, shape, weight=None, bias=None, eps=1e-5, *_: _layer_norm(
         input, shape, weight, bias, eps
     ),
-    torch.batch_norm: lambda input, weight, bias, mean, var, training, momentum, eps, *_: _batch_norm(
-        input, mean, var, weight, bias, training, momentum, eps
+    torch.batch_norm: lambda input, weight, bias, mean, var, training, momentum, eps, *_: (
+        _batch_norm(input, mean, var, weight, bias, training, momentum, eps)
     ),
-    torch.instance_norm: lambda input, weight, bias, mean, var, use_input_stats, momentum, eps, *_: _instance_norm(
-        input, mean, var, weight, bias, use_input_stats, momentum, eps
+    torch.instance_norm: lambda input, weight, bias, mean, var, use_input_stats, momentum, eps, *_: (
+        _instance_norm(input, mean, var, weight, bias, use_input_stats, momentum, eps)
     ),
     torch.native_layer_norm: _refuse,
 }

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from radin.bank import LogitBank
-from radin.data import batches
-from radin.devices import pick_device
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches
 from radin.errors import BankError, ParameterError, check_whole
-from radin.forward_mode import network_logits
-from radin.rank import check_metric, nll_of, without_scale
-from radin.soup import average, check_weights
-from radin.stream import batch_logits
-from radin.taylor import derivatives, directions, first_order, loss_gradient
-from radin.zoo import Zoo
+from radin.inference.devices import pick_device
+from radin.inference.forward import batch_logits
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import check_weights, without_scale
+from radin.ranking.rank import check_metric, nll_of
+from radin.soup.average import average
+from radin.theory.forward_mode import network_logits
+from radin.theory.taylor import derivatives, directions, first_order, loss_gradient
 
 WAYS = ("curvature", "midpoints")
 _AT_ONCE = 2**22  # logits of candidates held at once: 32 MiB
-_READ = 2**18  # numbers of one checkpoint held at once
 
 
 def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
@@ -59,52 +59,6 @@ def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
     return total.cpu() / bank.num_images
 
 
-def inner_products(zoo: Zoo, progress: bool = True) -> dict[str, Tensor]:
-    """<theta_k, theta_l> of the ingredients, tensor by tensor: (N, N) double; each checkpoint is read once.
-
-    With an initialisation, that one comes last: (N + 1, N + 1). Whole numbers and the running statistics of batch norm
-    are left out: they are no parameters.
-    """
-    sources = [zoo[k] for k in range(len(zoo))] + ([zoo.init] if zoo.init is not None else [])
-    products: dict[str, Tensor] = {}
-    bar = tqdm(zoo.parameter_keys(), desc="comparing ingredients", delay=3, leave=False, disable=not progress)
-    for key in bar:
-        products[key] = torch.zeros(len(sources), len(sources), dtype=torch.float64)
-        for part in zip(*(source[key].flatten().split(_READ) for source in sources), strict=True):
-            rows = torch.stack(part).double()
-            products[key] += rows @ rows.T
-    return products
-
-
-def gram(zoo: Zoo) -> Tensor:
-    """Inner products <delta_k, delta_l> of the task vectors, theta_k less the initialisation: (N, N) double.
-
-    In a zoo without an initialisation they are taken around the mean of the ingredients; they then sum to zero, and
-    their cosines are near -1 / (N - 1) whatever the ingredients are.
-    """
-    return task_products(inner_products(zoo), zoo.init is not None)
-
-
-def task_products(products: Mapping[str, Tensor], with_init: bool) -> Tensor:
-    """What `gram` returns, from what `inner_products` returns."""
-    total = sum(products.values(), torch.zeros(()).double())
-    if with_init:
-        start, total = total[-1], total[:-1, :-1]
-        return total - start[:-1] - start[:-1, None] + start[-1]
-    return total - total.mean(0) - total.mean(1, keepdim=True) + total.mean()
-
-
-def spread(products: Tensor, candidates: Tensor) -> Tensor:
-    """The sum of p_k times the squared distance of theta_k to theta_bar, for each candidate (M, N): (M,) double.
-
-    Args:
-        products: what `gram` returns.
-    """
-    p = check_weights(candidates, len(products), rows=True)
-    p = p / p.sum(1, keepdim=True)
-    return p @ products.diagonal() - torch.einsum("mk,kl,ml->m", p, products, p)
-
-
 def first_order_losses(
     zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 64, progress: bool = True
 ) -> tuple[float, Tensor]:
@@ -120,7 +74,9 @@ def first_order_losses(
     Source: RADIN, the equivalence of first-order expansions; T1 and T2 in the book.
     """
     if zoo.init is None:
-        raise ParameterError("This zoo was opened without init=...; the expansion needs where the ingredients started.")
+        raise ParameterError(
+            "This zoo was opened without init=...; the expansion needs where the ingredients started."
+        )
     chosen, batch_size = pick_device(device), check_whole("batch_size", batch_size, least=1)
     model = zoo.model(zoo.init).to(chosen).float()
     start = single_precision(zoo.init, chosen)
@@ -175,9 +131,16 @@ def pair_gaps(
         alone = torch.empty(len(zoo) if by == "midpoints" else 0, ends[-1], num_classes)
         for logits, k in zip(alone, range(len(zoo)), strict=False):
             state = single_precision(zoo[k], chosen)
-            torch.cat([network_logits(model, state, images).cpu() for images, _ in seen], out=logits)
+            torch.cat(
+                [network_logits(model, state, images).cpu() for images, _ in seen], out=logits
+            )
         gaps = torch.empty(len(pairs), ends[-1], num_classes)
-        bar = tqdm(total=len(pairs) * len(seen), desc=f"gaps of {len(pairs)} pairs", disable=not progress, leave=False)
+        bar = tqdm(
+            total=len(pairs) * len(seen),
+            desc=f"gaps of {len(pairs)} pairs",
+            disable=not progress,
+            leave=False,
+        )
         for gap, (i, j) in zip(gaps, pairs, strict=True):
             first, second = single_precision(zoo[i], chosen), single_precision(zoo[j], chosen)
             if by == "curvature":
@@ -196,7 +159,9 @@ def pair_gaps(
     return gaps
 
 
-def corrected_estimate(bank: LogitBank, gaps: Tensor, candidates: Tensor, metric: str = "accuracy") -> Tensor:
+def corrected_estimate(
+    bank: LogitBank, gaps: Tensor, candidates: Tensor, metric: str = "accuracy"
+) -> Tensor:
     """The fast estimate from logits that are corrected to second order, ensemble plus predicted gap.
 
     Args:
@@ -219,7 +184,9 @@ def corrected_estimate(bank: LogitBank, gaps: Tensor, candidates: Tensor, metric
     return total / bank.num_images
 
 
-def corrected_logits(bank: LogitBank, gaps: Tensor, candidates: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def corrected_logits(
+    bank: LogitBank, gaps: Tensor, candidates: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
     """Ensemble plus predicted gap (M, images, C) in double precision, a block of images at a time.
 
     Raises BankError when the gaps do not fit the bank.
@@ -255,4 +222,8 @@ def _in_batches(
 
 def single_precision(state: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The tensors of a state dict that have a derivative, on a device."""
-    return {key: tensor.to(device).float() for key, tensor in state.items() if tensor.is_floating_point()}
+    return {
+        key: tensor.to(device).float()
+        for key, tensor in state.items()
+        if tensor.is_floating_point()
+    }

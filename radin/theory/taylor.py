@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from radin.errors import ParameterError
-from radin.forward_mode import check_evaluation_mode, differentiable, network_logits
-from radin.soup import check_weights
+from radin.ranking.candidates import check_weights
+from radin.theory.forward_mode import check_evaluation_mode, differentiable, network_logits
 
 State = Mapping[str, Tensor]
 
@@ -25,16 +25,24 @@ BATCH = 64  # images at once: a pass with two tangents holds four times what a p
 def directions(start: State, ingredients: Sequence[State]) -> list[dict[str, Tensor]]:
     """Each ingredient's delta_i = theta_i - theta_0, tensor by tensor; counters and other whole numbers have none."""
     return [
-        {key: ingredient[key] - tensor for key, tensor in start.items() if tensor.is_floating_point()}
+        {
+            key: ingredient[key] - tensor
+            for key, tensor in start.items()
+            if tensor.is_floating_point()
+        }
         for ingredient in ingredients
     ]
 
 
-def combine(start: State, deltas: Sequence[State], coefficients: Sequence[float] | Tensor) -> dict[str, Tensor]:
+def combine(
+    start: State, deltas: Sequence[State], coefficients: Sequence[float] | Tensor
+) -> dict[str, Tensor]:
     """theta_0 + sum_i c_i delta_i."""
     moved = dict(start)
     for key in deltas[0]:
-        moved[key] = start[key] + sum(float(c) * delta[key] for c, delta in zip(coefficients, deltas, strict=True))
+        moved[key] = start[key] + sum(
+            float(c) * delta[key] for c, delta in zip(coefficients, deltas, strict=True)
+        )
     return moved
 
 
@@ -68,7 +76,9 @@ def derivatives(
     return value, slope, curvature
 
 
-def first_order(model: nn.Module, start: State, delta: State, images: Tensor) -> tuple[Tensor, Tensor]:
+def first_order(
+    model: nn.Module, start: State, delta: State, images: Tensor
+) -> tuple[Tensor, Tensor]:
     """Logits at the start and their directional derivative along delta: f_0 and J_0 delta, both (n, C).
 
     `derivatives` without the second one, at a third of its cost.
@@ -145,7 +155,9 @@ class Gap:
     def loss_by_hessian(self, labels: Tensor) -> Tensor:
         """The same (n,) as T3 says it second: variance of the logits less the curvature of the loss."""
         # The curvature of the loss is the Gauss-Newton part, a variance, plus that of the network.
-        hessian = self.variance + torch.einsum("nc,knc->kn", loss_gradient(self.soup, labels), self.curvatures)
+        hessian = self.variance + torch.einsum(
+            "nc,knc->kn", loss_gradient(self.soup, labels), self.curvatures
+        )
         return 0.5 * torch.tensordot(self.weights, self.variance - hessian, 1)
 
     @property
@@ -178,13 +190,22 @@ def gap(
     mean = _mean(deltas, p)
     soup = combine(start, [mean], [scale])
     used = [k for k in range(len(p)) if p[k] > 0]
-    away = {k: {key: scale * (tensor - mean[key]) for key, tensor in deltas[k].items()} for k in used}
+    away = {
+        k: {key: scale * (tensor - mean[key]) for key, tensor in deltas[k].items()} for k in used
+    }
     parts = []
     for batch in images.split(batch_size):
         found = [derivatives(model, soup, away[k], batch) for k in used]
-        parts.append((found[0][0], torch.stack([f[1] for f in found]), torch.stack([f[2] for f in found])))
+        parts.append(
+            (found[0][0], torch.stack([f[1] for f in found]), torch.stack([f[2] for f in found]))
+        )
     logits, slopes, curvatures = (torch.cat(column, -2) for column in zip(*parts, strict=True))
-    return Gap(logits, _spread_out(slopes, used, len(p)), _spread_out(curvatures, used, len(p)), p.to(logits))
+    return Gap(
+        logits,
+        _spread_out(slopes, used, len(p)),
+        _spread_out(curvatures, used, len(p)),
+        p.to(logits),
+    )
 
 
 def _spread_out(rows: Tensor, places: list[int], length: int) -> Tensor:
@@ -196,14 +217,19 @@ def _spread_out(rows: Tensor, places: list[int], length: int) -> Tensor:
 
 
 def _mean(deltas: Sequence[State], p: Tensor) -> dict[str, Tensor]:
-    return {key: sum(w * delta[key] for w, delta in zip(p.tolist(), deltas, strict=True)) for key in deltas[0]}
+    return {
+        key: sum(w * delta[key] for w, delta in zip(p.tolist(), deltas, strict=True))
+        for key in deltas[0]
+    }
 
 
 def _check(weights: Sequence[float] | Tensor, deltas: Sequence[State], scale: float) -> Tensor:
     if not scale > 0:  # NaN fails this too
         raise ParameterError(f"scale must be positive, not {scale}.")
     p = check_weights(weights, len(deltas))
-    return p / p.sum()  # given in single precision they miss 1 by more than the differences wanted here
+    return (
+        p / p.sum()
+    )  # given in single precision they miss 1 by more than the differences wanted here
 
 
 def orders(
@@ -243,9 +269,12 @@ def orders(
     for scale in scales:
         terms = gap(model, start, deltas, p, images, scale)
         with torch.no_grad():
-            alone = [network_logits(model, combine(start, [delta], [scale]), images) for delta in deltas]
+            alone = [
+                network_logits(model, combine(start, [delta], [scale]), images) for delta in deltas
+            ]
         ensemble, mean_loss = (
-            sum(w * each for w, each in zip(p.tolist(), row, strict=True)) for row in (alone, map(losses, alone))
+            sum(w * each for w, each in zip(p.tolist(), row, strict=True))
+            for row in (alone, map(losses, alone))
         )
         linear, line = at_start + scale * slope, loss_at_start + scale * loss_slope
         soup, soup_loss, ensemble_loss = terms.soup, losses(terms.soup), losses(ensemble)
@@ -268,7 +297,11 @@ def orders(
 
 
 def by_image(
-    model: nn.Module, start: State, deltas: Sequence[State], weights: Sequence[float] | Tensor, images: Tensor
+    model: nn.Module,
+    start: State,
+    deltas: Sequence[State],
+    weights: Sequence[float] | Tensor,
+    images: Tensor,
 ) -> dict[str, Tensor]:
     """How far a soup went on each image: root mean squares over the classes, each (n,).
 

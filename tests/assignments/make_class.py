@@ -33,13 +33,17 @@ from submissions import graded_cells, names  # noqa: E402
 
 def notebook_of(name: str, number: int, dice: random.Random) -> Any:
     """What student `number` hands in, as a notebook or as text."""
-    tests = [part for part, cell in graded_cells(solved(name)).items() if cell.metadata.nbgrader.locked]
+    tests = [
+        part for part, cell in graded_cells(solved(name)).items() if cell.metadata.nbgrader.locked
+    ]
     kind = number % 12
     if kind < 4:
         return answer_questions(solved(name))
     if kind < 7:
         group = side_by_side(name)[0]
-        return answer_questions(with_mistakes(name, dice.sample(group, min(len(group), dice.choice((1, 2))))))
+        return answer_questions(
+            with_mistakes(name, dice.sample(group, min(len(group), dice.choice((1, 2)))))
+        )
     if kind == 7:
         return student_version(name)
     if kind == 8:
@@ -50,7 +54,11 @@ def notebook_of(name: str, number: int, dice: random.Random) -> Any:
         notebook = solved(name)
         graded_cells(notebook)[tests[-1]].source = "assert True"
         return notebook
-    return "%PDF-1.7" if number % 24 < 12 else solved(next(other for other in names() if other != name))
+    return (
+        "%PDF-1.7"
+        if number % 24 < 12
+        else solved(next(other for other in names() if other != name))
+    )
 
 
 def answer_questions(notebook: Any) -> Any:

@@ -29,7 +29,12 @@ def code_cells(name: str) -> list[tuple[str, str, bool, bool]]:
     """Name, text, whether it is graded and whether it is an answer, of every code cell that nbgrader knows."""
     cells = graded_cells(source(name)).items()
     return [
-        (part, cell.source, bool(cell.metadata.nbgrader.grade), bool(cell.metadata.nbgrader.solution))
+        (
+            part,
+            cell.source,
+            bool(cell.metadata.nbgrader.grade),
+            bool(cell.metadata.nbgrader.solution),
+        )
         for part, cell in cells
         if cell.cell_type == "code" and not is_written(cell)
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+
 from submissions import SOURCE, grade_id, graded_cells, releases
 
 Wrong = dict[str, tuple[dict[str, str], dict[str, float]]]

@@ -15,14 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import classroom
-import leaderboard
 import nbformat
 import pytest
-import submissions
-from grading import key_of, release, rubrics
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nbformat import v4
+
+import classroom
+import leaderboard
+import submissions
+from grading import key_of, release, rubrics
 from samples import (
     hand_in,
     is_answer,
@@ -37,7 +38,16 @@ from samples import (
     without,
     wrong_answers,
 )
-from submissions import SOURCE, ClassroomError, compare, find, grade_id, graded_cells, names, releases
+from submissions import (
+    SOURCE,
+    ClassroomError,
+    compare,
+    find,
+    grade_id,
+    graded_cells,
+    names,
+    releases,
+)
 
 ASSIGNMENTS = ("soups", "first_order", "budget")
 MISTAKES = [(name, mistake) for name in ASSIGNMENTS for mistake in wrong_answers(name)]
@@ -71,7 +81,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
     return cache(lambda name: run_cells(tmp_path_factory.mktemp(f"{name}-alone"), name))
 
 
-def run_cells(folder: Path, name: str, *mistakes: str, **environment: str) -> dict[str, dict[str, str]]:
+def run_cells(
+    folder: Path, name: str, *mistakes: str, **environment: str
+) -> dict[str, dict[str, str]]:
     command = [
         sys.executable,
         str(Path(__file__).with_name("run_cells.py")),
@@ -80,7 +92,9 @@ def run_cells(folder: Path, name: str, *mistakes: str, **environment: str) -> di
         *mistakes,
     ]
     environment = os.environ | {"MPLBACKEND": "agg", "TQDM_DISABLE": "1"} | environment
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=600, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "result.json").read_text("utf-8"))
 
@@ -96,7 +110,9 @@ def coded_parts(name: str) -> dict[str, float]:
 
 def answers_of(name: str) -> dict[str, Any]:
     return {
-        cell: found for cell, found in graded_cells(source(name)).items() if is_answer(found) and not is_written(found)
+        cell: found
+        for cell, found in graded_cells(source(name)).items()
+        if is_answer(found) and not is_written(found)
     }
 
 
@@ -160,7 +176,9 @@ def bound_by(node: ast.AST) -> set[str]:
 def test_tests_overwrite_no_name_of_a_student(name):
     cells = graded_cells(source(name))
     bound = {part: bound_by(ast.parse(cells[part].source)) for part in coded_parts(name)}
-    taken = {part: {each for each in names if not each.startswith("_")} for part, names in bound.items()}
+    taken = {
+        part: {each for each in names if not each.startswith("_")} for part, names in bound.items()
+    }
     assert set().union(*taken.values()) == SWAPPED[name], taken
     assert set(answers_of(name)) >= SWAPPED[name]
 
@@ -215,8 +233,12 @@ def test_an_untouched_student_version_earns_nothing_and_is_told_why(grades, name
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES)
 def test_a_typical_mistake_costs_exactly_its_points(alone, name, mistake):
     failed = alone(name)[mistake]
-    assert {part: coded_parts(name).get(part) for part in failed} == wrong_answers(name)[mistake][1], failed
-    for text in failed.values():  # a sentence, no traceback from nowhere; radin's own BudgetError is one
+    assert {part: coded_parts(name).get(part) for part in failed} == wrong_answers(name)[mistake][
+        1
+    ], failed
+    for (
+        text
+    ) in failed.values():  # a sentence, no traceback from nowhere; radin's own BudgetError is one
         assert " " in text
         assert "Error:" not in text.removeprefix("BudgetError:")
 
@@ -230,8 +252,14 @@ def test_right_answers_other_than_the_references_lose_nothing(tmp_path):
 def test_mistakes_in_one_submission_cost_the_points_of_each(grades, name):
     row, mistakes = grades(name)["mistaken"], side_by_side(name)[0]
     assert len(mistakes) >= 4
-    lost = {part: most - points(row)[part] for part, most in coded_parts(name).items() if points(row)[part] != most}
-    assert lost == dict(ChainMap(*(wrong_answers(name)[mistake][1] for mistake in mistakes))), says(row)
+    lost = {
+        part: most - points(row)[part]
+        for part, most in coded_parts(name).items()
+        if points(row)[part] != most
+    }
+    assert lost == dict(ChainMap(*(wrong_answers(name)[mistake][1] for mistake in mistakes))), says(
+        row
+    )
     assert set(says(row)) == set(lost)
 
 
@@ -317,7 +345,10 @@ def test_a_changed_test_is_one_message_and_changed_back(tmp_path):
     mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
     assert [cell for cell, _ in told] == ["test_soup"]
     assert "was changed and is graded as it was given" in told[0][1]
-    assert graded_cells(mended)["test_soup"].source == graded_cells(student_version("soups"))["test_soup"].source
+    assert (
+        graded_cells(mended)["test_soup"].source
+        == graded_cells(student_version("soups"))["test_soup"].source
+    )
 
 
 def test_points_and_marks_cannot_be_changed(tmp_path):
@@ -326,7 +357,10 @@ def test_points_and_marks_cannot_be_changed(tmp_path):
     marks.points, marks.locked, marks.schema_version = 300, False, "x"
     mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
     assert told == []
-    assert graded_cells(mended)["test_soup"].metadata == graded_cells(student_version("soups"))["test_soup"].metadata
+    assert (
+        graded_cells(mended)["test_soup"].metadata
+        == graded_cells(student_version("soups"))["test_soup"].metadata
+    )
 
 
 def test_a_test_above_its_answer_is_one_message(tmp_path):
@@ -334,7 +368,9 @@ def test_a_test_above_its_answer_is_one_message(tmp_path):
     ids = [grade_id(cell) for cell in notebook.cells]
     i, j = ids.index("ensemble"), ids.index("test_ensemble")
     notebook.cells[i], notebook.cells[j] = notebook.cells[j], notebook.cells[i]
-    assert ("test_ensemble", "stands before ensemble, which it needs; move it below") in problems(tmp_path, notebook)
+    assert ("test_ensemble", "stands before ensemble, which it needs; move it below") in problems(
+        tmp_path, notebook
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +382,10 @@ def test_a_test_above_its_answer_is_one_message(tmp_path):
         ('{"cells": [3]}', "no notebook of today's format"),
         ('{"worksheets": []}', "no notebook of today's format"),
         ('{"cells": [{"cell_type": "code", "source": ["1"]}]}', "has none of the cells of soups"),
-        ('{"cells": [{"metadata": {"nbgrader": {"grade_id": 3}}}, {"metadata": 3}]}', "has none of the cells of soups"),
+        (
+            '{"cells": [{"metadata": {"nbgrader": {"grade_id": 3}}}, {"metadata": 3}]}',
+            "has none of the cells of soups",
+        ),
     ],
 )
 def test_what_is_no_notebook_is_said_in_one_sentence(tmp_path, content, sentence):
@@ -357,7 +396,9 @@ def test_what_is_no_notebook_is_said_in_one_sentence(tmp_path, content, sentence
 
 def test_another_assignments_file_is_recognised(tmp_path):
     path = hand_in(tmp_path, "ann", "soups", solved("budget"))
-    with pytest.raises(ClassroomError, match="is a submission of budget, not of soups; rename it to budget.ipynb"):
+    with pytest.raises(
+        ClassroomError, match="is a submission of budget, not of soups; rename it to budget.ipynb"
+    ):
         compare(path, "soups", releases())
 
 
@@ -377,7 +418,8 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
         ("dora", "", True),
     ]
     assert (
-        "soups (1).ipynb is named like no assignment; rename it to one of soups.ipynb, budget.ipynb" in found[2].problem
+        "soups (1).ipynb is named like no assignment; rename it to one of soups.ipynb, budget.ipynb"
+        in found[2].problem
     )
     assert "holds no notebook" in found[3].problem
 
@@ -392,7 +434,10 @@ def test_a_hidden_seed_that_is_none_is_one_sentence(tmp_path, capsys, command, s
 
 def test_a_missing_or_empty_folder_is_refused(tmp_path, capsys):
     assert classroom.main(["grade", str(tmp_path / "none")]) == 1
-    assert "no such folder; SUBMISSIONS=folder holds one folder for each student" in capsys.readouterr().err
+    assert (
+        "no such folder; SUBMISSIONS=folder holds one folder for each student"
+        in capsys.readouterr().err
+    )
     assert classroom.main(["grade", str(tmp_path)]) == 1
     assert "holds no folder of a student" in capsys.readouterr().err
 
@@ -458,13 +503,19 @@ CLASS = {
     "ben": ("def double(x):\n    return abs(x + x)", ["0", "0"], []),
     "cleo": ("def double(x):\n    while True:\n        pass", ["0", "0"], []),
     "dan": ("import os\nos._exit(1)", ["0", "0"], ["dan, one: could not be run to its end"]),
-    "eve": ("def double(x)\n    return", ["0", "0"], ["eve, one, cell one_double stops with an error: SyntaxError"]),
+    "eve": (
+        "def double(x)\n    return",
+        ["0", "0"],
+        ["eve, one, cell one_double stops with an error: SyntaxError"],
+    ),
     "åse o'neil": (RIGHT + "\nimport sys\nprint('noise', file=sys.stderr)", ["3", "0"], []),
 }
 
 
 @pytest.fixture(scope="module")
-def class_of_six(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Row]]:
+def class_of_six(
+    small: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, list[Row]]:
     folder, out = tmp_path_factory.mktemp("class"), tmp_path_factory.mktemp("graded")
     for student, (code, _, _) in CLASS.items():
         hand_in(
@@ -502,7 +553,11 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
     with (out / "grades.csv").open(encoding="utf-8", newline="") as file:
         grades = {(row["student"], row["assignment"]): row for row in csv.DictReader(file)}
     assert len(grades) == 9
-    assert (grades["amy", "one"]["points"], grades["amy", "one"]["of"], grades["amy", "one"]["to mark"]) == (
+    assert (
+        grades["amy", "one"]["points"],
+        grades["amy", "one"]["of"],
+        grades["amy", "one"]["to mark"],
+    ) == (
         "3",
         "5",
         "2",
@@ -522,13 +577,17 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
         assert "double" in (out / "feedback" / student / "one.html").read_text("utf-8")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*CLASS, "fay", "gus", "hal"])
     kept = [json.loads(path.read_text("utf-8")) for path in (out / "graded").iterdir()]
-    assert len(kept) == 5  # not cleo's, who took too long, perhaps for once; not dan's, fay's, gus's
+    assert (
+        len(kept) == 5
+    )  # not cleo's, who took too long, perhaps for once; not dan's, fay's, gus's
     assert "no answer in the time" not in json.dumps(kept)
 
 
 def test_a_grading_is_named_by_its_time_limit_too(small, tmp_path):
     path = hand_in(tmp_path, "ann", "one", answered(small, "one", RIGHT))
-    keys = {key_of(path, small, "one", seed, timeout) for seed in (0, 1) for timeout in (None, 5, 6)}
+    keys = {
+        key_of(path, small, "one", seed, timeout) for seed in (0, 1) for timeout in (None, 5, 6)
+    }
     assert len(keys) == 6
 
 
@@ -542,10 +601,13 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
     assert re.fullmatch(r"amy,one,one_why,2,a[0-9a-f]{8},", line)
     marks.write_text(f"{header}\n{line}1.5\n", "utf-8")
     hand_in(folder, "ben", "one", answered(small, "one", RIGHT))
-    (folder / "cleo" / "one.ipynb").unlink()  # each would be run again: one is slow, the other ends its kernel
+    (
+        folder / "cleo" / "one.ipynb"
+    ).unlink()  # each would be run again: one is slow, the other ends its kernel
     (folder / "dan" / "one.ipynb").unlink()
     table = {
-        row["student"]: row for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+        row["student"]: row
+        for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
     }
     assert page["amy"].stat().st_mtime_ns == before["amy"]
     assert page["ben"].stat().st_mtime_ns != before["ben"]
@@ -555,7 +617,8 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
     hand_in(folder, "amy", "one", answered(small, "one", RIGHT, "Because I changed my mind."))
     hand_in(folder, "ben", "one", "no JSON any more")
     table = {
-        row["student"]: row for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+        row["student"]: row
+        for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
     }
     assert table["amy"]["problems"] == [
         "amy, one: the answer to one_why changed after it was given 1.5 points; mark it again."
@@ -576,8 +639,12 @@ def test_a_process_that_the_system_ends_is_one_sentence(small, tmp_path, monkeyp
 
     hand_in(tmp_path / "class", "ann", "one", answered(small, "one", RIGHT))
     monkeypatch.setattr("joblib.Parallel", lambda **_: lambda calls: (ended() for _ in calls))
-    with pytest.raises(ClassroomError, match="the system ended a process that was grading.*--workers 2"):
-        classroom.grade_all(tmp_path / "class", tmp_path / "out", small / "source", workers=4, progress=False)
+    with pytest.raises(
+        ClassroomError, match="the system ended a process that was grading.*--workers 2"
+    ):
+        classroom.grade_all(
+            tmp_path / "class", tmp_path / "out", small / "source", workers=4, progress=False
+        )
 
 
 def test_students_check_their_own_notebook(small, tmp_path):
@@ -585,7 +652,10 @@ def test_students_check_their_own_notebook(small, tmp_path):
     good = hand_in(tmp_path, "good", "mine", answered(small, "one", RIGHT))
     assert classroom.check(good, root) == []
     bad = hand_in(
-        tmp_path, "bad", "mine", with_copy(answered(small, "one", "def double(x):\n    return x"), "one_double")
+        tmp_path,
+        "bad",
+        "mine",
+        with_copy(answered(small, "one", "def double(x):\n    return x"), "one_double"),
     )
     assert classroom.check(bad, root) == [
         "cell one_double is there 2 times, and only the last one counts; delete the others",
@@ -631,11 +701,16 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     hand_in(folder, "gus", "budget", without(solved("budget"), "recipe"))
     hand_in(folder, "hal", "budget", "no JSON")
     league = [["cifar10-wild", 2, [3, 4]]]
-    table = leaderboard.leaderboard(find(folder, names()), tmp_path / "out", workers=2, progress=False, league=league)
+    table = leaderboard.leaderboard(
+        find(folder, names()), tmp_path / "out", workers=2, progress=False, league=league
+    )
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
     assert rows["bob"]["rank"] == rows["dee"]["rank"], rows["dee"]
-    assert sorted(rows[student]["rank"] for student in ("ann", "bob", "dee")) in (["1", "2", "2"], ["1", "1", "3"])
+    assert sorted(rows[student]["rank"] for student in ("ann", "bob", "dee")) in (
+        ["1", "2", "2"],
+        ["1", "1", "3"],
+    )
     assert rows["bob"]["mean regret"] == rows["dee"]["mean regret"]
     regrets = [float(row["mean regret"]) for row in rows.values() if row["mean regret"]]
     assert regrets == sorted(regrets)
@@ -648,7 +723,11 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
         assert "no other bench (SoupBench.load, practice)" in rows[student]["message"]
     assert "(radin's greedy)" in table
     slow = leaderboard.leaderboard(
-        find(folder, names())[:1], tmp_path / "out", timeout=1, progress=False, league=[["cifar10-wild", 1, [3]]]
+        find(folder, names())[:1],
+        tmp_path / "out",
+        timeout=1,
+        progress=False,
+        league=[["cifar10-wild", 1, [3]]],
     )
     assert "not done after 1 seconds; make recipe faster" in slow
     with pytest.raises(ClassroomError, match=r"no student handed in budget.ipynb"):
@@ -679,8 +758,14 @@ def test_the_teachers_page_lists_every_part_with_its_points(root):
         (name, part): int(most)
         for name, part, most in re.findall(r"^\* - `(\w+)`\n  - `(\w+)`\n  - (\d+)$", page, re.M)
     }
-    wanted = {(name, part): int(most) for name in ASSIGNMENTS for part, most in coded_parts(name).items()}
-    wanted |= {(name, part): int(rubric[1]) for name in ASSIGNMENTS for part, rubric in rubrics(SOURCE, name).items()}
+    wanted = {
+        (name, part): int(most) for name in ASSIGNMENTS for part, most in coded_parts(name).items()
+    }
+    wanted |= {
+        (name, part): int(rubric[1])
+        for name in ASSIGNMENTS
+        for part, rubric in rubrics(SOURCE, name).items()
+    }
     assert listed == wanted
 
 
@@ -689,5 +774,7 @@ def test_notebooks_are_plain_json_as_git_likes_them():
         for name in ASSIGNMENTS:
             path = folder / name / f"{name}.ipynb"
             content = path.read_text("utf-8")
-            assert content == json.dumps(json.loads(content), indent=1, ensure_ascii=False) + "\n", path
+            assert (
+                content == json.dumps(json.loads(content), indent=1, ensure_ascii=False) + "\n"
+            ), path
             assert nbformat.read(path, as_version=4).cells[0].id == "cell-00"

@@ -7,7 +7,7 @@ The files have the tensors of the published CLIP ViT-B/32 classifiers, text left
 they are made once (`--folder` needs 13 GB for both formats) and used again. Each measurement has a process of its own
 and begins after its imports; the methods take turns. Peak memory is the growth of the resident set, to which pages of
 mapped files count; of it, what is private to the process is told apart. With `--cold-repeats` the files are dropped
-from the page cache first. The result goes to `radin/results/averaging.json`.
+from the page cache first. The result goes to `radin/experiments/results/averaging.json`.
 
 Peers, each on the same files and each writing its average: mergekit's linear merge of raw state dicts (in an
 environment of its own, whose Python is given as `--mergekit-python`; left out without it), the method of timm's script
@@ -45,8 +45,15 @@ Work = Callable[[], Results]
 def shapes(scale: int = 1) -> dict[str, tuple[int, ...]]:
     """The 160 tensors of a published ingredient, in their order; every side divided by `scale`, but at least 1."""
     width, text, block = 768, 512, "model.visual.transformer.resblocks."
-    found = {"model.positional_embedding": (77, text), "model.text_projection": (text, text), "model.logit_scale": ()}
-    found |= {"model.visual.class_embedding": (width,), "model.visual.positional_embedding": (50, width)}
+    found = {
+        "model.positional_embedding": (77, text),
+        "model.text_projection": (text, text),
+        "model.logit_scale": (),
+    }
+    found |= {
+        "model.visual.class_embedding": (width,),
+        "model.visual.positional_embedding": (50, width),
+    }
     found |= {"model.visual.proj": (width, text), "model.visual.conv1.weight": (width, 3, 32, 32)}
     found |= {f"model.visual.ln_pre.{end}": (width,) for end in ("weight", "bias")}
     for layer in range(12):
@@ -56,8 +63,13 @@ def shapes(scale: int = 1) -> dict[str, tuple[int, ...]]:
             ("mlp.c_fc.", 4 * width, width),
             ("mlp.c_proj.", width, 4 * width),
         ):
-            found |= {f"{block}{layer}.{name}weight": (rows, columns), f"{block}{layer}.{name}bias": (rows,)}
-        found |= {f"{block}{layer}.ln_{i}.{end}": (width,) for i in (1, 2) for end in ("weight", "bias")}
+            found |= {
+                f"{block}{layer}.{name}weight": (rows, columns),
+                f"{block}{layer}.{name}bias": (rows,),
+            }
+        found |= {
+            f"{block}{layer}.ln_{i}.{end}": (width,) for i in (1, 2) for end in ("weight", "bias")
+        }
     found |= {f"model.visual.ln_post.{end}": (width,) for end in ("weight", "bias")}
     found |= {"model.token_embedding.weight": (49_408, text)}
     found |= {f"model.ln_final.{end}": (text,) for end in ("weight", "bias")}
@@ -78,7 +90,9 @@ def make_files(folder: Path, number: int, scale: int, kind: str) -> list[Path]:
         start, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(k + 1)
         state = {name: torch.randn(shape, generator=start) for name, shape in shapes(scale).items()}
         for name, tensor in state.items():
-            if name.startswith(("model.visual", "classification")):  # the text half is the same in all
+            if name.startswith(
+                ("model.visual", "classification")
+            ):  # the text half is the same in all
                 tensor += 0.01 * torch.randn(tensor.shape, generator=own)
         half = path.with_suffix(".half")
         (save_file if kind == "safetensors" else torch.save)(state, half)
@@ -109,7 +123,10 @@ def reading_mapped(paths: list[Path], out: Path) -> Work:
 
     def work() -> Results:
         for path in paths:
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            with (
+                open(path, "rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            ):
                 np.frombuffer(mapped, np.uint8).max()
         return {}
 
@@ -119,10 +136,12 @@ def reading_mapped(paths: list[Path], out: Path) -> Work:
 def radin_alone(paths: list[Path], out: Path) -> Work:
     """`save_soup` of a zoo that is open. Opening reads every file too, to check and to hash it: see `radin_open`."""
     import radin
-    from radin.checkpoints import open_checkpoint
+    from radin.checkpoints.checkpoint import open_checkpoint
 
     warm_up_radin()
-    zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None)
+    zoo = radin.Zoo(
+        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None
+    )
 
     def work() -> Results:
         radin.save_soup(zoo, equal(len(paths)), out)
@@ -150,11 +169,13 @@ def radin_open(paths: list[Path], out: Path) -> Work:
 def radin_four(paths: list[Path], out: Path) -> Work:
     """Four soups in one reading."""
     import radin
-    from radin.checkpoints import open_checkpoint
-    from radin.soup import save_soups
+    from radin.checkpoints.checkpoint import open_checkpoint
+    from radin.soup.save import save_soups
 
     warm_up_radin()
-    zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None)
+    zoo = radin.Zoo(
+        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None
+    )
 
     def work() -> Results:
         first = [m % len(paths) for m in range(4)]  # all ingredients, then all but the first, ...
@@ -169,7 +190,7 @@ def warm_up_radin() -> None:
     """Load the compiled loop, as an import: it is compiled once for each machine."""
     import torch
 
-    from radin.kernels_soup import averages
+    from radin.soup.cpu_kernel import averages
 
     averages([torch.zeros(1 << 15)] * 5, [[(k, 0.2) for k in range(5)]])
 
@@ -187,7 +208,13 @@ def timm_method(paths: list[Path], out: Path) -> Work:
                 else:
                     sums[name] = tensor.clone().to(torch.float64)
         largest = torch.finfo(torch.float32).max
-        save({name: (total / len(paths)).clamp(-largest, largest).float() for name, total in sums.items()}, out)
+        save(
+            {
+                name: (total / len(paths)).clamp(-largest, largest).float()
+                for name, total in sums.items()
+            },
+            out,
+        )
         return {}
 
     import_savers()
@@ -203,7 +230,9 @@ def torch_swa(paths: list[Path], out: Path) -> Work:
         """A network without a forward pass: what is measured is averaging."""
         model = torch.nn.Module()
         for name, tensor in state.items():
-            model.register_parameter(name.replace(".", "/"), torch.nn.Parameter(torch.empty_like(tensor)))
+            model.register_parameter(
+                name.replace(".", "/"), torch.nn.Parameter(torch.empty_like(tensor))
+            )
         return model
 
     def work() -> Results:
@@ -213,10 +242,18 @@ def torch_swa(paths: list[Path], out: Path) -> Work:
             if model is None or averaged is None:
                 model = holder(state)
                 averaged = AveragedModel(model)
-            model.load_state_dict({name.replace(".", "/"): tensor for name, tensor in state.items()})
+            model.load_state_dict(
+                {name.replace(".", "/"): tensor for name, tensor in state.items()}
+            )
             averaged.update_parameters(model)
         assert averaged is not None
-        save({name.replace("/", "."): tensor for name, tensor in averaged.module.state_dict().items()}, out)
+        save(
+            {
+                name.replace("/", "."): tensor
+                for name, tensor in averaged.module.state_dict().items()
+            },
+            out,
+        )
         return {}
 
     import_savers()
@@ -231,7 +268,9 @@ def mergekit_linear(paths: list[Path], out: Path) -> Work:
     def work() -> Results:
         models = [{"model": str(path), "parameters": {"weight": 1.0}} for path in paths]
         config = out.with_suffix(".yaml")
-        config.write_text(yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"}))
+        config.write_text(
+            yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"})
+        )
         folder = out.with_suffix(".merged")
         merge([str(config), str(folder), "--quiet"], standalone_mode=False)
         return {"written": [str(path) for path in sorted(folder.glob("*.safetensors"))]}
@@ -247,7 +286,11 @@ def load(path: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    return (
+        load_file(path)
+        if path.suffix == ".safetensors"
+        else torch.load(path, "cpu", weights_only=True)
+    )
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -281,7 +324,9 @@ def measure(method: str, paths: list[Path], out: Path, cold: bool) -> Results:
     work = METHODS[method](paths, out)
     if cold:
         drop_from_cache(paths)
-    with suppress(OSError, AttributeError):  # what the imports have freed is not to serve the work unseen
+    with suppress(
+        OSError, AttributeError
+    ):  # what the imports have freed is not to serve the work unseen
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     with memory() as grown:
         start = time.perf_counter()
@@ -320,7 +365,9 @@ def memory() -> Iterator[dict[str, int]]:
 def status() -> dict[str, int]:
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {
-        words[0].rstrip(":"): int(words[1]) << 10 for words in lines if words[0].startswith(("VmHWM", "VmRSS", "Rss"))
+        words[0].rstrip(":"): int(words[1]) << 10
+        for words in lines
+        if words[0].startswith(("VmHWM", "VmRSS", "Rss"))
     }
 
 
@@ -351,7 +398,12 @@ def run_all(options: argparse.Namespace) -> Results:
     numbers = sum(math.prod(shape) for shape in shapes(scale).values())
     results: Results = {
         "hardware": hardware(),
-        "sizes": {"N": number, "tensors": len(shapes(scale)), "numbers": numbers, "bytes": 4 * numbers},
+        "sizes": {
+            "N": number,
+            "tensors": len(shapes(scale)),
+            "numbers": numbers,
+            "bytes": 4 * numbers,
+        },
         "formats": {},
     }
     rows = [row for row in METHODS if row in options.rows]
@@ -370,7 +422,12 @@ def run_all(options: argparse.Namespace) -> Results:
 
 
 def compare(
-    rows: list[str], paths: list[Path], options: argparse.Namespace, repeats: int, cold: bool, numbers: int
+    rows: list[str],
+    paths: list[Path],
+    options: argparse.Namespace,
+    repeats: int,
+    cold: bool,
+    numbers: int,
 ) -> Results:
     """Every method in turn, several times; the median of each, and what it says of radin."""
     runs: dict[str, list[Results]] = {row: [] for row in rows}
@@ -386,8 +443,12 @@ def compare(
                 )  # all of them are in the cache, if they fit
             python = options.mergekit_python if row == "mergekit" else sys.executable
             runs[row].append(in_process(python, row, paths, place, cold))
-            print(f"{'cold' if cold else 'warm'} {row} {runs[row][-1]['seconds']:.2f} s", flush=True)
-            written = [Path(name) for name in runs[row][-1].pop("written", [])] or [place / "out.safetensors"]
+            print(
+                f"{'cold' if cold else 'warm'} {row} {runs[row][-1]['seconds']:.2f} s", flush=True
+            )
+            written = [Path(name) for name in runs[row][-1].pop("written", [])] or [
+                place / "out.safetensors"
+            ]
             if repeat == 0 and row == "radin":
                 shutil.copy(written[0], options.folder / "radin.safetensors")
             elif repeat == 0 and row in PEERS and (options.folder / "radin.safetensors").exists():
@@ -404,12 +465,17 @@ def compare(
         if row in PEERS and "radin" in found:
             found[row]["radin_times_faster"] = found[row]["seconds"] / found["radin"]["seconds"]
             if "peak_models" in found[row]:
-                found[row]["radin_times_leaner"] = found[row]["peak_models"] / found["radin"]["peak_models"]
+                found[row]["radin_times_leaner"] = (
+                    found[row]["peak_models"] / found["radin"]["peak_models"]
+                )
     return found
 
 
 def summary(runs: list[Results], model_bytes: int) -> Results:
-    found: Results = {"seconds": statistics.median(run["seconds"] for run in runs), "runs": len(runs)}
+    found: Results = {
+        "seconds": statistics.median(run["seconds"] for run in runs),
+        "runs": len(runs),
+    }
     found["fastest_seconds"] = min(run["seconds"] for run in runs)
     for name in ("peak", "private"):
         if f"{name}_bytes" in runs[0]:
@@ -421,8 +487,18 @@ def summary(runs: list[Results], model_bytes: int) -> Results:
 
 def in_process(python: str | Path, row: str, paths: list[Path], place: Path, cold: bool) -> Results:
     """One measurement in a process of its own."""
-    command = [python, __file__, "--worker", row, "--out", place / "out.safetensors", *(["--cold"] if cold else [])]
-    done = subprocess.run([*map(str, command), *map(str, paths)], stdout=subprocess.PIPE, text=True, check=False)
+    command = [
+        python,
+        __file__,
+        "--worker",
+        row,
+        "--out",
+        place / "out.safetensors",
+        *(["--cold"] if cold else []),
+    ]
+    done = subprocess.run(
+        [*map(str, command), *map(str, paths)], stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode != 0:
         raise SystemExit(f"error: {row} failed; its own words are above")
     return json.loads(done.stdout.splitlines()[-1])
@@ -441,32 +517,58 @@ def table(results: Results) -> str:
     lines = []
     for kind, conditions in results["formats"].items():
         for condition, rows in conditions.items():
-            lines.append(" ".join([f"{kind}, {condition}".ljust(18), *(f"{n:>{w}}" for n, w, _ in columns.values())]))
+            lines.append(
+                " ".join(
+                    [
+                        f"{kind}, {condition}".ljust(18),
+                        *(f"{n:>{w}}" for n, w, _ in columns.values()),
+                    ]
+                )
+            )
             for row, cells in rows.items():
-                text = (f"{cells[key]:{w}{form}}" if key in cells else " " * w for key, (_, w, form) in columns.items())
+                text = (
+                    f"{cells[key]:{w}{form}}" if key in cells else " " * w
+                    for key, (_, w, form) in columns.items()
+                )
                 lines.append(" ".join([row.ljust(18), *text]).rstrip())
     return "\n".join([*lines, "peak, private: in models; faster, leaner: how many times radin is"])
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Benchmarks of averaging.", allow_abbrev=False)
-    parser.add_argument("--folder", type=Path, help="where the files are made and kept (a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files are made and kept (a temporary folder)"
+    )
     parser.add_argument("--number", type=int, default=13, help="files (%(default)s)")
-    parser.add_argument("--scale", type=int, default=1, help="divide every side of every tensor by it (%(default)s)")
+    parser.add_argument(
+        "--scale", type=int, default=1, help="divide every side of every tensor by it (%(default)s)"
+    )
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--rows", nargs="+", choices=METHODS, default=tuple(METHODS))
-    parser.add_argument("--repeats", type=int, default=5, help="with the files in the page cache (%(default)s)")
-    parser.add_argument("--cold-repeats", type=int, default=1, help="with none of them there (%(default)s)")
-    parser.add_argument("--mergekit-python", type=Path, help="the Python of an environment that has mergekit")
-    parser.add_argument("--quick", action="store_true", help="five tiny files; printed, and kept nowhere")
-    parser.add_argument("--result", type=Path, default=ROOT / "radin" / "results" / "averaging.json")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="with the files in the page cache (%(default)s)"
+    )
+    parser.add_argument(
+        "--cold-repeats", type=int, default=1, help="with none of them there (%(default)s)"
+    )
+    parser.add_argument(
+        "--mergekit-python", type=Path, help="the Python of an environment that has mergekit"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="five tiny files; printed, and kept nowhere"
+    )
+    parser.add_argument(
+        "--result", type=Path, default=ROOT / "radin" / "experiments" / "results" / "averaging.json"
+    )
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
-        with redirect_stdout(sys.stderr):  # the last line here is the result, whatever a peer may say
+        with redirect_stdout(
+            sys.stderr
+        ):  # the last line here is the result, whatever a peer may say
             result = measure(options.worker, options.paths, options.out, options.cold)
         print(json.dumps(result))
         return

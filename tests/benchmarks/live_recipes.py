@@ -2,7 +2,7 @@
 
     RADIN_DATA=... python tests/benchmarks/live_recipes.py      # some 15 minutes on two cores
 
-Every finished entry is written at once to `radin/results/live_recipes.json`, which chapter 4 shows; a killed
+Every finished entry is written at once to `radin/experiments/results/live_recipes.json`, which chapter 4 shows; a killed
 run goes on with the next one. Entries of other ingredients are measured again.
 """
 
@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from entries import Entries
 
 import radin
-from radin import replay
-from radin.compare import paired_interval
-from radin.data import batches, in_memory, load_split
+from entries import Entries
+from radin.data.batches import batches
+from radin.data.load import load_split
+from radin.data.splits import in_memory
+from radin.experiments.bench import replay
+from radin.experiments.intervals import paired_interval
+from radin.experiments.zoos.photo_plans import PLANS
+from radin.experiments.zoos.photos import BATCH
+from radin.experiments.zoos.swa import swa
 from radin.files import hash_text
-from radin.learned import learn, steps_within
-from radin.photos import BATCH
-from radin.plans import PLANS
-from radin.swa import swa
+from radin.recipes.learned import learn, steps_within
 
-OUT = Path(radin.__file__).parent / "results" / "live_recipes.json"
+OUT = Path(radin.__file__).parent / "experiments" / "results" / "live_recipes.json"
 BUDGETS = (4, 10)
 SEEDS = (0, 1)
 
@@ -37,7 +39,10 @@ class Live:
         self.bench = radin.SoupBench.load(name)
         self.zoo = self.bench.zoo()
         self.val, self.test = self.bench.split("val"), self.bench.split("test")
-        self.bank, self.evaluate = radin.predict(self.zoo, self.val), radin.evaluator(self.zoo, self.val)
+        self.bank, self.evaluate = (
+            radin.predict(self.zoo, self.val),
+            radin.evaluator(self.zoo, self.val),
+        )
         self.single = self.bench.right("test", [replay.best_single(self.bench)])[0]
 
     def right(self, soup: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
@@ -46,7 +51,9 @@ class Live:
 
     def learned(self, budget: int) -> dict[str, Any]:
         """One weight for each ingredient, once for each seed."""
-        soups = [radin.craft(self.bank, self.evaluate, budget, "learned", seed=seed) for seed in SEEDS]
+        soups = [
+            radin.craft(self.bank, self.evaluate, budget, "learned", seed=seed) for seed in SEEDS
+        ]
         return self._report(
             [self.right(soup.weights) for soup in soups],
             val=[soup.accuracy for soup in soups],
@@ -76,9 +83,13 @@ class Live:
         run = self.bench.manifest["ingredients"][best.bit_length() - 1]
         tune = in_memory(load_split("cifar10", PLANS["cifar10"].tune_part))
         assert self.zoo.init is not None
-        found = swa(self.zoo.model(self.zoo.init), tune, {**run, "floor": 0.5}, seed=0, batch_size=BATCH)
+        found = swa(
+            self.zoo.model(self.zoo.init), tune, {**run, "floor": 0.5}, seed=0, batch_size=BATCH
+        )
         right = {
-            key: torch.cat([model(images).argmax(1) == labels for images, labels in batches(self.test, 250)])
+            key: torch.cat(
+                [model(images).argmax(1) == labels for images, labels in batches(self.test, 250)]
+            )
             for key, model in (("averaged", found.model), ("last", found.last))
         }
         return {
@@ -97,12 +108,17 @@ def percent(right: torch.Tensor) -> float:
 
 def main() -> None:
     live = {name: Live(name) for name in ("cifar10", "cifar10-wild")}
-    entries = Entries(OUT, hash_text(*(each.bench.manifest["files"]["bench.safetensors"] for each in live.values())))
+    entries = Entries(
+        OUT,
+        hash_text(*(each.bench.manifest["files"]["bench.safetensors"] for each in live.values())),
+    )
     entries.measure("cifar10: swa", live["cifar10"].averaged)
     for name, each in live.items():
         for budget in BUDGETS:
             entries.measure(f"{name}: learned, B = {budget}", partial(each.learned, budget))
-        entries.measure(f"{name}: by tensor, B = {BUDGETS[-1]}", partial(each.by_tensor, BUDGETS[-1]))
+        entries.measure(
+            f"{name}: by tensor, B = {BUDGETS[-1]}", partial(each.by_tensor, BUDGETS[-1])
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 The peer is what one would write with torch and torchvision: for each network a DataLoader that decodes with as many
 processes as there are cores. Both sides give the same accuracies, on the same images, in the same process. Finished
-cases are written at once to `radin/results/one_pass.json`; a killed run goes on with the next.
+cases are written at once to `radin/experiments/results/one_pass.json`; a killed run goes on with the next.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from entries import Entries
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -31,11 +30,13 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import radin
-from radin.architectures import CLIP, Normalised, builder
-from radin.models import SmallResNet
-from radin.stream import half_of
+from entries import Entries
+from radin.checkpoints.architectures import builder
+from radin.data.splits import CLIP, Normalised
+from radin.experiments.networks import SmallResNet
+from radin.inference.forward import half_of
 
-OUT = Path(radin.__file__).parent / "results" / "one_pass.json"
+OUT = Path(radin.__file__).parent / "experiments" / "results" / "one_pass.json"
 N = 13
 CLASSES = 8
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -82,9 +83,15 @@ def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 
 def loop(zoo: radin.Zoo, folder: Path, size: int, batch: int, device: str) -> list[float]:
     """One pass over the files for each network."""
-    steps = [transforms.Resize(size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
+    steps = [
+        transforms.Resize(size, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(size),
+    ]
     data = datasets.ImageFolder(
-        folder, transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+        folder,
+        transforms.Compose(
+            [*steps, transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+        ),
     )
     found = []
     for k in range(len(zoo)):
@@ -102,9 +109,15 @@ def many_networks(folder: Path, images: int, repeats: int, device: str = "cpu") 
     zoo, split = write_zoo(folder, small, N), radin.load_split(str(folder), "val", size=32)
     predict = partial(radin.predict, zoo, split, device, cache=False, progress=False)
     together, bank = timed(predict, repeats)
-    apart, accuracies = timed(lambda: loop(zoo, folder / "val", 32, 256, device), max(1, repeats // 2))
+    apart, accuracies = timed(
+        lambda: loop(zoo, folder / "val", 32, 256, device), max(1, repeats // 2)
+    )
     mine, _ = timed(
-        lambda: [radin.predict(zoo.subset([k]), split, device, cache=False, progress=False) for k in range(N)], 1
+        lambda: [
+            radin.predict(zoo.subset([k]), split, device, cache=False, progress=False)
+            for k in range(N)
+        ],
+        1,
     )
     decode, _ = timed(lambda: list(radin.data.batches(split, 256)), repeats)
     return {
@@ -129,18 +142,27 @@ def stage_two(folder: Path, images: int, repeats: int) -> dict[str, Any]:
     together, found = timed(lambda: evaluate.many(rows), repeats)
     apart, again = timed(lambda: [evaluate(row) for row in rows], repeats)
     assert found == again
-    return {"soups": 4, "images": images, "seconds": together, "times_faster_than_one_by_one": apart / together}
+    return {
+        "soups": 4,
+        "images": images,
+        "seconds": together,
+        "times_faster_than_one_by_one": apart / together,
+    }
 
 
 def half_precision(folder: Path, images: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
     """CLIP ViT-B/32 in its own precision and in half: time, and how often the first class is another."""
     write_images(folder, images)
-    zoo, split = write_zoo(folder, VIT, 1), Normalised(radin.load_split(str(folder), "val", size=224), *CLIP)
+    zoo, split = (
+        write_zoo(folder, VIT, 1),
+        Normalised(radin.load_split(str(folder), "val", size=224), *CLIP),
+    )
     banks: list[Tensor] = []
     seconds = []
     for half in (False, True):
         spent, bank = timed(
-            partial(radin.predict, zoo, split, device, 32, cache=False, progress=False, half=half), repeats
+            partial(radin.predict, zoo, split, device, 32, cache=False, progress=False, half=half),
+            repeats,
         )
         seconds.append(spent)
         banks.append(bank.logits[0])
@@ -159,8 +181,13 @@ def half_precision(folder: Path, images: int, repeats: int, device: str = "cpu")
 def vit_on_gpu(folder: Path, images: int, repeats: int) -> dict[str, Any]:
     """CLIP ViT-B/32 on a GPU, N of them: the throughput of `predict` against that of forward passes alone."""
     write_images(folder, images)
-    zoo, split = write_zoo(folder, VIT, N), Normalised(radin.load_split(str(folder), "val", size=224), *CLIP)
-    spent, _ = timed(partial(radin.predict, zoo, split, "cuda", cache=False, progress=False), repeats)
+    zoo, split = (
+        write_zoo(folder, VIT, N),
+        Normalised(radin.load_split(str(folder), "val", size=224), *CLIP),
+    )
+    spent, _ = timed(
+        partial(radin.predict, zoo, split, "cuda", cache=False, progress=False), repeats
+    )
     models = [zoo.model(k).cuda() for k in range(N)]
     batch = torch.randn(256, 3, 224, 224, device="cuda")
 
@@ -172,12 +199,21 @@ def vit_on_gpu(folder: Path, images: int, repeats: int) -> dict[str, Any]:
 
     pure, _ = timed(forward, repeats)
     pure *= images / (images // 256 * 256)
-    return {"networks": N, "images": images, "seconds": spent, "percent_of_pure_forward": 100 * pure / spent}
+    return {
+        "networks": N,
+        "images": images,
+        "seconds": spent,
+        "percent_of_pure_forward": 100 * pure / spent,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the images; nothing is kept")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the images; nothing is kept"
+    )
     quick = parser.parse_args().quick
     warnings.simplefilter("ignore")
     cases: dict[str, tuple[Callable[..., dict[str, Any]], int]] = {
@@ -195,7 +231,10 @@ def main() -> None:
         entries = Entries(out, f"{platform.machine()}, {CORES} cores, torch {torch.__version__}")
         for name, (case, images) in cases.items():
             entries.measure(
-                name, partial(case, Path(scratch) / name, images // 10 if quick else images, 1 if quick else 3)
+                name,
+                partial(
+                    case, Path(scratch) / name, images // 10 if quick else images, 1 if quick else 3
+                ),
             )
 
 

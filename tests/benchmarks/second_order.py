@@ -3,7 +3,7 @@
     RADIN_DATA=... python tests/benchmarks/second_order.py      # some 70 minutes on two cores
 
 Where a bench came without ingredients (PACS) they are trained first, or found again under `RADIN_CACHE`. Every finished
-entry is written at once to `radin/results/second_order.json`; a killed run goes on with the next one. Entries of other
+entry is written at once to `radin/experiments/results/second_order.json`; a killed run goes on with the next one. Entries of other
 ingredients are measured again.
 """
 
@@ -17,19 +17,27 @@ from statistics import median
 from typing import Any
 
 import torch
-from entries import Entries
 
 import radin
-from radin.data import ArraySplit, batches
+from entries import Entries
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches
+from radin.data.splits import ArraySplit
 from radin.errors import BankError
+from radin.experiments.bench.shipped import BENCH, shipped
+from radin.experiments.zoos.photos import photo_zoo
 from radin.files import hash_text
-from radin.photos import photo_zoo
-from radin.second_order import WAYS, corrected_estimate, first_order_losses, gram, pair_gaps, single_precision
-from radin.shipped import BENCH, shipped
-from radin.taylor import by_image, derivatives, directions, orders
-from radin.zoo import Zoo
+from radin.theory.second_order import (
+    WAYS,
+    corrected_estimate,
+    first_order_losses,
+    pair_gaps,
+    single_precision,
+)
+from radin.theory.taylor import by_image, derivatives, directions, orders
+from radin.theory.weight_geometry import gram
 
-OUT = Path(radin.__file__).parent / "results" / "second_order.json"
+OUT = Path(radin.__file__).parent / "experiments" / "results" / "second_order.json"
 IMAGES = 100  # for the orders, in double precision
 SCALES = [10 ** (-k / 4) for k in range(17)]
 WEIGHTS = [0.5, 0.3, 0.2]  # of the first three ingredients
@@ -46,7 +54,9 @@ class Live:
         except BankError:
             self.zoo = photo_zoo(name, self.bench.num_models)
         again = radin.predict(self.zoo, self.val)
-        assert torch.allclose(again.logits, self.bench.val.logits.float(), atol=0.05), f"{name}: other ingredients"
+        assert torch.allclose(again.logits, self.bench.val.logits.float(), atol=0.05), (
+            f"{name}: other ingredients"
+        )
 
     def gram(self) -> list[list[float]]:
         return gram(self.zoo).tolist()
@@ -54,7 +64,10 @@ class Live:
     def corrected(self, by: str) -> dict[str, Any]:
         """Corrected estimates of all soups, and what one pair costs beside a forward pass."""
         gaps = pair_gaps(self.zoo, self.val, by)
-        answers = [corrected_estimate(self.bench.val, gaps, self.bench.candidates, m) for m in ("accuracy", "nll")]
+        answers = [
+            corrected_estimate(self.bench.val, gaps, self.bench.candidates, m)
+            for m in ("accuracy", "nll")
+        ]
         return {
             "pairs": len(gaps),
             "accuracy": [round(each, 6) for each in answers[0].tolist()],
@@ -100,7 +113,9 @@ class Live:
 
 def main() -> None:
     live = {name: Live(name) for name in shipped()}
-    entries = Entries(OUT, hash_text(*(each.bench.manifest["files"][BENCH] for each in live.values())))
+    entries = Entries(
+        OUT, hash_text(*(each.bench.manifest["files"][BENCH] for each in live.values()))
+    )
     for name, each in live.items():
         entries.measure(f"{name}: gram", each.gram)
         entries.measure(f"{name}: cost", each.cost)

@@ -3,7 +3,7 @@
 The floor is one max-reduction over the same logits, the least that any exact method must do once: read them.
 Each case runs in a process of its own, floor and peer in the same process as radin. Finished cases are kept
 in `_build/bench`, so that a killed run of the same code goes on where it stopped; a complete one ends in
-`radin/results/stage_one.json`, which the book's chapter on stage 1 shows.
+`radin/experiments/results/stage_one.json`, which the book's chapter on stage 1 shows.
 
     python tests/benchmarks/stage_one.py            # all cases; some 6 minutes, 20 GB of memory, 7 GB of disk
     python tests/benchmarks/stage_one.py --case subsets_single    # one of them, printed
@@ -34,9 +34,9 @@ import torch
 from torch import Tensor
 
 import radin
+from radin.experiments.synthetic import synthetic_bank
 from radin.files import atomic_path
-from radin.margins import Moves
-from radin.synthetic import synthetic_bank
+from radin.ranking.margins import Moves
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORK = ROOT / "_build" / "bench"
@@ -68,7 +68,11 @@ def wait_for_gpu() -> None:
 
 def floor_of(logits: Tensor) -> float:
     """Seconds for one max-reduction: of halves as the 16-bit numbers that they are, for which torch has fast code."""
-    plain = logits.view(torch.int16) if logits.dtype == torch.float16 and logits.device.type == "cpu" else logits
+    plain = (
+        logits.view(torch.int16)
+        if logits.dtype == torch.float16 and logits.device.type == "cpu"
+        else logits
+    )
     return seconds(lambda: plain.amax(-1))
 
 
@@ -82,7 +86,9 @@ def peak_beyond(work: Callable[[], Any]) -> int:
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
 
-    with contextlib.suppress(OSError, AttributeError):  # what was freed before is not to serve `work` unseen
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # what was freed before is not to serve `work` unseen
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     peak, done, before = 0, threading.Event(), anonymous()
 
@@ -103,9 +109,13 @@ def peak_beyond(work: Callable[[], Any]) -> int:
 
 def loop_each(bank: radin.LogitBank, candidates: Tensor, sample: int) -> tuple[float, float]:
     """Seconds for each candidate when its ensemble is formed, and how far the accuracies are from radin's (points)."""
-    chosen = candidates[torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))[:sample]]
+    chosen = candidates[
+        torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))[:sample]
+    ]
     chosen = chosen.to(bank.logits.device)
-    logits = bank.logits.float() if bank.logits.device.type == "cpu" else bank.logits  # half is slower still on a CPU
+    logits = (
+        bank.logits.float() if bank.logits.device.type == "cpu" else bank.logits
+    )  # half is slower still on a CPU
 
     def accuracy(p: Tensor) -> float:
         right = torch.tensordot(p.to(logits.dtype), logits, dims=1).argmax(-1) == bank.labels
@@ -118,7 +128,9 @@ def loop_each(bank: radin.LogitBank, candidates: Tensor, sample: int) -> tuple[f
     return spent / len(chosen), (found - radin.fast_estimate(bank, chosen)).abs().max().item()
 
 
-def against_loop(bank: radin.LogitBank, candidates: Tensor, sample: int, repeats: int = 5) -> Results:
+def against_loop(
+    bank: radin.LogitBank, candidates: Tensor, sample: int, repeats: int = 5
+) -> Results:
     def estimate() -> Tensor:
         return radin.fast_estimate(bank, candidates)
 
@@ -147,7 +159,9 @@ def against_loop(bank: radin.LogitBank, candidates: Tensor, sample: int, repeats
         "memory_mib": memory / 2**20,
         "memory_share": memory / (bank.logits.numel() * bank.logits.element_size()),
         "single_accuracy": bank.accuracies().mean().item(),
-        "ensemble_accuracy": radin.fast_estimate(bank, torch.full((1, bank.num_models), 1 / bank.num_models)).item(),
+        "ensemble_accuracy": radin.fast_estimate(
+            bank, torch.full((1, bank.num_models), 1 / bank.num_models)
+        ).item(),
     }
 
 
@@ -157,7 +171,9 @@ def subsets(images: int, dtype: torch.dtype, device: str = "cpu") -> Results:
 
 
 def monte_carlo(images: int) -> Results:
-    return against_loop(synthetic_bank(72, images, 1000), radin.monte_carlo(72, 10_000), sample=5, repeats=3)
+    return against_loop(
+        synthetic_bank(72, images, 1000), radin.monte_carlo(72, 10_000), sample=5, repeats=3
+    )
 
 
 def dirichlet(images: int) -> Results:
@@ -171,7 +187,9 @@ def few_classes(images: int) -> Results:
 def digits(images: int) -> Results:
     zoo = radin.digits_zoo(progress=False)
     return against_loop(
-        radin.predict(zoo, radin.load_split("digits", "val"), device="cpu"), radin.exhaustive(10), sample=200
+        radin.predict(zoo, radin.load_split("digits", "val"), device="cpu"),
+        radin.exhaustive(10),
+        sample=200,
     )
 
 
@@ -183,7 +201,7 @@ def moves(images: int) -> Results:
     search = Moves(bank)
     timed = {"add": search.add, "drop": search.drop, "swap": search.swap}
     result: Results = {"sizes": {"N": 13, "n": images, "C": 1000}, "collect_seconds": collected}
-    one = radin.candidates.from_subsets(counts.unsqueeze(0))
+    one = radin.ranking.candidates.from_subsets(counts.unsqueeze(0))
     result["full_score_seconds"] = seconds(lambda: radin.fast_estimate(bank, one))
     for name, move in timed.items():
         result[f"{name}_seconds"] = seconds(lambda move=move: move(counts))
@@ -197,7 +215,9 @@ def likelihood(images: int) -> Results:
     def loop() -> list[float]:
         logits = bank.logits.double()
         return [
-            torch.nn.functional.cross_entropy(torch.tensordot(row, logits, dims=1), bank.labels).item()
+            torch.nn.functional.cross_entropy(
+                torch.tensordot(row, logits, dims=1), bank.labels
+            ).item()
             for row in p.double() / p.double().sum(1, keepdim=True)
         ]
 
@@ -208,7 +228,10 @@ def likelihood(images: int) -> Results:
         "seconds": own,
         "loop_seconds": peer,
         "times_faster_than_loop": peer / own,
-        "largest_difference_from_loop": (found - torch.tensor(loop(), dtype=torch.float64)).abs().max().item(),
+        "largest_difference_from_loop": (found - torch.tensor(loop(), dtype=torch.float64))
+        .abs()
+        .max()
+        .item(),
     }
 
 
@@ -247,7 +270,9 @@ def autogluon_python(folder: Path) -> Path:
     if not (venv / ".ready").exists():
         shutil.rmtree(venv, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([venv / "bin" / "python", "-m", "pip", "install", "-qq", "-r", AUTOGLUON], check=True)
+        subprocess.run(
+            [venv / "bin" / "python", "-m", "pip", "install", "-qq", "-r", AUTOGLUON], check=True
+        )
         (venv / ".ready").touch()
     return venv / "bin" / "python"
 
@@ -256,16 +281,25 @@ def scaling(images: int) -> Results:
     """Seconds as one size grows and the others stay."""
 
     def curve(
-        sizes: list[int], bank_of: Callable[[int], radin.LogitBank], candidates_of: Callable[[int], Tensor]
+        sizes: list[int],
+        bank_of: Callable[[int], radin.LogitBank],
+        candidates_of: Callable[[int], Tensor],
     ) -> list[Results]:
         points = []
         for size in sizes:
             bank, candidates = bank_of(size), candidates_of(size)
-            own = seconds(lambda bank=bank, candidates=candidates: radin.fast_estimate(bank, candidates), 3)
+            own = seconds(
+                lambda bank=bank, candidates=candidates: radin.fast_estimate(bank, candidates), 3
+            )
             floor = floor_of(bank.logits)
             each, _ = loop_each(bank, candidates, 5)
             points.append(
-                {"size": size, "seconds": own, "floor_seconds": floor, "loop_seconds": each * len(candidates)}
+                {
+                    "size": size,
+                    "seconds": own,
+                    "floor_seconds": floor,
+                    "loop_seconds": each * len(candidates),
+                }
             )
         return points
 
@@ -273,10 +307,20 @@ def scaling(images: int) -> Results:
     large = synthetic_bank(72, few, 100)
     return {
         "sizes": {"N": 13, "n": few, "C": 100, "M": 8191},
-        "N": curve([2, 4, 6, 8, 10, 12, 14, 16, 18], lambda N: synthetic_bank(N, few, 100), radin.exhaustive),
-        "n": curve([few // 16, few // 4, few, 4 * few], lambda n: synthetic_bank(13, n, 100), lambda n: every),
+        "N": curve(
+            [2, 4, 6, 8, 10, 12, 14, 16, 18],
+            lambda N: synthetic_bank(N, few, 100),
+            radin.exhaustive,
+        ),
+        "n": curve(
+            [few // 16, few // 4, few, 4 * few],
+            lambda n: synthetic_bank(13, n, 100),
+            lambda n: every,
+        ),
         "C": curve([10, 32, 100, 316, 1000], lambda C: synthetic_bank(13, few, C), lambda C: every),
-        "M": curve([100, 1000, 10_000, 100_000], lambda M: large, lambda M: radin.monte_carlo(72, M)),
+        "M": curve(
+            [100, 1000, 10_000, 100_000], lambda M: large, lambda M: radin.monte_carlo(72, M)
+        ),
     }
 
 
@@ -321,14 +365,18 @@ def cpu_lines() -> list[str]:
 
 def code() -> str:
     """A fingerprint of the code that is measured."""
-    files = sorted([*(ROOT / "radin").glob("*.py"), *Path(__file__).parent.glob("*")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()[:16]
+    files = sorted([*(ROOT / "radin").rglob("*.py"), *Path(__file__).parent.glob("*")])
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in files if path.is_file())
+    ).hexdigest()[:16]
 
 
 def run_all(quick: bool) -> None:
     """Every case that is not done yet, each in its own process; then the table, and the file for the book."""
     path = WORK / f"{'quick' if quick else 'stage_one'}-{code()}.json"
-    results: Results = json.loads(path.read_text()) if path.exists() else {"hardware": hardware(), "cases": {}}
+    results: Results = (
+        json.loads(path.read_text()) if path.exists() else {"hardware": hardware(), "cases": {}}
+    )
     for name in CASES:
         if name in results["cases"]:
             continue
@@ -337,12 +385,18 @@ def run_all(quick: bool) -> None:
         command = [sys.executable, __file__, "--case", name, *(["--quick"] if quick else [])]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            raise SystemExit(f"error: the case {name} failed (its own words are above); the others are kept in {path}")
+            raise SystemExit(
+                f"error: the case {name} failed (its own words are above); the others are kept in {path}"
+            )
         results["cases"][name] = json.loads(done.stdout.splitlines()[-1])
         write(results, path)
         print(f"{time.monotonic() - start:.0f} s", flush=True)
     print(table(results))
-    final = WORK / "quick.json" if quick else ROOT / "radin" / "results" / "stage_one.json"
+    final = (
+        WORK / "quick.json"
+        if quick
+        else ROOT / "radin" / "experiments" / "results" / "stage_one.json"
+    )
     write(results, final)
     path.unlink()  # the next run measures again
     print(final)
@@ -358,8 +412,14 @@ def table(results: Results) -> str:
     lines = [f"{'case':20} {'seconds':>9} {'x floor':>8} {'x faster than its peer':>24} {'MiB':>7}"]
     for name, case in results["cases"].items():
         faster = case.get("times_faster_than_loop") or case.get("times_faster_than_autogluon")
-        cells = [(case.get("seconds"), 9, ".4f"), (case.get("times_floor"), 8, ".2f"), (faster, 24, ",.0f")]
-        text = " ".join(f"{value:{width}{form}}" if value else " " * width for value, width, form in cells)
+        cells = [
+            (case.get("seconds"), 9, ".4f"),
+            (case.get("times_floor"), 8, ".2f"),
+            (faster, 24, ",.0f"),
+        ]
+        text = " ".join(
+            f"{value:{width}{form}}" if value else " " * width for value, width, form in cells
+        )
         memory = f"{case['memory_mib']:7.1f}" if "memory_mib" in case else ""
         lines.append(f"{name:20} {text} {memory}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Any
 
 import axe_playwright_python
 import pytest
+
 from browser import DESK, PHONE, pages
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
@@ -30,7 +31,9 @@ RULES: list[tuple[list[str], list[str] | None]] = [
 ]
 
 
-def findings(reader: Any, look: tuple[dict[str, int], str], hidden: list[str], rules: list[str] | None) -> list[str]:
+def findings(
+    reader: Any, look: tuple[dict[str, int], str], hidden: list[str], rules: list[str] | None
+) -> list[str]:
     """What axe calls serious or critical, at one width and by day or night."""
     viewport, scheme = look
     reader.tab.set_viewport_size(viewport)

@@ -20,7 +20,9 @@ SKELETON = ("The idea in a picture", "What we found", "Pitfalls", "Exercises")
 FEWEST_EXERCISES = {"notebooks/claims": 1}  # two everywhere else
 ASSIGNMENTS = "notebooks/assignments/"
 
-BLOCK = re.compile(r"^(?P<mark>`{3,})(?P<head>[^`\n]*)\n(?P<body>.*?)^(?P=mark)[ \t]*$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<mark>`{3,})(?P<head>[^`\n]*)\n(?P<body>.*?)^(?P=mark)[ \t]*$", re.MULTILINE | re.DOTALL
+)
 LABEL = re.compile(r"^:label:\s*(\S+)", re.MULTILINE)
 CLASSES = re.compile(r"^:class:\s*(.+)", re.MULTILINE)
 
@@ -31,11 +33,14 @@ def names() -> list[str]:
     return [page.relative_to(make.ROOT).with_suffix("").as_posix() for page in pages]
 
 
-NOTEBOOKS = [name for name in names() if name.startswith("notebooks/") and not name.startswith(ASSIGNMENTS)]
+NOTEBOOKS = [
+    name for name in names() if name.startswith("notebooks/") and not name.startswith(ASSIGNMENTS)
+]
 PAGES = [
     name
     for name in names()
-    if (make.ROOT / f"{name}.md").is_file() and "{exercise}" in (make.ROOT / f"{name}.md").read_text("utf-8")
+    if (make.ROOT / f"{name}.md").is_file()
+    and "{exercise}" in (make.ROOT / f"{name}.md").read_text("utf-8")
 ]
 
 
@@ -60,7 +65,9 @@ def headings(markdown: str) -> list[str]:
 
 def section(markdown: str, title: str) -> str:
     """What stands under the heading `title`, up to the next one of its rank."""
-    found = re.search(rf"^## +{re.escape(title)}\s*$(.*?)(?=^## |\Z)", markdown, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^## +{re.escape(title)}\s*$(.*?)(?=^## |\Z)", markdown, re.MULTILINE | re.DOTALL
+    )
     return found[1] if found else ""
 
 
@@ -78,13 +85,18 @@ def section_cells(all_cells: list[Any], title: str) -> list[Any]:
 
 def directives(markdown: str, name: str) -> list[tuple[str, str]]:
     """Argument and body of each directive of one name that is not inside another block."""
-    heads = [(re.fullmatch(r"\{([\w-]+)\}\s*(.*)", m["head"].strip()), m["body"]) for m in BLOCK.finditer(markdown)]
+    heads = [
+        (re.fullmatch(r"\{([\w-]+)\}\s*(.*)", m["head"].strip()), m["body"])
+        for m in BLOCK.finditer(markdown)
+    ]
     return [(head[2], body) for head, body in heads if head and head[1] == name]
 
 
 def exercises(markdown: str) -> list[str]:
     """Labels of the exercises, in their order."""
-    return [label[1] for _, body in directives(markdown, "exercise") if (label := LABEL.search(body))]
+    return [
+        label[1] for _, body in directives(markdown, "exercise") if (label := LABEL.search(body))
+    ]
 
 
 def gated_solutions(all_cells: list[Any]) -> list[tuple[str, str, list[Any]]]:
@@ -115,7 +127,9 @@ def is_code(cell: Any) -> bool:
 
 
 def python_blocks(markdown: str) -> list[str]:
-    return [match["body"] for match in BLOCK.finditer(markdown) if match["head"].strip() == "python"]
+    return [
+        match["body"] for match in BLOCK.finditer(markdown) if match["head"].strip() == "python"
+    ]
 
 
 def page_solutions(name: str) -> list[tuple[str, str, list[str]]]:
@@ -190,17 +204,23 @@ def test_each_exercise_of_a_chapter_has_one_solution_with_code(chapter):
     assert len(labels) >= FEWEST_EXERCISES.get(chapter, 2)
     assert len(labels) == len(directives(text, "exercise")), "an exercise has no label"
     assert [label for label, _, _ in solutions] == labels
-    assert not directives(text, "solution"), "only a solution of gated cells can hold code that is executed"
+    assert not directives(text, "solution"), (
+        "only a solution of gated cells can hold code that is executed"
+    )
     for label, options, inside in solutions:
         assert CLASSES.search(options), f"{label} does not fold"
         assert "dropdown" in CLASSES.search(options)[1]
-        assert [cell for cell in inside if is_code(cell) and has_tag(cell, "solution")], f"{label} has no code"
+        assert [cell for cell in inside if is_code(cell) and has_tag(cell, "solution")], (
+            f"{label} has no code"
+        )
 
 
 def test_a_solution_begins_and_ends_in_cells_of_its_own(chapter):
     for label, _, inside in gated_solutions(cells(chapter)):
         assert inside[0].source.startswith("```{solution-start}"), label
-        assert len(BLOCK.sub("", inside[0].source).strip()) > 20, f"{label} does not say what is done"
+        assert len(BLOCK.sub("", inside[0].source).strip()) > 20, (
+            f"{label} does not say what is done"
+        )
         assert inside[-1].source.strip() == "```{solution-end}\n```", label
 
 
@@ -213,8 +233,19 @@ def test_solutions_come_last_and_hold_all_that_is_tagged_so(chapter):
     code = [cell for cell in after if is_code(cell)]
     assert all(has_tag(cell, "solution") or has_tag(cell, "remove-cell") for cell in code)
     assert {cell.id for cell in code} >= set(tagged), "a solution stands before the exercises"
-    hidden = {"hide-input", "hide-cell", "hide-output", "remove-cell", "remove-input", "remove-output"}
-    assert not [cell.id for cell in all_cells if has_tag(cell, "solution") and hidden & set(cell.metadata.tags)]
+    hidden = {
+        "hide-input",
+        "hide-cell",
+        "hide-output",
+        "remove-cell",
+        "remove-input",
+        "remove-output",
+    }
+    assert not [
+        cell.id
+        for cell in all_cells
+        if has_tag(cell, "solution") and hidden & set(cell.metadata.tags)
+    ]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -229,7 +260,9 @@ def test_each_exercise_of_a_page_has_one_solution(name):
         if "written" in classes:
             assert not blocks, f"{label} has code, so it is not only written"
         else:
-            assert blocks, f"{label} holds no ```python block; an answer in words is marked `:class: dropdown written`"
+            assert blocks, (
+                f"{label} holds no ```python block; an answer in words is marked `:class: dropdown written`"
+            )
             assert any("assert " in block for block in blocks), f"{label} asserts nothing"
 
 
@@ -270,7 +303,9 @@ def test_solutions_fold_in_the_book(book, name):
 
 
 def test_solutions_of_a_chapter_show_what_they_gave(book, chapter):
-    for solution, (label, _, inside) in zip(solutions_in(book, chapter), gated_solutions(cells(chapter)), strict=True):
+    for solution, (label, _, inside) in zip(
+        solutions_in(book, chapter), gated_solutions(cells(chapter)), strict=True
+    ):
         shown = solution.select(".cell.tag_solution")
         assert len(shown) == sum(has_tag(cell, "solution") for cell in inside), label
         assert solution.select(".cell.tag_solution .cell_output"), f"{label} shows no output"
@@ -289,7 +324,9 @@ START, END = "```{solution-start} ex-a\n:class: dropdown\n```\n\nText.", "```{so
 
 
 def test_headings_in_blocks_are_none():
-    text = "# T\n## A\n```bash\n## no\n```\n````{x}\n```y\n## no\n```\n## no\n````\n##  B \n### no\n"
+    text = (
+        "# T\n## A\n```bash\n## no\n```\n````{x}\n```y\n## no\n```\n## no\n````\n##  B \n### no\n"
+    )
     assert headings(text) == ["A", "B"]
     assert section("## A\none\n## B\ntwo", "A").strip() == "one"
     assert section("## A\none", "B") == ""

@@ -1,4 +1,4 @@
-"""book/comparison.py: runs are paired where they saw the same images, and the page says so."""
+"""book/tools/comparison.py: runs are paired where they saw the same images, and the page says so."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import torch
 
 import comparison
 from kept_runs import Run
-from radin.compare import accuracy_interval, paired_interval
+from radin.experiments.intervals import accuracy_interval, paired_interval
 
 DECLARED = {"budget": 4, "prior": 1.0, "zoo": "a"}
 
 
-def make_run(budget: int, prior: float = 1.0, labels: str = "same", n: int = 60, zoo: str = "a") -> Run:
+def make_run(
+    budget: int, prior: float = 1.0, labels: str = "same", n: int = 60, zoo: str = "a"
+) -> Run:
     rng = torch.Generator().manual_seed(int(100 * budget + prior))
     right = {"radin": torch.rand(n, generator=rng) < 0.7, "uniform": torch.arange(n) < n // 2}
     return Run(
-        {"budget": budget, "prior": prior, "zoo": zoo}, {"test": (labels, right)}, {"x": budget / 3, "same": 1}, 2.0
+        {"budget": budget, "prior": prior, "zoo": zoo},
+        {"test": (labels, right)},
+        {"x": budget / 3, "same": 1},
+        2.0,
     )
 
 
@@ -103,7 +108,14 @@ def test_the_page_is_the_same_each_time_and_its_figure_has_a_text(runs, source, 
         [Run({}, {}, {}, 1.0)],
         [make_run(1), Run(make_run(2).parameters, {}, {}, 1.0)],
     ],
-    ids=["one run", "other images", "only numbers", "nothing", "no parameters", "one without a record"],
+    ids=[
+        "one run",
+        "other images",
+        "only numbers",
+        "nothing",
+        "no parameters",
+        "one without a record",
+    ],
 )
 def test_little_to_compare_is_no_error(few, source, tmp_path):
     comparison.write(source, few, tmp_path / "page.md")
@@ -121,4 +133,6 @@ def test_the_figure_leaves_no_style_behind(runs, tmp_path):
     before = dict(matplotlib.rcParams)
     drawn = comparison.draw(runs, "test", tmp_path / "a.png")
     assert drawn == ["radin"]
-    assert {key for key, value in matplotlib.rcParams.items() if value != before[key]} <= {"backend"}
+    assert {key for key, value in matplotlib.rcParams.items() if value != before[key]} <= {
+        "backend"
+    }

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import DESK, PHONE
 from bs4 import BeautifulSoup
 
 import explorer
 import radin
+from browser import DESK, PHONE
 
 PAGES = ("book/index.html", "notebooks/04_cifar10.html")
 LAST = {name: len(choices) - 1 for name, choices in explorer.CANDIDATES.items()}
@@ -83,10 +83,18 @@ def test_the_controls_lead_to_what_the_module_returns(reader, benches):
         ("cifar10", 30, 2.5, 0, 9),
         ("cifar10-wild", 6, 0.5, 2, 1),
     ):
-        for name, value in (("zoo", zoo), ("budget", budget), ("prior", prior), ("candidates", at), ("seed", seed)):
+        for name, value in (
+            ("zoo", zoo),
+            ("budget", budget),
+            ("prior", prior),
+            ("candidates", at),
+            ("seed", seed),
+        ):
             move(reader, name, value)
         candidates = explorer.CANDIDATES[zoo][at]
-        check_table(reader, benches[zoo], budget=budget, prior=prior, candidates=candidates, seed=seed)
+        check_table(
+            reader, benches[zoo], budget=budget, prior=prior, candidates=candidates, seed=seed
+        )
         said = reader.tab.locator(".explorer-said").inner_text()
         assert f"of {candidates} candidates" in said
         regret = benches[zoo].regret(benches[zoo].candidates[int(shown(reader)["radin"][0])])
@@ -113,7 +121,12 @@ def test_the_arithmetic_of_the_page_is_that_of_the_module(visit, server, benches
             for budget in (1, rng.randrange(2, 10), explorer.LIMIT):
                 row, spent = crafted(benches[zoo], recipe, budget, **settings)
                 assert found[recipe]["answers"][budget - 1] == row, (zoo, settings, recipe, budget)
-                assert min(budget, len(found[recipe]["tried"])) == spent, (zoo, settings, recipe, budget)
+                assert min(budget, len(found[recipe]["tried"])) == spent, (
+                    zoo,
+                    settings,
+                    recipe,
+                    budget,
+                )
 
 
 def test_ties_go_to_more_ingredients_then_to_the_lower_bitmask(visit, server):
@@ -148,7 +161,9 @@ def test_the_charts_show_what_the_table_says(reader, benches):
         )
         soups = reader.tab.evaluate("() => radinExplorer.explorers[0].views.plane.data('soups')")
         assert len(soups) == 2**bench.num_models - 1
-        (place,) = [place for place, soup in enumerate(soups) if soup["state"] == "returned by radin"]
+        (place,) = [
+            place for place, soup in enumerate(soups) if soup["state"] == "returned by radin"
+        ]
         assert str(place) == shown(reader)["radin"][0]
         assert soups[place]["fast"] == pytest.approx(bench.ensembles("val")[place].item())
         assert soups[place]["truth"] == pytest.approx(bench.soups("val")[place].item())

@@ -45,17 +45,23 @@ def requirements(root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def pinned(requirements: str) -> list[Requirement]:
-    return [Requirement(re.sub(r"\s*\\?\n?\s*--hash=\S+", "", block)) for block in blocks(requirements)]
+    return [
+        Requirement(re.sub(r"\s*\\?\n?\s*--hash=\S+", "", block)) for block in blocks(requirements)
+    ]
 
 
 def blocks(requirements: str) -> list[str]:
     """One text per requirement: its own line and the lines of hashes below it."""
-    return [block for block in re.split(r"\n(?=\S)", requirements.strip()) if not block.startswith("#")]
+    return [
+        block for block in re.split(r"\n(?=\S)", requirements.strip()) if not block.startswith("#")
+    ]
 
 
 def test_every_direct_dependency_is_pinned_at_a_version_it_admits(project, pinned):
     direct = project["dependencies"] + [
-        dependency for extra in ("book", "dev") for dependency in project["optional-dependencies"][extra]
+        dependency
+        for extra in ("book", "dev")
+        for dependency in project["optional-dependencies"][extra]
     ]
     for wanted in map(Requirement, direct):
         versions = [
@@ -63,9 +69,13 @@ def test_every_direct_dependency_is_pinned_at_a_version_it_admits(project, pinne
             for pin in pinned
             if canonicalize_name(pin.name) == canonicalize_name(wanted.name)
         ]
-        assert versions, f"{wanted.name} is in pyproject.toml but not in requirements.txt: run `make pins`"
+        assert versions, (
+            f"{wanted.name} is in pyproject.toml but not in requirements.txt: run `make pins`"
+        )
         for version in versions:
-            assert wanted.specifier.contains(version, prereleases=True), f"{wanted} does not admit {version}"
+            assert wanted.specifier.contains(version, prereleases=True), (
+                f"{wanted} does not admit {version}"
+            )
 
 
 def test_every_requirement_is_one_version_with_a_hash(requirements, pinned):
@@ -139,7 +149,7 @@ def test_make_refuses_a_misspelt_variable(root):
 
 def test_make_passes_the_parameters_on(root):
     done = make(root, "-n", "book", "BUDGET=8", "NUM_CANDIDATES=200", "ZOO=my digits")
-    assert "book/make.py --budget '8'" in done.stdout
+    assert "book/tools/make.py --budget '8'" in done.stdout
     assert "--num-candidates '200'" in done.stdout
     assert "--zoo 'my digits'" in done.stdout
     assert "--seed" not in done.stdout

@@ -1,4 +1,4 @@
-"""book/make.py, on a book of one page and one notebook."""
+"""book/tools/make.py, on a book of one page and one notebook."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import run_make_book
 from nbformat import v4
 
 import kept_runs
 import make
+from conftest import run_make_book
 from generated import add_reruns, fill, find_entry
 from notebook_page import finish_notebook, is_progress_bar, papermill_command
 from times import Times
 
-PARAMETERS = 'budget = 4  # evaluations\nprior: float = 1.0\nzoo = "digits"\nquick = False\nrows = None\n'
+PARAMETERS = (
+    'budget = 4  # evaluations\nprior: float = 1.0\nzoo = "digits"\nquick = False\nrows = None\n'
+)
 DEFAULTS = {"budget": 4, "prior": 1.0, "zoo": "digits", "quick": False, "rows": None}
 WORK = 'if budget < 1:\n    raise ValueError(f"budget must be at least 1, not {budget}")\nprint("spent", budget)'
 CONFIG = 'title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
@@ -30,12 +32,16 @@ def small_book(root: Path, tmp_path: Path) -> Path:
     """A whole book in little, in a folder whose name has a space."""
     small = tmp_path / "small book"
     (small / "notebooks").mkdir(parents=True)
-    (small / "book").mkdir()
-    for script in (root / "book").glob("*.py"):
-        shutil.copy(script, small / "book")
+    (small / "book" / "tools").mkdir(parents=True)
+    for script in (root / "book" / "tools").glob("*.py"):
+        shutil.copy(script, small / "book" / "tools")
     (small / "_config.yml").write_text(CONFIG)
-    (small / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_a\n")
-    (small / "book" / "index.md").write_text(f"# Small\n\n[source](https://github.com/{make.REPOSITORY})\n")
+    (small / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_a\n"
+    )
+    (small / "book" / "index.md").write_text(
+        f"# Small\n\n[source](https://github.com/{make.REPOSITORY})\n"
+    )
     cells = [
         v4.new_markdown_cell("# A notebook"),
         v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
@@ -54,7 +60,9 @@ def test_parameters_that_are_no_plain_values_are_refused(small_book):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[1].source = "budget = 2 * n"
     nbformat.write(notebook, path)
-    with pytest.raises(make.BuildError, match=r"01_a.ipynb is no notebook with a cell of plain parameters"):
+    with pytest.raises(
+        make.BuildError, match=r"01_a.ipynb is no notebook with a cell of plain parameters"
+    ):
         make.declared_parameters(path)
 
 
@@ -95,14 +103,18 @@ def test_values_of_another_type_are_refused(name, text):
 
 
 def test_options_come_from_the_notebooks(tmp_path):
-    out, parameters = make.parse_options(["--out", str(tmp_path), "--budget", "8", "--quick=1"], DEFAULTS)
+    out, parameters = make.parse_options(
+        ["--out", str(tmp_path), "--budget", "8", "--quick=1"], DEFAULTS
+    )
     assert out == tmp_path
     assert parameters == {"budget": 8, "quick": True}
 
 
 @pytest.mark.parametrize("words", [["--bugdet", "8"], ["--bud", "8"], ["8"]])
 def test_an_option_that_no_notebook_declares_is_refused(words):
-    with pytest.raises(make.BuildError, match=r"no notebook declares .*; they declare budget, prior, zoo"):
+    with pytest.raises(
+        make.BuildError, match=r"no notebook declares .*; they declare budget, prior, zoo"
+    ):
         make.parse_options(words, DEFAULTS)
 
 
@@ -127,7 +139,9 @@ def test_links_lead_to_the_clones_own_repository(monkeypatch, remote, name):
 
 def test_a_page_in_the_contents_must_exist(small_book):
     (small_book / "book" / "index.md").unlink()
-    with pytest.raises(make.BuildError, match=r"_toc.yml names book/index, but there is no book/index.md"):
+    with pytest.raises(
+        make.BuildError, match=r"_toc.yml names book/index, but there is no book/index.md"
+    ):
         make.pages_in_toc(small_book)
 
 
@@ -150,7 +164,11 @@ def test_a_page_keeps_no_timing_and_no_path(tmp_path):
     cell.metadata.papermill = {"duration": 1.5, "start_time": "now"}
     cell.metadata.execution = {"iopub.execute_input": "now"}
     notebook = v4.new_notebook(cells=[cell])
-    notebook.metadata.papermill = {"input_path": str(tmp_path), "duration": 2.0, "parameters": {"budget": 8}}
+    notebook.metadata.papermill = {
+        "input_path": str(tmp_path),
+        "duration": 2.0,
+        "parameters": {"budget": 8},
+    }
     path = tmp_path / "a.ipynb"
     nbformat.write(notebook, path)
 
@@ -178,7 +196,14 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
 
 def test_provenance_tells_a_commit_from_uncommitted_work(small_book):
     def git(*words: str) -> str:
-        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        identity = [
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@example.org",
+            "-c",
+            "commit.gpgsign=false",
+        ]
         command = ["git", "-C", small_book, *identity, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -206,7 +231,9 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     done = run_make_book(out, "--budget", "8", root=small_book)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str(out / "html" / "index.html")
-    assert len(done.stdout.splitlines()) == 4, "one line for the notebook, the explorer, the pages, the path"
+    assert len(done.stdout.splitlines()) == 4, (
+        "one line for the notebook, the explorer, the pages, the path"
+    )
     assert "spent 8" in page.read_text()
     assert "# Parameters" not in page.read_text()
     assert (small_book / "notebooks" / "01_a.ipynb").read_bytes() == source
@@ -216,7 +243,9 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     sentence = done.stderr
-    assert "notebooks/01_a.ipynb, cell [3]: ValueError: budget must be at least 1, not 0" in sentence
+    assert (
+        "notebooks/01_a.ipynb, cell [3]: ValueError: budget must be at least 1, not 0" in sentence
+    )
     assert (out / "stage" / "notebooks" / "01_a.ipynb").exists()
     assert page.read_bytes() == good
 
@@ -247,14 +276,19 @@ def test_the_pages_that_the_build_fills_have_their_marks(root):
 
 def test_an_entry_of_the_contents_is_found_however_deep():
     deep = {"file": "book/reruns"}
-    contents = {"root": "a", "parts": [{"chapters": [{"file": "b"}, {"file": "c", "sections": [deep]}]}]}
+    contents = {
+        "root": "a",
+        "parts": [{"chapters": [{"file": "b"}, {"file": "c", "sections": [deep]}]}],
+    }
     assert find_entry(contents, "book/reruns") is deep
     assert find_entry(contents, "book/none") is None
 
 
 def test_without_reruns_the_contents_stay_as_they_are(small_book):
     before = (small_book / "_toc.yml").read_bytes()
-    add_reruns(small_book, [small_book / "notebooks" / "01_a.ipynb"], small_book / "_build" / "reruns")
+    add_reruns(
+        small_book, [small_book / "notebooks" / "01_a.ipynb"], small_book / "_build" / "reruns"
+    )
     assert (small_book / "_toc.yml").read_bytes() == before
 
 
@@ -262,23 +296,31 @@ def keep(folder: Path, budget: int, fingerprint: str) -> None:
     """A run as `make rerun` keeps it."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters = DEFAULTS | {"budget": budget}
-    metadata = {kept_runs.KEY: {"parameters": parameters, "fingerprint": fingerprint, "seconds": 1.0}}
+    metadata = {
+        kept_runs.KEY: {"parameters": parameters, "fingerprint": fingerprint, "seconds": 1.0}
+    }
     nbformat.write(v4.new_notebook(metadata=metadata), folder / f"budget={budget}.ipynb")
 
 
 def test_reruns_that_are_all_outdated_are_left_out_in_so_many_words(small_book, capsys):
     notebook, kept = small_book / "notebooks" / "01_a.ipynb", small_book / "_build" / "reruns"
-    (small_book / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: book/reruns\n")
+    (small_book / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n- file: book/reruns\n"
+    )
     before = (small_book / "_toc.yml").read_bytes()
     for budget in (1, 2):
         keep(kept / "01_a", budget, "of old sources")
     add_reruns(small_book, [notebook], kept)
-    assert capsys.readouterr().out == ("01_a: 2 kept runs are outdated and left out; make rerun makes them again\n")
+    assert capsys.readouterr().out == (
+        "01_a: 2 kept runs are outdated and left out; make rerun makes them again\n"
+    )
     assert (small_book / "_toc.yml").read_bytes() == before
     keep(kept / "01_a", 2, kept_runs.fingerprint(notebook))
     add_reruns(small_book, [notebook], kept)
     assert capsys.readouterr().out == ""  # the page itself counts those that are left out
-    assert "Left out: 1 made from other sources" in (small_book / "reruns" / "01_a.md").read_text("utf-8")
+    assert "Left out: 1 made from other sources" in (small_book / "reruns" / "01_a.md").read_text(
+        "utf-8"
+    )
 
 
 def test_the_stage_holds_of_the_assignments_only_what_students_get(root, tmp_path, monkeypatch):
@@ -294,7 +336,9 @@ def test_the_stage_holds_of_the_assignments_only_what_students_get(root, tmp_pat
     (teacher / "book" / "source" / "page.md").touch()
     monkeypatch.setattr(make, "ROOT", teacher)
     make.make_stage(tmp_path / "small", make.REPOSITORY)
-    staged = sorted(str(path.relative_to(tmp_path / "small")) for path in (tmp_path / "small").rglob("*.*"))
+    staged = sorted(
+        str(path.relative_to(tmp_path / "small")) for path in (tmp_path / "small").rglob("*.*")
+    )
     assert staged == [
         "book/source/page.md",
         "notebooks/01_a.ipynb",
@@ -322,7 +366,11 @@ def test_times_tell_what_was_found_and_what_was_made(tmp_path):
     page = times.page()
     rows = page[page.index("* - [") :].split("* - ")
     assert rows[1].splitlines() == ["[](../notebooks/a.ipynb)", "  - 0", "  - found it all"]
-    assert rows[2].splitlines() == ["[](../notebooks/b.ipynb)", "  - 0", "  - made 1 file that the next build finds"]
+    assert rows[2].splitlines() == [
+        "[](../notebooks/b.ipynb)",
+        "  - 0",
+        "  - made 1 file that the next build finds",
+    ]
     assert "c.ipynb" not in page
     for fact in ("Processor\n: ", "Threads\n: ", "Memory\n: ", "Device\n: cpu", "torch "):
         assert fact in page
@@ -344,5 +392,7 @@ def test_papermill_gets_back_the_value_that_was_given(value, flag):
     assert command == f"papermill a.ipynb out.ipynb {flag}"
     from papermill.cli import _resolve_type
 
-    _, mark, _, text = shlex.split(command.partition("out.ipynb")[0] + command.partition("out.ipynb")[2])[1:]
+    _, mark, _, text = shlex.split(
+        command.partition("out.ipynb")[0] + command.partition("out.ipynb")[2]
+    )[1:]
     assert (text if mark == "-r" else _resolve_type(text)) == value

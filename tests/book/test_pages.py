@@ -8,13 +8,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import DESK, PHONE, pages
 from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
+from browser import DESK, PHONE, pages
+
 BINDER = re.compile(r'"https://mybinder\.org/v2/gh/[\w.-]+/[\w.-]+/main\?urlpath=lab/tree/([^"]+)"')
-COLAB = re.compile(r'"https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/main/([^"]+)"')
-IMAGES_THAT_FAILED = "[...document.images].filter(i => i.complete && i.naturalWidth === 0).map(i => i.src)"
+COLAB = re.compile(
+    r'"https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/main/([^"]+)"'
+)
+IMAGES_THAT_FAILED = (
+    "[...document.images].filter(i => i.complete && i.naturalWidth === 0).map(i => i.src)"
+)
 WIDER_THAN_THE_SCREEN = """() => {
     const width = document.documentElement.clientWidth;
     if (document.documentElement.scrollWidth <= width) return [];
@@ -59,7 +64,9 @@ def test_every_image_has_a_text_in_its_place(book, page):
     for image in images(book, page):
         alt = str(image.get("alt", "")).strip()
         assert len(alt) > 20, f"{image['src']} has the alt text {alt!r}"
-        assert not re.search(r"\.(png|svg|jpe?g)\b|_images/", alt), f"{image['src']} has a path for an alt text"
+        assert not re.search(r"\.(png|svg|jpe?g)\b|_images/", alt), (
+            f"{image['src']} has a path for an alt text"
+        )
 
 
 def test_every_image_is_a_numbered_figure_with_a_caption(book, page):
@@ -132,14 +139,20 @@ def test_internal_links_and_anchors_resolve(book, page):
         there = here if not parts.path else (here.parent / unquote(parts.path)).resolve()
         assert there.is_file(), f"{address} leads nowhere"
         if parts.fragment and there.suffix == ".html":
-            assert unquote(parts.fragment) in anchors(there), f"{address}: the page has no such anchor"
+            assert unquote(parts.fragment) in anchors(there), (
+                f"{address}: the page has no such anchor"
+            )
 
 
 @cache
 def anchors(path: Path) -> frozenset[str]:
     """The names of all places on a page that a link can lead to."""
     html = BeautifulSoup(path.read_text("utf-8"), "html.parser")
-    return frozenset(str(element[name]) for name in ("id", "name") for element in html.find_all(attrs={name: True}))
+    return frozenset(
+        str(element[name])
+        for name in ("id", "name")
+        for element in html.find_all(attrs={name: True})
+    )
 
 
 def test_no_page_is_heavy(book, page):
@@ -148,7 +161,9 @@ def test_no_page_is_heavy(book, page):
     own = {(book / page).parent / str(image["src"]) for image in images(book, page)}
     own |= set((book / "_static" / "explorer").iterdir()) if EXPLORER.search(text) else set()
     size = len(text.encode()) + sum(path.stat().st_size for path in own)
-    assert size <= (MOST_BYTES_WITH_EXPLORER if EXPLORER.search(text) else MOST_BYTES), f"{size:,} bytes"
+    assert size <= (MOST_BYTES_WITH_EXPLORER if EXPLORER.search(text) else MOST_BYTES), (
+        f"{size:,} bytes"
+    )
 
 
 def test_the_book_does_not_tell_where_it_was_built(book, page, root):
@@ -182,10 +197,14 @@ def test_pages_lead_on_and_back(book):
     for before, page, after in zip([None, *order[:-1]], order, [*order[1:], None], strict=True):
         html = BeautifulSoup((book / page).read_text("utf-8"), "html.parser")
         for rel, neighbour in (("prev", before), ("next", after)):
-            link = html.select_one(f".prev-next-area a.{'left' if rel == 'prev' else 'right'}-{rel}")
+            link = html.select_one(
+                f".prev-next-area a.{'left' if rel == 'prev' else 'right'}-{rel}"
+            )
             assert (link is None) == (neighbour is None)
             if link is not None:
-                assert (book / page).parent.joinpath(str(link["href"])).resolve() == (book / str(neighbour)).resolve()
+                assert (book / page).parent.joinpath(str(link["href"])).resolve() == (
+                    book / str(neighbour)
+                ).resolve()
 
 
 def test_search_finds_a_word(visit, server):

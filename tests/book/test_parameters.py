@@ -1,4 +1,4 @@
-"""book/parameters.py: what a chapter says of its parameters is checked, and shown, from that one place."""
+"""book/tools/parameters.py: what a chapter says of its parameters is checked, and shown, from that one place."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from nbformat import v4
 import parameters
 from parameters import BuildError
 
-SOURCE = 'budget = 4  # evaluations, as "many" as you like\nzoo: str = "a"  # where from\nplain = None\n'
+SOURCE = (
+    'budget = 4  # evaluations, as "many" as you like\nzoo: str = "a"  # where from\nplain = None\n'
+)
 
 
 def chapters() -> list[Path]:
-    return sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+    return sorted((Path(__file__).resolve().parent.parent.parent / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
 def chapter(tmp_path: Path) -> Path:
     cells = [v4.new_code_cell(SOURCE, metadata={"tags": ["parameters"]})]
     cells.append(
-        v4.new_code_cell("from radin.notebook import check_parameters\n\ncheck_parameters(['a', 'b'], zoo=zoo)")
+        v4.new_code_cell(
+            "from radin.experiments.notebook import check_parameters\n\ncheck_parameters(['a', 'b'], zoo=zoo)"
+        )
     )
     nbformat.write(v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     return tmp_path / "a.ipynb"
@@ -59,16 +63,25 @@ def test_a_check_that_needs_more_than_the_shared_module_is_refused(chapter):
     notebook = nbformat.read(chapter, as_version=4)
     notebook.cells[1].source = "check_parameters(mine, zoo=zoo)"
     nbformat.write(notebook, chapter)
-    with pytest.raises(BuildError, match="what radin.notebook does not have: name 'mine' is not defined"):
+    with pytest.raises(
+        BuildError,
+        match="what radin.experiments.notebook does not have: name 'mine' is not defined",
+    ):
         parameters.check_given(chapter, "a", {})
 
 
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("%time check_parameters(zoo=zoo)", "a.ipynb: the cell that calls check_parameters must be plain Python"),
+        (
+            "%time check_parameters(zoo=zoo)",
+            "a.ipynb: the cell that calls check_parameters must be plain Python",
+        ),
         ("zoo = 1\n!ls\ncheck_parameters(zoo=zoo)", "without magics; its line 2 is none"),
-        ("check_parameters(['a'], ['b'], zoo=zoo)", "a.ipynb calls check_parameters in a way that fails: "),
+        (
+            "check_parameters(['a'], ['b'], zoo=zoo)",
+            "a.ipynb calls check_parameters in a way that fails: ",
+        ),
         ("check_parameters(zoo=zoo.name)", "'str' object has no attribute 'name'"),
         ("check_parameters(1, zoo=zoo)", "a.ipynb calls check_parameters in a way that fails: "),
     ],

@@ -20,7 +20,9 @@ def test_glued_pictures_are_saved_under_their_keys(tmp_path):
         data={"application/papermill.record/text/plain": "4"},
         metadata={"scrapbook": {"name": "budget", "mime_prefix": "application/papermill.record/"}},
     )
-    shown = nbformat.v4.new_output("display_data", data={"image/png": base64.b64encode(b"other").decode()})
+    shown = nbformat.v4.new_output(
+        "display_data", data={"image/png": base64.b64encode(b"other").decode()}
+    )
     cells = [
         nbformat.v4.new_code_cell(outputs=[glued, number, shown]),
         nbformat.v4.new_markdown_cell("text"),

@@ -17,7 +17,9 @@ import nbformat
 import pytest
 import yaml
 
-FENCE = re.compile(r"^\s*(?P<mark>`{3,}|:{3,}|~{3,})\s*(?:\{(?P<directive>[\w:.-]+)\})?(?P<rest>.*)$")
+FENCE = re.compile(
+    r"^\s*(?P<mark>`{3,}|:{3,}|~{3,})\s*(?:\{(?P<directive>[\w:.-]+)\})?(?P<rest>.*)$"
+)
 CODE_DIRECTIVES = {
     "bibliography",
     "code",
@@ -51,7 +53,9 @@ class Line(NamedTuple):
 
     number: int
     text: str
-    inside: tuple[str, ...]  # the directives around it, outermost first; "title" where it is the title of the last
+    inside: tuple[
+        str, ...
+    ]  # the directives around it, outermost first; "title" where it is the title of the last
 
 
 def prose(markdown: str) -> Iterator[Line]:
@@ -63,9 +67,13 @@ def prose(markdown: str) -> Iterator[Line]:
         inside = (*(("solution",) if in_solution else ()), *(directive for _, directive in fences))
         if fence and closes(fence, fences):
             fences.pop()
-        elif fence and not in_code(fences) and not (fence["mark"][0] == "`" and "`" in fence["rest"]):
+        elif (
+            fence and not in_code(fences) and not (fence["mark"][0] == "`" and "`" in fence["rest"])
+        ):
             # A solution with cells begins and ends in directives of its own.
-            in_solution = {"solution-start": True, "solution-end": False}.get(fence["directive"], in_solution)
+            in_solution = {"solution-start": True, "solution-end": False}.get(
+                fence["directive"], in_solution
+            )
             directive = fence["directive"] or ""
             fences.append((fence["mark"], "code" if is_code(fence) else directive))
             in_options = bool(directive)
@@ -73,7 +81,9 @@ def prose(markdown: str) -> Iterator[Line]:
                 yield Line(number, NOT_PROSE.sub(" ", title(fence)), (*inside, directive, "title"))
         elif line.strip().startswith("$$") and not in_code(fences):
             in_math = not in_math if line.count("$$") == 1 else in_math
-        elif in_code(fences) or in_math or COMMENT.match(line) or (in_options and OPTION.match(line)):
+        elif (
+            in_code(fences) or in_math or COMMENT.match(line) or (in_options and OPTION.match(line))
+        ):
             continue
         else:
             in_options = False
@@ -82,7 +92,12 @@ def prose(markdown: str) -> Iterator[Line]:
 
 def blank_comments(markdown: str) -> str:
     """HTML comments and front matter replaced by as many empty lines."""
-    return re.sub(r"<!--.*?-->|\A---\n.*?\n---\n", lambda match: "\n" * match[0].count("\n"), markdown, flags=re.DOTALL)
+    return re.sub(
+        r"<!--.*?-->|\A---\n.*?\n---\n",
+        lambda match: "\n" * match[0].count("\n"),
+        markdown,
+        flags=re.DOTALL,
+    )
 
 
 def in_code(fences: list[tuple[str, str]]) -> bool:
@@ -108,7 +123,9 @@ def title(fence: re.Match[str]) -> str:
 
 
 def bare_decimals(markdown: str) -> list[tuple[int, str]]:
-    return [(line.number, found) for line in prose(markdown) for found in DECIMAL.findall(line.text)]
+    return [
+        (line.number, found) for line in prose(markdown) for found in DECIMAL.findall(line.text)
+    ]
 
 
 # What a number counts or measures where it is a result. One adjective may stand between: "200 random soups".
@@ -125,7 +142,10 @@ DEFINED = {
     r"\bmiddle 90%": "how much of all draws a shade holds",
     r"\b[Ss]tage \d": "the name of a step",
 }
-HYPOTHETICAL = {"exercise", "solution"}  # an exercise supposes numbers, and its solution computes with them
+HYPOTHETICAL = {
+    "exercise",
+    "solution",
+}  # an exercise supposes numbers, and its solution computes with them
 
 
 def bare_counts(markdown: str) -> list[tuple[int, str]]:
@@ -169,14 +189,20 @@ def reported(root: Path) -> list[dict[str, str]]:
 
 
 def test_no_bare_decimal_in_prose(root, reported):
-    allowed = {(entry["page"], number) for entry in reported for number in re.findall(r"[\d.]+", entry["figure"])}
+    allowed = {
+        (entry["page"], number)
+        for entry in reported
+        for number in re.findall(r"[\d.]+", entry["figure"])
+    }
     bare = [
         f"{page}, line {number}: {decimal}"
         for page, text in chapters_and_pages(root).items()
         for number, decimal in bare_decimals(text)
         if (page, decimal.lstrip("+-")) not in allowed
     ]
-    assert not bare, "glue these numbers from a cell, or list them in book/reported.yml:\n" + "\n".join(bare)
+    assert not bare, (
+        "glue these numbers from a cell, or list them in book/reported.yml:\n" + "\n".join(bare)
+    )
 
 
 def test_every_reported_figure_has_a_source_and_is_in_use(root, reported):
@@ -184,7 +210,9 @@ def test_every_reported_figure_has_a_source_and_is_in_use(root, reported):
     for entry in reported:
         assert set(entry) == {"page", "figure", "source"}, entry
         assert entry["source"].strip(), entry
-        assert entry["figure"] in pages[entry["page"]], f"{entry['page']} no longer has {entry['figure']}"
+        assert entry["figure"] in pages[entry["page"]], (
+            f"{entry['page']} no longer has {entry['figure']}"
+        )
 
 
 def test_no_bare_count_in_prose(root, reported):
@@ -195,7 +223,9 @@ def test_no_bare_count_in_prose(root, reported):
         for number, count in bare_counts(text)
         if not {(page, count), (page, COUNTED.match(count)["number"])} & allowed
     ]
-    assert not bare, "glue these numbers from a cell, or list them in book/reported.yml:\n" + "\n".join(bare)
+    assert not bare, (
+        "glue these numbers from a cell, or list them in book/reported.yml:\n" + "\n".join(bare)
+    )
 
 
 @pytest.mark.parametrize(
@@ -375,17 +405,25 @@ def test_the_check_of_counts_lets_pass(markdown):
     assert bare_counts(markdown) == []
 
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("path", notebooks(HERE), ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", notebooks(HERE), ids=lambda path: f"{path.parent.parent.name}/{path.stem}"
+)
 def test_notebook_is_committed_clean(path):
     notebook = nbformat.read(path, as_version=4)
-    assert notebook.metadata.kernelspec.name == "python3", "papermill and Binder look for this kernel"
+    assert notebook.metadata.kernelspec.name == "python3", (
+        "papermill and Binder look for this kernel"
+    )
     cells = notebook.cells
     code = [cell for cell in cells if cell.cell_type == "code"]
-    assert not [cell.source for cell in code if cell.outputs or cell.execution_count], "strip the outputs"
-    if "assignments" not in path.parts:  # a student's copy is graded as it is, and nobody reruns it with other values
+    assert not [cell.source for cell in code if cell.outputs or cell.execution_count], (
+        "strip the outputs"
+    )
+    if (
+        "assignments" not in path.parts
+    ):  # a student's copy is graded as it is, and nobody reruns it with other values
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
 
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import radin
-from radin import cli
-from radin.craft import LIVE_RECIPES
+from radin.cli import parser
 from radin.errors import RadinError
+from radin.recipes.learned import LIVE_RECIPES
 
 PAGES = ("cheatsheet", "decide")
 
@@ -69,18 +69,24 @@ def test_every_command_parses(root, name):
     for command in found:
         words = shlex.split(command, comments=True)
         try:
-            options = cli._parser().parse_args(words[1:])
+            options = parser._parser().parse_args(words[1:])
         except SystemExit:
             pytest.fail(f"radin does not take: {command}")
-        assert options.run is cli.COMMANDS[words[1]][0]
+        assert options.run is parser.COMMANDS[words[1]][0]
 
 
 @pytest.mark.parametrize("name", [*PAGES, "cite"])
 def test_every_name_of_the_module_exists(root, name):
-    for dotted in re.findall(r"\bradin((?:\.[a-z]\w*)+)", "\n".join(re.findall(r"`[^`]+`", page(root, name)))):
+    for dotted in re.findall(
+        r"\bradin((?:\.[a-z]\w*)+)", "\n".join(re.findall(r"`[^`]+`", page(root, name)))
+    ):
         thing: object = radin
         for part in dotted.split(".")[1:]:
-            thing = getattr(thing, part) if hasattr(thing, part) else __import__(f"radin.{part}", fromlist=[part])
+            thing = (
+                getattr(thing, part)
+                if hasattr(thing, part)
+                else __import__(f"radin.{part}", fromlist=[part])
+            )
 
 
 def test_the_cheat_sheet_names_every_recipe_and_no_other(root):
@@ -89,7 +95,9 @@ def test_the_cheat_sheet_names_every_recipe_and_no_other(root):
 
 
 def test_the_arithmetic_of_an_afternoon(root, capsys):
-    (code,) = [block for block in blocks(page(root, "decide"), "python") if block.startswith("checkpoints")]
+    (code,) = [
+        block for block in blocks(page(root, "decide"), "python") if block.startswith("checkpoints")
+    ]
     names: dict[str, float] = {}
     exec(code, names)
     spent = names["entry_fee"] + names["report_minutes"] + names["budget"] * names["pass_minutes"]

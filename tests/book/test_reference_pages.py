@@ -20,28 +20,45 @@ def test_every_public_name_is_on_the_api_page(root):
 def test_every_module_is_on_the_api_page(root):
     page = (root / "book" / "api.md").read_text("utf-8")
     modules = {path.stem for path in (root / "radin").glob("*.py")} - {"__init__", "files", "cli"}
-    exported = {vars(radin)[name].__module__ for name in radin.__all__ if hasattr(vars(radin)[name], "__module__")}
-    missing = {name for name in modules if f"radin.{name}" not in page} - {name.split(".")[-1] for name in exported}
+    exported = {
+        vars(radin)[name].__module__
+        for name in radin.__all__
+        if hasattr(vars(radin)[name], "__module__")
+    }
+    missing = {name for name in modules if f"radin.{name}" not in page} - {
+        name.split(".")[-1] for name in exported
+    }
     assert not missing
 
 
 def test_the_bibliography_holds_what_is_cited_and_nothing_else(root):
-    entries = set(re.findall(r"^@\w+\{(\w+),", (root / "book" / "references.bib").read_text("utf-8"), re.M))
-    pages = [*(root / "book").glob("*.md"), *(root / "notebooks").glob("*.ipynb")]  # assignments cite nothing
-    cites = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", "\n".join(page.read_text("utf-8") for page in pages))
+    entries = set(
+        re.findall(r"^@\w+\{(\w+),", (root / "book" / "references.bib").read_text("utf-8"), re.M)
+    )
+    pages = [
+        *(root / "book").glob("*.md"),
+        *(root / "notebooks").glob("*.ipynb"),
+    ]  # assignments cite nothing
+    cites = re.findall(
+        r"\{cite(?::\w+)?\}`([^`]+)`", "\n".join(page.read_text("utf-8") for page in pages)
+    )
     assert {key.strip() for keys in cites for key in keys.split(",")} == entries
 
 
 def test_the_glossary_is_in_order(root):
     words = re.findall(
-        r"^(?!#|`|One|these|the )([\w’ -]+)\n  \S", (root / "book" / "glossary.md").read_text("utf-8"), re.M
+        r"^(?!#|`|One|these|the )([\w’ -]+)\n  \S",
+        (root / "book" / "glossary.md").read_text("utf-8"),
+        re.M,
     )
     assert len(words) > 20
     assert words == sorted(words, key=str.lower)
 
 
 def small_network(num_classes: int) -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(3 * 7 * 7, num_classes))
+    return torch.nn.Sequential(
+        torch.nn.AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(3 * 7 * 7, num_classes)
+    )
 
 
 def test_the_example_on_own_checkpoints_runs_as_written(root, tmp_path, monkeypatch, capsys):

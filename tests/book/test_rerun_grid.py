@@ -1,4 +1,4 @@
-"""book/rerun_grid.py: real runs of a tiny chapter, interrupted, mended and compared; and of a real one."""
+"""book/tools/rerun_grid.py: real runs of a tiny chapter, interrupted, mended and compared; and of a real one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import run_make_book
 from nbformat import v4
 
 import rerun_grid
+from conftest import run_make_book
 from kept_runs import kept_mark, read_runs
 from parameters import BuildError
 
 SETUP = 'quick = False  # "True" for less\nbudget = 4  # evaluations\nprior = 1.0  # lambda\n'
 WORK = """\
 import torch
-from radin.notebook import check_parameters, glue, record
+from radin.experiments.notebook import check_parameters, glue, record
 check_parameters(budget=budget, prior=prior, quick=quick)
 from pathlib import Path
 if budget == 3 and Path("../broken").exists():
@@ -80,16 +80,16 @@ def write_notebook(path: Path, *sources: str) -> None:
 def small(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """A repository in little: the build's scripts, a tiny chapter and a slow one."""
     folder = tmp_path_factory.mktemp("small book")
-    (folder / "book").mkdir()
-    for script in (root / "book").glob("*.py"):
-        shutil.copy(script, folder / "book")
+    (folder / "book" / "tools").mkdir(parents=True)
+    for script in (root / "book" / "tools").glob("*.py"):
+        shutil.copy(script, folder / "book" / "tools")
     write_notebook(folder / "notebooks" / "tiny.ipynb", SETUP, WORK)
     write_notebook(folder / "notebooks" / "slow.ipynb", "n = 0\n", SLOW)
     return folder
 
 
 def command(small: Path, *words: str) -> list[str]:
-    return [sys.executable, str(small / "book" / "rerun_grid.py"), *words]
+    return [sys.executable, str(small / "book" / "tools" / "rerun_grid.py"), *words]
 
 
 def run(small: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -114,7 +114,9 @@ def test_values_are_split(text, values):
 
 def test_a_grid_is_every_combination_named_by_what_was_given():
     declared = {"budget": 4, "prior": 1.0, "quick": False}
-    axes = rerun_grid.parse_axes([("prior", ["0", "0.0", "1"]), ("budget", ["1", "2"])], declared, "tiny")
+    axes = rerun_grid.parse_axes(
+        [("prior", ["0", "0.0", "1"]), ("budget", ["1", "2"])], declared, "tiny"
+    )
     runs = rerun_grid.all_runs(axes, declared)
     assert [name for name, _ in runs] == [
         "budget=1,prior=0.0",
@@ -140,16 +142,31 @@ def test_names_of_files_hold_any_value():
         (["04_cifra10"], "there is no chapter '04_cifra10'; CHAPTER is one of slow, tiny"),
         ([""], "CHAPTER is one of slow, tiny"),
         (["tiny", "--bugdet", "4"], "tiny has no parameter 'bugdet'; it has quick, budget, prior"),
-        (["tiny", "--grid", "bugdet=4"], "tiny has no parameter 'bugdet'; it has quick, budget, prior"),
+        (
+            ["tiny", "--grid", "bugdet=4"],
+            "tiny has no parameter 'bugdet'; it has quick, budget, prior",
+        ),
         (["tiny", "--vary", "budget", "1 2", "--budget", "4"], "budget is given twice"),
-        (["tiny", "--vary", "budget", "1 0"], "tiny: budget must be a whole number of at least 1, not 0"),
+        (
+            ["tiny", "--vary", "budget", "1 0"],
+            "tiny: budget must be a whole number of at least 1, not 0",
+        ),
         (["tiny", "--vary", "prior", "1 -2"], "prior must be a finite number of at least 0"),
-        (["tiny", "--vary", "budget", "1 eight"], "budget must be a whole number, as in the notebooks' budget = 4"),
+        (
+            ["tiny", "--vary", "budget", "1 eight"],
+            "budget must be a whole number, as in the notebooks' budget = 4",
+        ),
         (["tiny", "--vary", "budget", " "], "budget has no value"),
         (["tiny", "--grid", "budget"], "GRID needs name=value,value"),
         (["tiny", "--grid", "budget='1"], "cannot be read"),
-        (["tiny", "--budget", "1", "--jobs", "none"], "JOBS must be a whole number of at least 1, not 'none'"),
-        (["tiny", "--budget", "0", "--jobs", "0"], "JOBS must be a whole number of at least 1, not '0'"),
+        (
+            ["tiny", "--budget", "1", "--jobs", "none"],
+            "JOBS must be a whole number of at least 1, not 'none'",
+        ),
+        (
+            ["tiny", "--budget", "0", "--jobs", "0"],
+            "JOBS must be a whole number of at least 1, not '0'",
+        ),
         (["tiny", "4"], "'4' belongs to no option"),
     ],
 )
@@ -164,25 +181,35 @@ def test_an_impossible_grid_stops_before_any_run_in_one_sentence(small, tmp_path
 def test_make_passes_lists_and_single_values_on(root):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    words = ["rerun", "CHAPTER=04_cifar10", "BUDGETS=1 2", "PRIORS=0 1", "QUICK=1", "GRID=seeds=2,3", "JOBS=2"]
+    words = [
+        "rerun",
+        "CHAPTER=04_cifar10",
+        "BUDGETS=1 2",
+        "PRIORS=0 1",
+        "QUICK=1",
+        "GRID=seeds=2,3",
+        "JOBS=2",
+    ]
     quiet = ["make", "-n", "--no-print-directory"]  # `make test` itself may have started this
     done = subprocess.run([*quiet, *words], cwd=root, capture_output=True, text=True, check=False)
     line = " ".join(done.stdout.splitlines()[-1].split())
     assert line.endswith(
         "'04_cifar10' --quick '1' --vary budget '1 2' --vary prior '0 1' --grid 'seeds=2,3' --jobs '2'"
     )
-    done = subprocess.run(["make", "-n", "book", "BUDGETS=1 2"], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "-n", "book", "BUDGETS=1 2"], cwd=root, capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "BUDGETS belongs to make rerun" in done.stderr
 
 
 def test_no_more_runs_at_once_than_memory_allows(monkeypatch, capsys):
-    monkeypatch.setattr("radin.devices.memory", lambda: 3 * 2**30)
+    monkeypatch.setattr("radin.inference.devices.memory", lambda: 3 * 2**30)
     assert rerun_grid.jobs_at_once(8, 10) == 3
     assert "3 runs at a time instead of 8" in capsys.readouterr().out
     assert rerun_grid.jobs_at_once(2, 10) == 2
     assert rerun_grid.jobs_at_once(2, 1) == 1
-    monkeypatch.setattr("radin.devices.memory", lambda: 2**20)
+    monkeypatch.setattr("radin.inference.devices.memory", lambda: 2**20)
     assert rerun_grid.jobs_at_once(None, 10) == 1
 
 
@@ -198,7 +225,9 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     done = run(small, "tiny", "--vary", "budget", "1 3", "--prior", "0")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "budget=3,prior=0.0, cell [3]: ValueError: three is no good (as it failed: " in done.stderr
+    assert (
+        "budget=3,prior=0.0, cell [3]: ValueError: three is no good (as it failed: " in done.stderr
+    )
     assert (kept / "budget=3,prior=0.0.unfinished.ipynb").exists()
     first = kept / "budget=1,prior=0.0.ipynb"
     assert kept_mark(first)["parameters"] == {"quick": False, "budget": 1, "prior": 0.0}
@@ -217,12 +246,16 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     assert [line[:2] for line in table] == [["1", "54.00"], ["2", "58.00"], ["3", "62.00"]]
     assert "`make book` puts it into the book" in done.stdout
     page = (kept / "comparison.md").read_text("utf-8")
-    assert "papermill notebooks/tiny.ipynb out.ipynb -p quick False -p budget 2 -p prior 0.0" in page
+    assert (
+        "papermill notebooks/tiny.ipynb out.ipynb -p quick False -p budget 2 -p prior 0.0" in page
+    )
     assert "| `tiny_spent` | 1 | 2 | 3 |" in page
     assert "tiny_same" not in page
     assert len((kept / "comparison.csv").read_text("utf-8").splitlines()) == 1 + 3 * 2
 
-    done = run(small, "tiny", "--budget", "1", "--prior", "0", "--jobs", "none")  # nothing is left to run
+    done = run(
+        small, "tiny", "--budget", "1", "--prior", "0", "--jobs", "none"
+    )  # nothing is left to run
     assert done.stderr == "error: JOBS must be a whole number of at least 1, not 'none'\n"
     assert done.stdout == ""
 
@@ -253,7 +286,9 @@ def wait_for(happened: Callable[[], bool], seconds: float = 180) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="groups of processes and their signals")
 @pytest.mark.parametrize(
-    "ctrl_c", [True, False], ids=["Ctrl-C in a terminal: all get it", "the master killed: its workers live on"]
+    "ctrl_c",
+    [True, False],
+    ids=["Ctrl-C in a terminal: all get it", "the master killed: its workers live on"],
 )
 def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, monkeypatch, ctrl_c):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed command cannot clear up
@@ -262,7 +297,11 @@ def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, monkeyp
     log.unlink(missing_ok=True)
     hold.touch()  # until this goes, only n = 0 comes to its end
     first = subprocess.Popen(
-        command(small, *words), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(small, *words),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: (kept / "n=0.ipynb").exists() and {"1", "2"} <= set(log.read_text().split()))
     if not ctrl_c:
@@ -275,8 +314,12 @@ def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, monkeyp
         assert said.splitlines() == [
             "interrupted; the runs that were done are kept, and the same command goes on from there"
         ]
-    again = subprocess.Popen(command(small, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: log.read_text().split().count("1") == 2)  # beside a worker that outlived the first command
+    again = subprocess.Popen(
+        command(small, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(
+        lambda: log.read_text().split().count("1") == 2
+    )  # beside a worker that outlived the first command
     hold.unlink()
     said, errors = again.communicate(timeout=180)
     assert again.returncode == 0, errors
@@ -296,7 +339,10 @@ class Deadly:
 
 def test_runs_that_the_system_kills_are_one_sentence(small, tmp_path):
     runs, marks = [("n=0", {"n": 0}), ("n=1", {"n": 1})], [{"fingerprint": Deadly()}] * 2
-    with pytest.raises(BuildError, match="the system killed a run, most likely for memory: try again with fewer JOBS"):
+    with pytest.raises(
+        BuildError,
+        match="the system killed a run, most likely for memory: try again with fewer JOBS",
+    ):
         rerun_grid.run_all(small / "notebooks" / "slow.ipynb", tmp_path, runs, marks, 2, True)
 
 
@@ -316,7 +362,17 @@ def test_only_what_dead_processes_left_is_removed(tmp_path):
 
 def test_a_real_chapter_records_what_its_soups_have_right(root, tmp_path):
     done = run(
-        root, "05_domain_shift", "--vary", "budget", "1 2", "--quick", "1", "--seeds", "3", "--out", str(tmp_path)
+        root,
+        "05_domain_shift",
+        "--vary",
+        "budget",
+        "1 2",
+        "--quick",
+        "1",
+        "--seeds",
+        "3",
+        "--out",
+        str(tmp_path),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "reruns" / "05_domain_shift" / "comparison.md").read_text("utf-8")

@@ -12,6 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 import sympy
+
 from conftest import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "07_taylor_sympy.ipynb"
@@ -77,7 +78,11 @@ def test_the_notebook_proves_what_it_says(quick, monkeypatch):
         names: dict[str, Any] = {}
         for cell in cells():
             if cell.cell_type == "code":
-                source = f"quick = {quick}" if "parameters" in cell.metadata.get("tags", []) else cell.source
+                source = (
+                    f"quick = {quick}"
+                    if "parameters" in cell.metadata.get("tags", [])
+                    else cell.source
+                )
                 exec(compile(source, f"{NOTEBOOK.name}, {cell.id}", "exec"), names)
         plt.close("all")
     assert names["quick"] is quick
@@ -161,7 +166,9 @@ def test_two_ingredients_with_a_logit_scale(beta, power, order):
         ensemble = logits(start) + a * change
         curvature = second(lambda t: loss(beta * logits(t)), start + a * step, step)
         disagreement = beta**power * variance(softmax(beta * soup), change)
-        return loss(beta * soup) - loss(beta * ensemble) - a * (1 - a) / 2 * (disagreement - curvature)
+        return (
+            loss(beta * soup) - loss(beta * ensemble) - a * (1 - a) / 2 * (disagreement - curvature)
+        )
 
     assert order_of(residual, 0.02) == pytest.approx(order, abs=0.25)
 

@@ -1,15 +1,17 @@
-"""radin/architectures.py: networks by name, and the colours that they were trained with."""
+"""radin/checkpoints/architectures.py: networks by name, and the colours that they were trained with."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import save, tiny_split
 from torch import nn
 
-from radin import Zoo, architectures, evaluator, load_split
-from radin.architectures import CLIP, Normalised, builder
-from radin.data import ArraySplit, fingerprint
+from helpers import save, tiny_split
+from radin import Zoo, evaluator, load_split
+from radin.checkpoints import architectures
+from radin.checkpoints.architectures import builder
+from radin.data.batches import fingerprint
+from radin.data.splits import CLIP, ArraySplit, Normalised
 from radin.errors import DataError, ParameterError
 
 OWN = """
@@ -70,14 +72,18 @@ def test_the_clip_classifier_has_the_published_names_and_shapes(clip):
     assert shapes["model.visual.proj"] == (768, 512)
     assert shapes["model.visual.transformer.resblocks.11.attn.in_proj_weight"] == (2304, 768)
     assert shapes["model.visual.transformer.resblocks.0.mlp.c_fc.weight"] == (3072, 768)
-    leftovers = 77 * 512 + 512 * 512 + 1 + 49408 * 512 + 2 * 512  # of the text tower, in the published files
+    leftovers = (
+        77 * 512 + 512 * 512 + 1 + 49408 * 512 + 2 * 512
+    )  # of the text tower, in the published files
     assert sum(tensor.numel() for tensor in state.values()) + leftovers == 113_961_705
 
 
 def test_the_clip_classifier_is_linear_in_features_of_length_one(clip):
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     seen = []
-    hook = clip.classification_head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = clip.classification_head.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
     with torch.inference_mode():
         logits = clip(images)
     hook.remove()
@@ -99,15 +105,25 @@ def test_published_files_fit_once_their_text_leftovers_are_skipped(tmp_path, mon
     """In small: an image tower of one layer in place of the 88 million parameters."""
     import open_clip
 
-    small = {"embed_dim": 8, "quick_gelu": True, "vision_cfg": {"image_size": 8, "layers": 1, "width": 64}}
+    small = {
+        "embed_dim": 8,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 8, "layers": 1, "width": 64},
+    }
     small["vision_cfg"] |= {"patch_size": 4, "head_width": 32}
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: small)
     build = builder("open_clip:ViT-B-32-quickgelu", 5)
-    text = {key: torch.randn(3) for key in ("positional_embedding", "text_projection", "token_embedding.weight")}
+    text = {
+        key: torch.randn(3)
+        for key in ("positional_embedding", "text_projection", "token_embedding.weight")
+    }
     paths = []
     for k in range(2):
         torch.manual_seed(k)
-        tensors = {**build().state_dict(), **{f"model.{key}": tensor for key, tensor in text.items()}}
+        tensors = {
+            **build().state_dict(),
+            **{f"model.{key}": tensor for key, tensor in text.items()},
+        }
         paths.append(save(tensors, tmp_path / f"model_{k}.pt"))
     zoo = Zoo.open(paths, build, progress=False, unused="skip")
     assert set(zoo.keys()) == set(build().state_dict())
@@ -116,7 +132,8 @@ def test_published_files_fit_once_their_text_leftovers_are_skipped(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("spec", "size"), [("timm:resnet18", 32), ("timm:resnet18.a1_in1k", 32), ("torchvision:mobilenet_v3_small", 32)]
+    ("spec", "size"),
+    [("timm:resnet18", 32), ("timm:resnet18.a1_in1k", 32), ("torchvision:mobilenet_v3_small", 32)],
 )
 def test_other_libraries(spec, size):
     build = builder(spec, 7)
@@ -126,7 +143,9 @@ def test_other_libraries(spec, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "outputs"), [("build", 11), ("plain", 3), ("optional", 11), ("ready", 5)], ids=lambda value: str(value)
+    ("name", "outputs"),
+    [("build", 11), ("plain", 3), ("optional", 11), ("ready", 5)],
+    ids=lambda value: str(value),
 )
 def test_a_function_of_the_users_own(own, name, outputs):
     model = builder(f"my_own_networks:{name}", 11)()
@@ -137,23 +156,41 @@ def test_a_function_of_the_users_own(own, name, outputs):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("", "'' names no model; write open_clip:NAME, timm:NAME, torchvision:NAME or package.module:function."),
+        (
+            "",
+            "'' names no model; write open_clip:NAME, timm:NAME, torchvision:NAME or package.module:function.",
+        ),
         ("resnet50", "'resnet50' names no model"),
         ("timm:", "'timm:' names no model"),
         (":build", "':build' names no model"),
-        ("open_clip:ViT-B-32-quikgelu", "open_clip has no model 'ViT-B-32-quikgelu'; nearest are ViT-B-32-quickgelu,"),
+        (
+            "open_clip:ViT-B-32-quikgelu",
+            "open_clip has no model 'ViT-B-32-quikgelu'; nearest are ViT-B-32-quickgelu,",
+        ),
         ("open_clip:hf-hub:laion/CLIP", "open_clip has no model 'hf-hub:laion/CLIP'"),
         ("timm:resnet5O", "timm has no model 'resnet5O'; nearest are resnet50"),
         ("timm:hf-hub:timm/resnet18", "timm has no model 'hf-hub:timm/resnet18'"),
         ("torchvision:resnet5", "torchvision has no model 'resnet5'; nearest are resnet50"),
         ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no model"),
-        ("torchvison:resnet50", "there is no module 'torchvison'; did you mean torchvision:resnet50?"),
+        (
+            "torchvison:resnet50",
+            "there is no module 'torchvison'; did you mean torchvision:resnet50?",
+        ),
         ("open-clip:RN50", "there is no module 'open-clip'; did you mean open_clip:RN50?"),
-        ("no_such_module_at_all.nets:build", "no module 'no_such_module_at_all'; write open_clip:NAME, timm:NAME"),
+        (
+            "no_such_module_at_all.nets:build",
+            "no module 'no_such_module_at_all'; write open_clip:NAME, timm:NAME",
+        ),
         ("my_own_networks:bulid", "my_own_networks has no function 'bulid'; nearest is build."),
         ("my_own_networks:constant", "my_own_networks has no function 'constant'"),
-        ("my_own_networks:greedy", "my_own_networks:greedy asks for width; a build function takes no argument"),
-        ("my_broken_networks:build", "importing my_broken_networks failed (No module named 'a_library_that_is_not"),
+        (
+            "my_own_networks:greedy",
+            "my_own_networks:greedy asks for width; a build function takes no argument",
+        ),
+        (
+            "my_broken_networks:build",
+            "importing my_broken_networks failed (No module named 'a_library_that_is_not",
+        ),
         ("my_unfinished_networks:build", "importing my_unfinished_networks failed (invalid syntax"),
         ("...:build", "importing ... failed"),
     ],
@@ -166,16 +203,24 @@ def test_what_is_not_there(own, spec, words):
 
 
 def test_functions_that_build_nothing(own):
-    with pytest.raises(ParameterError, match="my_own_networks:number returned a int; it must return a torch.nn.Module"):
+    with pytest.raises(
+        ParameterError,
+        match="my_own_networks:number returned a int; it must return a torch.nn.Module",
+    ):
         builder("my_own_networks:number", 3)()
-    with pytest.raises(ParameterError, match="my_own_networks:failing failed .no such width.; mend that function"):
+    with pytest.raises(
+        ParameterError, match="my_own_networks:failing failed .no such width.; mend that function"
+    ):
         builder("my_own_networks:failing", 3)()
-    with pytest.raises(ParameterError, match="num_classes must be a whole number of at least 1, not 0"):
+    with pytest.raises(
+        ParameterError, match="num_classes must be a whole number of at least 1, not 0"
+    ):
         builder("my_own_networks:build", 0)
 
 
 @pytest.mark.parametrize(
-    ("spec", "package"), [("open_clip:RN50", "open_clip_torch"), ("timm:resnet18", "timm"), ("torchvision:a", "torchv")]
+    ("spec", "package"),
+    [("open_clip:RN50", "open_clip_torch"), ("timm:resnet18", "timm"), ("torchvision:a", "torchv")],
 )
 def test_a_library_that_is_not_installed(spec, package, monkeypatch):
     ordinary = architectures.importlib.import_module
@@ -186,7 +231,9 @@ def test_a_library_that_is_not_installed(spec, package, monkeypatch):
         return ordinary(name, *rest)
 
     monkeypatch.setattr(architectures.importlib, "import_module", without)
-    with pytest.raises(ParameterError, match=f"cannot be imported .No module named .*pip install {package}"):
+    with pytest.raises(
+        ParameterError, match=f"cannot be imported .No module named .*pip install {package}"
+    ):
         builder(spec, 3)
 
 
@@ -243,13 +290,22 @@ def test_a_normalised_split_is_evaluated(tmp_path):
             first = images[:, 0, 0, 0] * self.scale
             return torch.stack([-first, first], 1)
 
-    zoo = Zoo.open([save(Shifted().state_dict(), tmp_path / "a.safetensors")], Shifted, progress=False)
+    zoo = Zoo.open(
+        [save(Shifted().state_dict(), tmp_path / "a.safetensors")], Shifted, progress=False
+    )
     assert evaluator(zoo, photos())([1.0]) == 100
-    assert evaluator(zoo, Normalised(photos(), (2, 2, 2), (1, 1, 1)))([1.0]) == 50  # everything is below the mean
+    assert (
+        evaluator(zoo, Normalised(photos(), (2, 2, 2), (1, 1, 1)))([1.0]) == 50
+    )  # everything is below the mean
 
 
 def test_impossible_colours():
-    for mean, std in (((0.5,), (0.5, 0.5)), ((), ()), ((0.5,) * 3, (0.5, 0.0, 0.5)), ((float("nan"),), (1.0,))):
+    for mean, std in (
+        ((0.5,), (0.5, 0.5)),
+        ((), ()),
+        ((0.5,) * 3, (0.5, 0.0, 0.5)),
+        ((float("nan"),), (1.0,)),
+    ):
         with pytest.raises(ParameterError, match="mean and std"):
             Normalised(photos(), mean, std)
     with pytest.raises(DataError, match="images have 1 channels, but mean and std 3 numbers"):

@@ -1,4 +1,4 @@
-"""radin/checkpoints.py: nested and prefixed state dicts and moving averages are found, and what was found is said."""
+"""radin/checkpoints/checkpoint.py: nested and prefixed state dicts and moving averages are found, and what was found is said."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, save, save_states, state
 from torch import Tensor, nn
 
+from helpers import build, save, save_states, state
 from radin import Zoo, average
-from radin.checkpoints import best_prefixes, ema_family, open_checkpoint
+from radin.checkpoints.checkpoint import best_prefixes, ema_family, open_checkpoint
 from radin.errors import CheckpointError, ParameterError
 
-PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "module._orig_mod.", "model.backbone.module.")
+PREFIXES = (
+    "module.",
+    "model.",
+    "_orig_mod.",
+    "backbone.",
+    "module._orig_mod.",
+    "model.backbone.module.",
+)
 
 
 def open_zoo(*paths: Path, **options: object) -> Zoo:
@@ -34,7 +41,9 @@ def near(seed: int) -> dict[str, Tensor]:
 
 def same(checkpoint: object, tensors: dict[str, Tensor]) -> bool:
     found = dict(checkpoint)
-    return set(found) == set(tensors) and all(torch.equal(found[key], tensors[key]) for key in tensors)
+    return set(found) == set(tensors) and all(
+        torch.equal(found[key], tensors[key]) for key in tensors
+    )
 
 
 def refusal(path: Path) -> str:
@@ -48,7 +57,11 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("entry", ["state_dict", "model", "model_state_dict"])
 def test_a_nested_state_dict_is_found(tmp_path, entry):
-    beside = {"epoch": 3, "loss": 0.25, "args": {"lr": 1e-3, "names": ["a"], "on": True, "none": None}}
+    beside = {
+        "epoch": 3,
+        "loss": 0.25,
+        "args": {"lr": 1e-3, "names": ["a"], "on": True, "none": None},
+    }
     beside |= {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "best": torch.tensor(81.0)}
     path = save({**beside, entry: OrderedDict(state(0))}, tmp_path / "a.ckpt")
     assert same(open_checkpoint(path), state(0))
@@ -126,7 +139,9 @@ def test_without_a_model_the_file_with_the_barest_keys_is_the_reference(tmp_path
 
 
 def test_a_prefix_that_all_files_have_is_kept_without_a_model(tmp_path):
-    zoo = open_zoo(*save_states(tmp_path, prefixed("module.", state(0)), prefixed("module.", state(1))))
+    zoo = open_zoo(
+        *save_states(tmp_path, prefixed("module.", state(0)), prefixed("module.", state(1)))
+    )
     assert set(zoo.keys()) == set(prefixed("module.", state(0)))
     assert zoo.notes == []
 
@@ -183,17 +198,24 @@ def test_a_prefix_before_the_keys_of_another_file_only(tmp_path):
 
 def test_two_networks_of_one_kind_are_not_chosen_between(tmp_path):
     path = save(prefixed("student.", state(0)) | prefixed("teacher.", state(1)), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"a\.pt: holds the model's keys several times, under 'student.', 'teach"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"a\.pt: holds the model's keys several times, under 'student.', 'teach",
+    ):
         open_zoo(path, build=build)
     assert len(open_zoo(path)[0]) == 8  # without a model both are averaged
 
 
 def test_as_they_stand_or_with_most_of_them(tmp_path):
     bare = save(state(0) | prefixed("teacher.", state(1)), tmp_path / "bare.pt")
-    with pytest.raises(CheckpointError, match=r"extra key teacher\.1\.bias"):  # nothing is dropped unsaid
+    with pytest.raises(
+        CheckpointError, match=r"extra key teacher\.1\.bias"
+    ):  # nothing is dropped unsaid
         open_zoo(bare, build=build)
     fewer = {key: tensor for key, tensor in prefixed("old.", state(1)).items() if "bias" not in key}
-    more = open_checkpoint(save(fewer | prefixed("new.", state(0)), tmp_path / "more.pt")).fit(state(0))
+    more = open_checkpoint(save(fewer | prefixed("new.", state(0)), tmp_path / "more.pt")).fit(
+        state(0)
+    )
     assert more.prefix == "new."
     assert same(more, state(0) | fewer)
 
@@ -234,7 +256,9 @@ def test_the_search_for_a_prefix_ends_on_hostile_keys():
     assert best_prefixes([], ["x"]) == [""]
     assert best_prefixes(["a." * 9 + "w"], ["w"]) == [""]
     assert best_prefixes(["model.w", "model.b"], ["w", "b", "c"]) == ["model."]
-    assert best_prefixes(["model.w"], ["w", "b", "c"]) == ["model."]  # so that what is missing is told by its own name
+    assert best_prefixes(["model.w"], ["w", "b", "c"]) == [
+        "model."
+    ]  # so that what is missing is told by its own name
 
 
 # Moving averages among the keys
@@ -296,7 +320,9 @@ def test_an_ema_in_an_entry_is_read_when_asked_for(tmp_path, entry):
 
 
 def test_an_ema_among_the_keys_of_an_entry(tmp_path):
-    path = save({"state_dict": with_ema("model.", "ema_model.", 0), "epoch": 1}, tmp_path / "a.ckpt")
+    path = save(
+        {"state_dict": with_ema("model.", "ema_model.", 0), "epoch": 1}, tmp_path / "a.ckpt"
+    )
     assert open_zoo(path, build=build).notes == [
         f"{path}: read its 'state_dict', less the prefix 'model.'; an EMA is there too, not read: 'ema_model.'"
     ]
@@ -338,15 +364,21 @@ def test_what_the_weights_and_their_ema_both_have_beside_the_model_is_an_error(t
         assert same(open_zoo(path, build=build, ema=ema, unused="skip")[0], state(int(ema)))
 
 
-@pytest.mark.parametrize("content", [state(0), {"state_dict": state(0)}, prefixed("teacher.", state(0))])
+@pytest.mark.parametrize(
+    "content", [state(0), {"state_dict": state(0)}, prefixed("teacher.", state(0))]
+)
 def test_no_ema_in_any_one_file_is_an_error(tmp_path, content):
     paths = [save(with_ema("", "ema.", 0), tmp_path / "a.pt"), save(content, tmp_path / "b.pt")]
-    with pytest.raises(CheckpointError, match=r"b\.pt: no EMA in it, neither an entry such as 'ema' nor keys"):
+    with pytest.raises(
+        CheckpointError, match=r"b\.pt: no EMA in it, neither an entry such as 'ema' nor keys"
+    ):
         open_zoo(*paths, build=build, ema=True)
 
 
 def test_several_emas_are_not_chosen_between(tmp_path):
-    tensors = prefixed("model.", state(0)) | prefixed("ema_1.", state(1)) | prefixed("ema_2.", state(2))
+    tensors = (
+        prefixed("model.", state(0)) | prefixed("ema_1.", state(1)) | prefixed("ema_2.", state(2))
+    )
     path = save(tensors, tmp_path / "a.pt")
     assert "not read: 'ema_1.', 'ema_2.'" in open_zoo(path, build=build).notes[0]
     with pytest.raises(CheckpointError, match="several times, under 'ema_1.', 'ema_2.'"):
@@ -369,7 +401,10 @@ def test_a_model_that_has_an_ema_of_its_own_keeps_it(tmp_path):
 
 def test_the_weights_that_lightning_moves_aside_for_their_average(tmp_path):
     """Its WeightAveraging puts the average where the weights were."""
-    content = {"state_dict": prefixed("model.", state(1)), "current_model_state": prefixed("model.", state(0))}
+    content = {
+        "state_dict": prefixed("model.", state(1)),
+        "current_model_state": prefixed("model.", state(0)),
+    }
     path = save(content | {"averaging_state": {"n_averaged": torch.tensor(5)}}, tmp_path / "a.ckpt")
     zoo = open_zoo(path, build=build)
     assert same(zoo[0], state(0))
@@ -392,19 +427,26 @@ def with_text(seed: int, text: float = 1.0) -> dict[str, Tensor]:
 
 def test_unused_keys_are_an_error_unless_skipped(tmp_path):
     paths = save_states(tmp_path, with_text(0), with_text(1))
-    with pytest.raises(CheckpointError, match=r'extra key text\.weight\n  unused="skip" leaves out the extra keys'):
+    with pytest.raises(
+        CheckpointError, match=r'extra key text\.weight\n  unused="skip" leaves out the extra keys'
+    ):
         open_zoo(*paths, build=build)
     zoo = open_zoo(*paths, build=build, unused="skip")
     assert same(zoo[1], state(1))
     assert set(zoo.keys()) == set(state(0))
-    assert zoo.fingerprints == open_zoo(*save_states(tmp_path / "bare", state(0), state(1))).fingerprints
+    assert (
+        zoo.fingerprints
+        == open_zoo(*save_states(tmp_path / "bare", state(0), state(1))).fingerprints
+    )
     said = "skipped 2 keys that the model does not have, the same in every file: text.scale, text.weight"
     assert zoo.notes == [f"{paths[0]} and 1 more: {said}"]
     zoo.model(average(zoo, [0.5, 0.5]))
 
 
 def test_unused_keys_under_a_prefix_in_a_nested_file(tmp_path):
-    paths = [save({"model": prefixed("module.", with_text(k))}, tmp_path / f"{k}.pt") for k in range(2)]
+    paths = [
+        save({"model": prefixed("module.", with_text(k))}, tmp_path / f"{k}.pt") for k in range(2)
+    ]
     zoo = open_zoo(*paths, build=build, unused="skip")
     assert same(zoo[0], state(0))
     assert [note.partition(": ")[2].split()[0] for note in zoo.notes] == ["read", "skipped"]
@@ -438,11 +480,15 @@ def test_an_unused_key_that_is_not_everywhere_is_an_error(tmp_path):
 
 def test_an_init_need_not_have_the_unused_keys_but_may_not_differ_in_them(tmp_path):
     paths = save_states(tmp_path, *(near(k) | {"text": torch.ones(2)} for k in range(2)))
-    bare, other = save(state(9), tmp_path / "bare.pt"), save(state(9) | {"text": torch.zeros(2)}, tmp_path / "other.pt")
+    bare, other = (
+        save(state(9), tmp_path / "bare.pt"),
+        save(state(9) | {"text": torch.zeros(2)}, tmp_path / "other.pt"),
+    )
     zoo = open_zoo(*paths, build=build, init=bare, unused="skip")
     assert same(zoo.init, state(9))
     with pytest.raises(
-        CheckpointError, match=r"text in .*other\.pt is not what it is in .*model_0\.safetensors and 1 more"
+        CheckpointError,
+        match=r"text in .*other\.pt is not what it is in .*model_0\.safetensors and 1 more",
     ):
         open_zoo(*paths, build=build, init=other, unused="skip")
 

@@ -1,4 +1,4 @@
-"""radin/formats.py: shards, torch files and safetensors are read as they are, and hostile or damaged ones refused."""
+"""radin/checkpoints/formats.py: shards, torch files and safetensors are read as they are, and hostile or damaged ones refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, save, save_states, state
 from torch import Tensor, nn
 
+from helpers import build, save, save_states, state
 from radin import Zoo, average
-from radin.checkpoints import locate, open_checkpoint
+from radin.checkpoints.checkpoint import locate, open_checkpoint
+from radin.checkpoints.formats import INDEX_SUFFIX, TORCH_INDEX_SUFFIX
 from radin.errors import CheckpointError
-from radin.formats import INDEX_SUFFIX, TORCH_INDEX_SUFFIX
 
 INDEX = "model.safetensors.index.json"
 # Of Hugging Face: the names of the index and of the shards
@@ -26,7 +26,9 @@ def open_zoo(*paths: Path, **options: object) -> Zoo:
     return Zoo.open(paths, progress=False, **options)
 
 
-def save_shards(tensors: dict[str, Tensor], folder: Path, subfolder: str = "", suffix: str = ".safetensors") -> Path:
+def save_shards(
+    tensors: dict[str, Tensor], folder: Path, subfolder: str = "", suffix: str = ".safetensors"
+) -> Path:
     """Two shards and their index, as Hugging Face lays them out; returns the index."""
     keys = list(tensors)
     weight_map = {}
@@ -53,7 +55,9 @@ def weight_map(index: Path) -> dict[str, str]:
 
 def same(checkpoint: object, tensors: dict[str, Tensor]) -> bool:
     found = dict(checkpoint)
-    return set(found) == set(tensors) and all(torch.equal(found[key], tensors[key]) for key in tensors)
+    return set(found) == set(tensors) and all(
+        torch.equal(found[key], tensors[key]) for key in tensors
+    )
 
 
 def refusal(path: Path) -> str:
@@ -83,7 +87,10 @@ def test_shards_beside_files_and_folders(tmp_path):
     zoo = open_zoo(*places, save_shards(state(2), tmp_path / "c", suffix=".bin"), build=build)
     assert zoo.names == ["a", "model", "pytorch_model"]
     assert zoo.paths[1] == tmp_path / "b" / INDEX
-    assert zoo.fingerprints == open_zoo(*save_states(tmp_path / "d", *map(state, range(3)))).fingerprints
+    assert (
+        zoo.fingerprints
+        == open_zoo(*save_states(tmp_path / "d", *map(state, range(3)))).fingerprints
+    )
     assert zoo.notes == []
     together = open_zoo(*save_states(tmp_path / "d", *map(state, range(3))))
     assert same(average(zoo, [0.2, 0.3, 0.5]), average(together, [0.2, 0.3, 0.5]))
@@ -98,7 +105,10 @@ def test_a_folder_or_glob_counts_shards_as_their_index(tmp_path, suffix):
         assert Zoo.open(place, progress=False).names == [stem, "z"]
     for k in range(2):
         save_shards(state(k), tmp_path / "runs" / f"run_{k}", suffix=suffix)
-    assert Zoo.open(f"{tmp_path}/runs/*", progress=False).names == [f"run_0/{stem}", f"run_1/{stem}"]
+    assert Zoo.open(f"{tmp_path}/runs/*", progress=False).names == [
+        f"run_0/{stem}",
+        f"run_1/{stem}",
+    ]
 
 
 def test_init_as_a_folder_of_shards_is_no_ingredient(tmp_path):
@@ -119,7 +129,10 @@ def test_shards_through_links_as_in_hugging_face_s_cache(tmp_path):
 
 
 def test_the_same_weights_in_shards_are_a_duplicate(tmp_path):
-    paths = [save(state(0), tmp_path / "a.pt"), save_shards(state(0), tmp_path / "b", suffix=".bin")]
+    paths = [
+        save(state(0), tmp_path / "a.pt"),
+        save_shards(state(0), tmp_path / "b", suffix=".bin"),
+    ]
     with pytest.warns(UserWarning, match="holds the same weights as"):
         open_zoo(*paths)
 
@@ -132,7 +145,9 @@ def test_a_folder_must_hold_one_index(tmp_path):
     shutil.copy(tmp_path / INDEX, tmp_path / f"again.{INDEX}")
     with pytest.raises(CheckpointError, match=f"several: again.{INDEX}, {INDEX}"):
         locate(tmp_path)
-    (tmp_path / f"again.{INDEX}").rename(tmp_path / KINDS[".bin"])  # one checkpoint in two formats: which is meant?
+    (tmp_path / f"again.{INDEX}").rename(
+        tmp_path / KINDS[".bin"]
+    )  # one checkpoint in two formats: which is meant?
     with pytest.raises(CheckpointError, match=f"several: {INDEX}, {KINDS['.bin']}"):
         locate(tmp_path)
 
@@ -155,7 +170,10 @@ def test_an_index_that_lies(tmp_path, suffix):
     assert f"{tmp_path / second}: does not hold what {index.name} says it does: ghost;" in message
     hidden = next(key for key, name in truth.items() if name == second)
     write_index(tmp_path, {key: name for key, name in truth.items() if key != hidden}, suffix)
-    assert f"{tmp_path / second}: holds what {index.name} does not say it does: {hidden};" in refusal(index)
+    assert (
+        f"{tmp_path / second}: holds what {index.name} does not say it does: {hidden};"
+        in refusal(index)
+    )
     write_index(tmp_path, dict.fromkeys(truth, second), suffix)
     assert "does not hold" in refusal(index)
 
@@ -166,8 +184,14 @@ def test_a_torch_shard_is_as_plain_as_a_file(tmp_path):
         (nn.Linear(2, 2), "refused"),
         ({"state_dict": {"w": torch.zeros(2)}}, "not a state dict"),
         ([torch.zeros(2)], "holds a list"),
-        (dict.fromkeys(torch.load(second), torch.zeros(2, device="meta")), "save it as a plain tensor"),
-        (dict.fromkeys(torch.load(second), torch.zeros(1).expand(10**6, 10**6)), "larger than the file"),
+        (
+            dict.fromkeys(torch.load(second), torch.zeros(2, device="meta")),
+            "save it as a plain tensor",
+        ),
+        (
+            dict.fromkeys(torch.load(second), torch.zeros(1).expand(10**6, 10**6)),
+            "larger than the file",
+        ),
     ):
         save(content, second)
         message = refusal(index)
@@ -199,7 +223,9 @@ def test_an_index_may_not_leave_its_folder_nor_name_other_formats(tmp_path, name
     assert message.startswith(f"{index}: refused, because it names {name!r}")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000 + ".safetensors", "a\0b.safetensors", "\ud800.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["x" * 5000 + ".safetensors", "a\0b.safetensors", "\ud800.safetensors"]
+)
 def test_an_index_with_impossible_names(tmp_path, name):
     assert "missing shard" in refusal(write_index(tmp_path, dict.fromkeys(state(0), name)))
 
@@ -243,7 +269,9 @@ def test_kinds_of_tensors_come_back_as_they_are(tmp_path, dtype):
         "empty": torch.zeros(0, 5),
     }
     plain = save(tensors, tmp_path / "a.safetensors")
-    nested = save({"state_dict": {f"model.{key}": t for key, t in tensors.items()}}, tmp_path / "b.pt")
+    nested = save(
+        {"state_dict": {f"model.{key}": t for key, t in tensors.items()}}, tmp_path / "b.pt"
+    )
     shards = [save_shards(tensors, tmp_path / suffix, suffix=suffix) for suffix in KINDS]
     for path in (plain, nested, *shards):
         found = open_checkpoint(path).fit(tensors)
@@ -251,16 +279,25 @@ def test_kinds_of_tensors_come_back_as_they_are(tmp_path, dtype):
         assert all(found[key].dtype == tensors[key].dtype for key in tensors)
     with pytest.warns(UserWarning, match="the same weights"):
         open_zoo(plain, nested)
-    assert open_zoo(plain).parameter_keys() == [key for key in open_zoo(plain).keys() if key not in ("count", "mask")]
+    assert open_zoo(plain).parameter_keys() == [
+        key for key in open_zoo(plain).keys() if key not in ("count", "mask")
+    ]
 
 
 def test_tied_tensors_views_and_parameters(tmp_path):
     storage = torch.randn(6, 8)
-    tensors = {"a": storage[:3], "b": storage[3:].T, "tied": storage[:3], "p": nn.Parameter(torch.ones(2))}
+    tensors = {
+        "a": storage[:3],
+        "b": storage[3:].T,
+        "tied": storage[:3],
+        "p": nn.Parameter(torch.ones(2)),
+    }
     zoo = open_zoo(save({"model": tensors}, tmp_path / "a.pt"))
     assert same(zoo[0], tensors)
     assert not zoo[0]["p"].requires_grad
-    apart = save({key: tensor.detach().clone() for key, tensor in tensors.items()}, tmp_path / "b.pt")
+    apart = save(
+        {key: tensor.detach().clone() for key, tensor in tensors.items()}, tmp_path / "b.pt"
+    )
     assert open_zoo(apart).fingerprints == zoo.fingerprints
 
 
@@ -289,16 +326,24 @@ def test_odd_names_and_numbers_are_read_or_refused(tmp_path, key, dtype):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.pt", "old.pt", "a.safetensors", *KINDS.values(), *(shard(1, suffix) for suffix in KINDS)]
+    "name",
+    ["a.pt", "old.pt", "a.safetensors", *KINDS.values(), *(shard(1, suffix) for suffix in KINDS)],
 )
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_truncated_at_any_byte(tmp_path, name):
-    save({"state_dict": {f"model.{key}": t for key, t in state(0).items()}, "epoch": 1}, tmp_path / "a.pt")
+    save(
+        {"state_dict": {f"model.{key}": t for key, t in state(0).items()}, "epoch": 1},
+        tmp_path / "a.pt",
+    )
     torch.save(state(0), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     save(state(0), tmp_path / "a.safetensors")
     indices = {suffix: save_shards(state(0), tmp_path, suffix=suffix) for suffix in KINDS}
     path = tmp_path / name
-    opened = path if path.stem in ("a", "old") else indices[".bin" if "pytorch" in name else ".safetensors"]
+    opened = (
+        path
+        if path.stem in ("a", "old")
+        else indices[".bin" if "pytorch" in name else ".safetensors"]
+    )
     open_zoo(opened, build=build)
     whole = path.read_bytes()
     for length in {*range(0, len(whole), 11), *range(max(0, len(whole) - 30), len(whole))}:

@@ -1,4 +1,4 @@
-"""radin/reading.py: one reading says what is broken, what is double, and what did not start where it should have."""
+"""radin/checkpoints/inspection.py: one reading says what is broken, what is double, and what did not start where it should have."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, save, save_states, state
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import radin.reading
+import radin.checkpoints.inspection
+from helpers import build, save, save_states, state
 from radin import Zoo
+from radin.checkpoints.inspection import STRANGERS, _is_finite
 from radin.errors import CheckpointError
 from radin.files import update_hash
-from radin.reading import STRANGERS, _is_finite
 
 State = dict[str, Tensor]
 
@@ -42,7 +42,10 @@ def deep(seed: int = 0) -> State:
     rng = torch.Generator().manual_seed(seed)
     layers = {f"{k}.weight": torch.randn(16, 12, generator=rng) for k in range(6)}
     layers |= {f"{k}.bias": 5 + 0.01 * torch.randn(12, generator=rng) for k in range(6)}
-    layers |= {"norm.running_mean": torch.randn(12, generator=rng), "norm.running_var": torch.ones(12)}
+    layers |= {
+        "norm.running_mean": torch.randn(12, generator=rng),
+        "norm.running_var": torch.ones(12),
+    }
     return layers | {"steps": torch.tensor(seed), "head.weight": torch.randn(10, 12, generator=rng)}
 
 
@@ -50,28 +53,40 @@ def deep(seed: int = 0) -> State:
 
 
 def vector(tensors: State) -> Tensor:
-    keys = [key for key in sorted(tensors) if "running" not in key and tensors[key].is_floating_point()]
+    keys = [
+        key for key in sorted(tensors) if "running" not in key and tensors[key].is_floating_point()
+    ]
     return torch.cat([tensors[key].double().flatten() for key in keys])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_distances_and_cosines_are_those_of_the_parameters_alone(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr("radin.reading._PIECE", 7)  # pieces that fit no tensor
+    monkeypatch.setattr("radin.checkpoints.inspection._PIECE", 7)  # pieces that fit no tensor
     start = deep()
     states = [near(start, size) | {"steps": torch.tensor(3)} for size in (0.01, 0.3, 2.0)]
-    states = [{key: t.to(dtype) if t.is_floating_point() else t for key, t in each.items()} for each in states]
+    states = [
+        {key: t.to(dtype) if t.is_floating_point() else t for key, t in each.items()}
+        for each in states
+    ]
     states[0]["norm.running_mean"] = torch.full((12,), 1e3, dtype=dtype)
     zoo = opened(tmp_path, start, *states)
     there = vector(start)
     for k, each in enumerate(states):
         here = vector(each)
-        assert zoo.distances[k].item() == pytest.approx(((here - there).norm() / there.norm()).item(), rel=1e-9)
-        assert zoo.cosines[k].item() == pytest.approx((here @ there / here.norm() / there.norm()).item(), rel=1e-9)
+        assert zoo.distances[k].item() == pytest.approx(
+            ((here - there).norm() / there.norm()).item(), rel=1e-9
+        )
+        assert zoo.cosines[k].item() == pytest.approx(
+            (here @ there / here.norm() / there.norm()).item(), rel=1e-9
+        )
     assert zoo.distances.dtype == zoo.cosines.dtype == torch.float64
     assert zoo.notes == []
 
 
-@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=4, max_size=4), st.floats(0.125, 8))
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=4, max_size=4),
+    st.floats(0.125, 8),
+)
 def test_distance_and_cosine_of_multiples(tmp_path_factory, numbers, factor):
     start = {"w": torch.tensor(numbers, dtype=torch.float64).reshape(2, 2)}
     zoo = opened(tmp_path_factory.getbasetemp() / "multiples", start, {"w": factor * start["w"]})
@@ -83,7 +98,9 @@ def test_distance_and_cosine_of_multiples(tmp_path_factory, numbers, factor):
 
 
 def test_an_initialisation_of_zeros(tmp_path):
-    zoo = opened(tmp_path, {"w": torch.zeros(2, 2)}, {"w": torch.ones(2, 2)}, {"w": torch.zeros(2, 2)})
+    zoo = opened(
+        tmp_path, {"w": torch.zeros(2, 2)}, {"w": torch.ones(2, 2)}, {"w": torch.zeros(2, 2)}
+    )
     assert zoo.distances.tolist() == [float("inf"), 0]
     assert zoo.cosines.tolist() == [1, 1]
 
@@ -109,7 +126,9 @@ def test_whole_numbers_alone(tmp_path):
 def test_fine_tunes_are_no_strangers(tmp_path, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert opened(tmp_path, deep(), *(near(deep(), size, seed) for seed in range(3))).notes == []
+        assert (
+            opened(tmp_path, deep(), *(near(deep(), size, seed) for seed in range(3))).notes == []
+        )
 
 
 @pytest.mark.parametrize("members", [(0,), (1,), (0, 2), (0, 1, 2)])
@@ -124,7 +143,9 @@ def test_strangers_are_warned_of_once_and_named(tmp_path, members):
     assert zoo.notes == [said]
     assert [k for k in range(3) if str(zoo.paths[k]) in said] == list(members)
     assert str(tmp_path / "init.pt") in said
-    assert zoo.cosines[list(members)].max() > STRANGERS  # biases near 1 are alike in any two networks
+    assert (
+        zoo.cosines[list(members)].max() > STRANGERS
+    )  # biases near 1 are alike in any two networks
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0])
@@ -150,17 +171,27 @@ def test_another_head_on_a_network_of_two_layers(tmp_path):
 def test_units_in_another_order_are_a_stranger(tmp_path):
     """The same function with its hidden units shuffled: no average with it is of use."""
     rng = torch.Generator().manual_seed(0)
-    start = {"a": torch.randn(32, 16, generator=rng), "b": torch.randn(10, 32, generator=rng), "scale": torch.ones(32)}
+    start = {
+        "a": torch.randn(32, 16, generator=rng),
+        "b": torch.randn(10, 32, generator=rng),
+        "scale": torch.ones(32),
+    }
     order = torch.randperm(32, generator=rng)
     with pytest.warns(UserWarning, match="no common start"):
-        opened(tmp_path, start, {"a": start["a"][order], "b": start["b"][:, order], "scale": torch.ones(32)})
+        opened(
+            tmp_path,
+            start,
+            {"a": start["a"][order], "b": start["b"][:, order], "scale": torch.ones(32)},
+        )
 
 
 def test_an_ingredient_that_is_the_initialisation_is_said(tmp_path):
     moved = near(state(9), 0.1)
     single = opened(tmp_path / "one", state(9), moved, state(9))
     path = tmp_path / "one" / "model_1.safetensors"
-    assert single.notes == [f"distance 0: {path} is the initialisation {tmp_path / 'one' / 'init.pt'} itself"]
+    assert single.notes == [
+        f"distance 0: {path} is the initialisation {tmp_path / 'one' / 'init.pt'} itself"
+    ]
     assert single.distances[1] == 0 < single.distances[0]
     assert single.cosines[1] == pytest.approx(1)
 
@@ -194,7 +225,9 @@ def test_the_first_bad_file_is_named_whichever_ends_first(tmp_path, threads, mon
             Zoo.open(order, progress=False)
         first = next(path for path in order if path in (paths[2], paths[3], paths[6]))
         assert str(caught.value).startswith(f"{first}: 3.bias holds 1 NaN")
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("radin-reading")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("radin-reading")
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 3, 50])
@@ -216,9 +249,15 @@ def test_each_tensor_is_read_once(tmp_path, monkeypatch):
         read.append(key)
         update_hash(digest, key, tensor)
 
-    monkeypatch.setattr(radin.reading, "update_hash", counting)
+    monkeypatch.setattr(radin.checkpoints.inspection, "update_hash", counting)
     leftover = {"text": torch.ones(2)}
-    opened(tmp_path, state(9), *(near(state(9), 0.1, k) | leftover for k in range(3)), build=build, unused="skip")
+    opened(
+        tmp_path,
+        state(9),
+        *(near(state(9), 0.1, k) | leftover for k in range(3)),
+        build=build,
+        unused="skip",
+    )
     assert sorted(read) == sorted([*state(0)] * 4 + ["text"] * 3)
 
 

@@ -1,4 +1,4 @@
-"""radin/mapped.py: a network around mapped tensors is the network that a copy gives, and writes to no file."""
+"""radin/checkpoints/zero_copy.py: a network around mapped tensors is the network that a copy gives, and writes to no file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CLASSES, build, save, save_states, state, tiny_split
 from torch import Tensor, nn
 
+from helpers import CLASSES, build, save, save_states, state, tiny_split
 from radin import Zoo
+from radin.checkpoints.zero_copy import mapped_model
 from radin.errors import ParameterError
-from radin.mapped import mapped_model
 
 IMAGES = tiny_split().images
 
 
-def zoo_of(folder: Path, make: Callable[[], nn.Module], num_models: int = 2, suffix: str = ".safetensors") -> Zoo:
+def zoo_of(
+    folder: Path, make: Callable[[], nn.Module], num_models: int = 2, suffix: str = ".safetensors"
+) -> Zoo:
     states = []
     for seed in range(num_models):
         torch.manual_seed(seed)
         states.append(
-            {key: torch.rand_like(t) if t.is_floating_point() else t for key, t in make().state_dict().items()}
+            {
+                key: torch.rand_like(t) if t.is_floating_point() else t
+                for key, t in make().state_dict().items()
+            }
         )
     return Zoo.open(save_states(folder, *states, suffix=suffix), make, progress=False)
 
@@ -40,7 +45,9 @@ def test_a_mapped_model_is_the_copied_one(tmp_path, suffix):
     for k in range(2):
         mapped, copied = zoo.model(k, copy=False), zoo.model(k)
         assert is_mapped(zoo, k, mapped)
-        assert not any(t.data_ptr() == zoo[k][key].data_ptr() for key, t in copied.state_dict().items())
+        assert not any(
+            t.data_ptr() == zoo[k][key].data_ptr() for key, t in copied.state_dict().items()
+        )
         assert torch.equal(mapped(IMAGES), copied(IMAGES))
         assert not mapped.training
         assert not any(parameter.requires_grad for parameter in mapped.parameters())
@@ -168,7 +175,9 @@ def reparametrised() -> nn.Module:  # cannot be pickled either
     return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
 
 
-@pytest.mark.parametrize("make", [Hidden, Plain, Bound, Remembered, Computing, Nameless, reparametrised])
+@pytest.mark.parametrize(
+    "make", [Hidden, Plain, Bound, Remembered, Computing, Nameless, reparametrised]
+)
 def test_networks_that_cannot_do_without_numbers_are_copied(tmp_path, make):
     zoo = zoo_of(tmp_path, make)
     model = zoo.model(1, copy=False)
@@ -243,7 +252,11 @@ def test_a_build_that_fails_says_so(tmp_path):
 def test_a_state_dict_of_another_network_is_refused(tmp_path):
     zoo = zoo_of(tmp_path, build)
     short = {key: t for key, t in state(0).items() if key != "1.bias"}
-    for tensors in (short, state(0) | {"more": torch.zeros(1)}, state(0) | {"1.bias": torch.zeros(9)}):
+    for tensors in (
+        short,
+        state(0) | {"more": torch.zeros(1)},
+        state(0) | {"1.bias": torch.zeros(9)},
+    ):
         for copy in (False, True):
             with pytest.raises(RuntimeError, match="Error\\(s\\) in loading state_dict"):
                 zoo.model(tensors, copy=copy)
@@ -254,7 +267,11 @@ def test_many_threads_at_once_leave_warnings_as_they_were(tmp_path):
     wrong = []
 
     def work(k: int) -> None:
-        wrong.extend(1 for _ in range(20) if not torch.equal(zoo.model(k, copy=False)(IMAGES), zoo.model(k)(IMAGES)))
+        wrong.extend(
+            1
+            for _ in range(20)
+            if not torch.equal(zoo.model(k, copy=False)(IMAGES), zoo.model(k)(IMAGES))
+        )
 
     threads = [threading.Thread(target=work, args=(k % 2,)) for k in range(6)]
     for thread in threads:

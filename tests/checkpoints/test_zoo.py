@@ -1,4 +1,4 @@
-"""radin/zoo.py: whatever is wrong with a checkpoint is said before any work starts."""
+"""radin/checkpoints/zoo.py: whatever is wrong with a checkpoint is said before any work starts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import cloudpickle
 import joblib
 import pytest
 import torch
-from helpers import build, save, save_states, state, tiny_zoo
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from helpers import build, save, save_states, state, tiny_zoo
 from radin import Zoo, average
+from radin.checkpoints.checkpoint import open_checkpoint
 from radin.errors import CheckpointError, ParameterError
-from radin.zoo import open_checkpoint
 
 FORMATS = (".safetensors", ".pt")
 
@@ -47,7 +47,10 @@ def test_the_same_weights_from_any_format(tmp_path, suffix):
     assert zoo.names == ["model_0", "model_1"]
     for key, tensor in state(1).items():
         assert torch.equal(zoo[1][key], tensor)
-    assert zoo.fingerprints == open_zoo(*save_states(tmp_path / "again", state(0), state(1))).fingerprints
+    assert (
+        zoo.fingerprints
+        == open_zoo(*save_states(tmp_path / "again", state(0), state(1))).fingerprints
+    )
 
 
 def test_a_file_from_before_torch_1_6(tmp_path):
@@ -73,7 +76,9 @@ def test_names_tell_equal_stems_apart(tmp_path):
 
 
 def test_names_tell_equal_stems_of_one_folder_apart(tmp_path):
-    names = open_zoo(save(state(0), tmp_path / "last.pt"), save(state(1), tmp_path / "last.safetensors")).names
+    names = open_zoo(
+        save(state(0), tmp_path / "last.pt"), save(state(1), tmp_path / "last.safetensors")
+    ).names
     assert len(set(names)) == 2
 
 
@@ -286,7 +291,11 @@ def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
     with pytest.raises(CheckpointError) as caught:
         open_zoo(*paths, build=build if with_build else None)
     lines = str(caught.value).splitlines()[1:]
-    mend = "build the model with num_classes=10, or leave those files out" if with_build else "leave out one kind"
+    mend = (
+        "build the model with num_classes=10, or leave those files out"
+        if with_build
+        else "leave out one kind"
+    )
     assert [line.strip() for line in lines] == [
         *(
             f"{path}: {key} has shape {there}, not {here}"
@@ -295,7 +304,11 @@ def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
         ),
         f"a head for 10 classes does not fit one for 3: {mend}",
     ]
-    narrow = state(3) | {"1.weight": torch.zeros(5, 4), "1.bias": torch.zeros(5), "3.weight": torch.zeros(3, 5)}
+    narrow = state(3) | {
+        "1.weight": torch.zeros(5, 4),
+        "1.bias": torch.zeros(5),
+        "3.weight": torch.zeros(3, 5),
+    }
     with pytest.raises(CheckpointError) as caught:  # another width is no other head
         open_zoo(paths[0], save(narrow, tmp_path / "narrow.pt"))
     assert "a head for" not in str(caught.value)
@@ -346,7 +359,9 @@ class SmallClip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        visual = nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 2, bias=False), ln_post=nn.LayerNorm(4)))
+        visual = nn.Sequential(
+            OrderedDict(conv1=nn.Conv2d(3, 4, 2, bias=False), ln_post=nn.LayerNorm(4))
+        )
         visual.proj = nn.Parameter(torch.zeros(4, 4))
         self.model = nn.ModuleDict({"visual": visual})
         self.classification_head = nn.Linear(4, 5)
@@ -364,8 +379,14 @@ LEFTOVERS = (
 
 def published(seed: int) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    states = {key: torch.randn(tensor.shape, generator=rng) for key, tensor in SmallClip().state_dict().items()}
-    text = {f"model.{key}": torch.full((3, 2), 0.5) if "." in key else torch.tensor(2.0) for key in LEFTOVERS}
+    states = {
+        key: torch.randn(tensor.shape, generator=rng)
+        for key, tensor in SmallClip().state_dict().items()
+    }
+    text = {
+        f"model.{key}": torch.full((3, 2), 0.5) if "." in key else torch.tensor(2.0)
+        for key in LEFTOVERS
+    }
     return text | states
 
 
@@ -374,9 +395,13 @@ def test_the_published_shape_opens_and_its_leftovers_are_skipped(tmp_path):
     zoo = open_zoo(*paths, build=SmallClip, unused="skip")
     assert set(zoo.keys()) == set(SmallClip().state_dict())
     assert len(zoo.notes) == 1
-    assert zoo.notes[0].startswith(f"{paths[0]} and 3 more: skipped 6 keys that the model does not have")
+    assert zoo.notes[0].startswith(
+        f"{paths[0]} and 3 more: skipped 6 keys that the model does not have"
+    )
     assert all(f"model.{key}" in zoo.notes[0] for key in LEFTOVERS)
-    assert torch.equal(zoo.model(3, copy=False).model["visual"].proj, published(3)["model.visual.proj"])
+    assert torch.equal(
+        zoo.model(3, copy=False).model["visual"].proj, published(3)["model.visual.proj"]
+    )
 
 
 @pytest.mark.parametrize("odd", [0, 2])
@@ -414,7 +439,14 @@ def many(tmp_path) -> Zoo:
     ema = {f"ema.{key}": tensor for key, tensor in state(7).items()}
     contents = [
         (state(0) | leftover, "a.safetensors"),
-        ({"state_dict": {f"module.{key}": tensor for key, tensor in (state(1) | leftover).items()}}, "b.ckpt"),
+        (
+            {
+                "state_dict": {
+                    f"module.{key}": tensor for key, tensor in (state(1) | leftover).items()
+                }
+            },
+            "b.ckpt",
+        ),
         (state(2) | leftover | ema, "c.pt"),
     ]
     paths = [save(content, tmp_path / name) for content, name in contents]
@@ -441,7 +473,9 @@ def test_a_pickled_zoo_is_the_same_zoo_and_small(many):
         assert all(torch.equal(there[k][key], state(k)[key]) for key in many.keys())
         assert all(
             torch.equal(mine, its)
-            for mine, its in zip(there.model(k).parameters(), many.model(k).parameters(), strict=True)
+            for mine, its in zip(
+                there.model(k).parameters(), many.model(k).parameters(), strict=True
+            )
         )
     assert all(torch.equal(there.init[key], state(9)[key]) for key in many.keys())
     assert sent(there).parameter_keys() == many.parameter_keys()
@@ -450,7 +484,7 @@ def test_a_pickled_zoo_is_the_same_zoo_and_small(many):
 
 def test_an_unpickled_zoo_opens_no_file_before_it_needs_one(many, monkeypatch):
     there = sent(many)
-    monkeypatch.setattr("radin.checkpoints.read", None)
+    monkeypatch.setattr("radin.checkpoints.checkpoint.read", None)
     assert len(there) == 4
     assert there.keys() == many.keys()
     assert there.subset([1, 2]).names == many.names[1:3]
@@ -460,7 +494,7 @@ def test_an_unpickled_zoo_opens_no_file_before_it_needs_one(many, monkeypatch):
 
 def test_an_unpickled_zoo_hashes_nothing_again(many, monkeypatch):
     there = sent(many)
-    monkeypatch.setattr("radin.reading.update_hash", None)
+    monkeypatch.setattr("radin.checkpoints.inspection.update_hash", None)
     assert torch.equal(there[2]["1.bias"], state(2)["1.bias"])
 
 
@@ -474,7 +508,8 @@ def test_a_pickled_zoo_opened_by_relative_paths(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.safetensors", "b.ckpt", "c.pt", "d/m.bin.index.json", "d/0.bin", "d/1.bin", "init.pt"]
+    "name",
+    ["a.safetensors", "b.ckpt", "c.pt", "d/m.bin.index.json", "d/0.bin", "d/1.bin", "init.pt"],
 )
 @pytest.mark.parametrize("what", ["gone", "longer", "touched"])
 def test_files_that_are_others_by_then_are_refused_by_name(many, tmp_path, name, what):
@@ -512,13 +547,15 @@ def test_a_zoo_goes_to_worker_processes(many):
     def look(zoo: Zoo, k: int) -> tuple[int, float]:
         return os.getpid(), zoo.model(k).state_dict()["1.bias"].sum().item()
 
-    pieces = joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(look)(many, k) for k in range(4))
+    pieces = joblib.Parallel(n_jobs=2, backend="loky")(
+        joblib.delayed(look)(many, k) for k in range(4)
+    )
     assert os.getpid() not in {pid for pid, _ in pieces}
     assert [total for _, total in pieces] == [state(k)["1.bias"].sum().item() for k in range(4)]
 
 
 def test_a_subset_is_a_view(many, monkeypatch):
-    monkeypatch.setattr("radin.reading.update_hash", None)
+    monkeypatch.setattr("radin.checkpoints.inspection.update_hash", None)
     part = many.subset([2, 0])
     assert len(part) == 2
     assert part.names == [many.names[2], many.names[0]]

@@ -1,4 +1,4 @@
-"""radin/cli.py: every command from its arguments to what it prints and writes."""
+"""radin/cli/parser.py: every command from its arguments to what it prints and writes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import files_below, save
-from imagenet_tree import TOPS, put
-from local_server import LocalServer
-from packing import cifar_archive
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 import radin
-from radin import SoupBench, Zoo, cli, commands, inputs, model_soups, published
-from radin.architectures import Normalised
-from radin.cli import main
-from radin.compare import paired_interval
-from radin.datasets import KNOWN, Archive
-from radin.evaluate import refresh_batch_norm
+from helpers import files_below, save
+from imagenet_tree import TOPS, put
+from local_server import LocalServer
+from packing import cifar_archive
+from radin import SoupBench, Zoo
+from radin.cli import commands, inputs, parser, tables
+from radin.cli.parser import main
+from radin.data.download.catalog import KNOWN, Archive
+from radin.data.splits import Normalised
+from radin.experiments.intervals import paired_interval
+from radin.experiments.model_soups import ingredients, results
+from radin.inference.batch_norm import refresh_batch_norm
 
 NETWORKS = """
 from torch import nn
@@ -54,10 +56,14 @@ def draw(folder: Path, classes: str = "abc") -> None:
             (folder / part / name).mkdir(parents=True)
             for i in range(count):
                 pixels = rng.normal(120, 90, (4, 4, 3)) + 40 * np.eye(3)[c % 3]
-                Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(folder / part / name / f"{i}.png")
+                Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(
+                    folder / part / name / f"{i}.png"
+                )
 
 
-def train(model: nn.Module, split: torch.utils.data.Dataset, rate: float, seed: int) -> dict[str, torch.Tensor]:
+def train(
+    model: nn.Module, split: torch.utils.data.Dataset, rate: float, seed: int
+) -> dict[str, torch.Tensor]:
     """The state dict after a few steps from where the model is."""
     images, labels = torch.stack([image for image, _ in split]), split.labels
     rng = torch.Generator().manual_seed(seed)
@@ -82,14 +88,20 @@ def home(tmp_path_factory):
         import my_networks
 
         split = radin.load_split(str(folder / "images"), "train")
-        for name, build in (("plain", lambda: my_networks.build(3)), ("normed", my_networks.with_batch_norm)):
+        for name, build in (
+            ("plain", lambda: my_networks.build(3)),
+            ("normed", my_networks.with_batch_norm),
+        ):
             torch.manual_seed(0)
             start = build().state_dict()
             save(start, folder / f"{name}.safetensors")
             for k in range(4):
                 model = build()
                 model.load_state_dict(start)
-                save(train(model, split, 0.1 * (k + 1), seed=k), folder / name / f"model_{k}.safetensors")
+                save(
+                    train(model, split, 0.1 * (k + 1), seed=k),
+                    folder / name / f"model_{k}.safetensors",
+                )
         yield folder
 
 
@@ -114,7 +126,9 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> str:
     capsys.readouterr()
     assert main(shlex.split(command)) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert all(len(line) <= commands.WIDTH for line in out.splitlines() if not line.startswith("wrote "))
+    assert all(
+        len(line) <= tables.WIDTH for line in out.splitlines() if not line.startswith("wrote ")
+    )
     return out
 
 
@@ -158,14 +172,21 @@ def crafted(home):
 
 def test_craft_is_what_python_crafts(home, crafted, capsys, tmp_path):
     zoo, bank, soup = crafted
-    out = run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --test-part test --out {tmp_path / 'soup.safetensors'}")
+    out = run(
+        capsys,
+        f"craft {PLAIN} --budget 4 --prior 0.5 --test-part test --out {tmp_path / 'soup.safetensors'}",
+    )
     assert out.startswith("radin: 4 of 4 evaluations spent on val, 60 images\n")
     rows = table(out, "rank")
-    assert [row[:2] for row in rows] == [[str(k + 1), f"{t.estimate:.2f}"] for k, t in enumerate(soup.trials)]
+    assert [row[:2] for row in rows] == [
+        [str(k + 1), f"{t.estimate:.2f}"] for k, t in enumerate(soup.trials)
+    ]
     assert [row[2].rstrip(" *") for row in rows] == [f"{t.accuracy:.2f}" for t in soup.trials]
     winners = [k for k, row in enumerate(rows) if row[2].endswith("*")]
     assert [soup.trials[k].weights.tolist() for k in winners] == [soup.weights.tolist()]
-    assert [int(row[3].split(":")[0]) for row in rows] == [int((t.weights > 0).sum()) for t in soup.trials]
+    assert [int(row[3].split(":")[0]) for row in rows] == [
+        int((t.weights > 0).sum()) for t in soup.trials
+    ]
     report = str(radin.trust(bank, zoo, trials=soup.trials, progress=False))
     assert " ".join(report.split()) in " ".join(out.split())  # lines are wrapped
     state = load_file(tmp_path / "soup.safetensors")
@@ -181,7 +202,11 @@ def test_craft_compares_the_winner_image_by_image(home, crafted, capsys):
     for part, first in (("val", "on val, 60 images, which chose"), ("test", "on test, 90 images:")):
         rows = table(out, first)[1:]
         right = {}
-        for name, weights in (("winner", soup.weights), ("best", torch.eye(4)[best]), ("uniform", torch.ones(4) / 4)):
+        for name, weights in (
+            ("winner", soup.weights),
+            ("best", torch.eye(4)[best]),
+            ("uniform", torch.ones(4) / 4),
+        ):
             logits, labels = radin.soup_logits(zoo, weights, split_of(home, part), "cpu")
             right[name] = logits.argmax(1) == labels
         assert rows[0][-1] == f"{100 * right['winner'].double().mean():.2f}"
@@ -205,11 +230,14 @@ def test_a_winner_is_not_compared_with_itself(home, capsys):
     assert "0 of 1 evaluations spent on val, 60 images; this recipe needs no evaluation" in out
 
 
-@pytest.mark.parametrize("recipe", cli.CRAFTED)
+@pytest.mark.parametrize("recipe", parser.CRAFTED)
 def test_every_recipe(home, capsys, recipe):
     out = run(capsys, f"craft {PLAIN} --recipe {recipe} --budget 3")
     assert out.startswith(f"{recipe}: ")
-    assert sum(row[2].endswith(" *") for row in table(out, "rank" if recipe == "radin" else "trial")) == 1
+    assert (
+        sum(row[2].endswith(" *") for row in table(out, "rank" if recipe == "radin" else "trial"))
+        == 1
+    )
     assert ("trust in the fast estimate" in out) == (recipe == "radin")
 
 
@@ -218,10 +246,24 @@ def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
     run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --seed 7 --out {path}")
     with safe_open(path, "pt") as file:
         said = json.loads(file.metadata()["radin"])
-    assert [ingredient["name"] for ingredient in said["ingredients"]] == [f"model_{k}" for k in range(4)]
+    assert [ingredient["name"] for ingredient in said["ingredients"]] == [
+        f"model_{k}" for k in range(4)
+    ]
     assert [i["weight"] for i in said["ingredients"]] == pytest.approx(crafted[2].weights.tolist())
-    expected = {"recipe": "radin", "budget": 4, "prior": 0.5, "seed": 7, "part": "val", "size": 4, "evaluations": 4}
-    expected |= {"model": "my_networks:build", "data": "imagenet-folder:images", "normalise": "none"}
+    expected = {
+        "recipe": "radin",
+        "budget": 4,
+        "prior": 0.5,
+        "seed": 7,
+        "part": "val",
+        "size": 4,
+        "evaluations": 4,
+    }
+    expected |= {
+        "model": "my_networks:build",
+        "data": "imagenet-folder:images",
+        "normalise": "none",
+    }
     assert {name: said[name] for name in expected} == expected
     assert said["accuracy"] == crafted[2].accuracy
 
@@ -234,7 +276,9 @@ def test_a_soup_is_not_overwritten_unless_forced(home, capsys, tmp_path, monkeyp
         assert "soup.safetensors exists; give another --out, or --force" in refused(
             capsys, f"craft {PLAIN} --out {path}"
         )
-        assert "a soup is saved as .safetensors" in refused(capsys, f"craft {PLAIN} --out {tmp_path / 'soup.pt'}")
+        assert "a soup is saved as .safetensors" in refused(
+            capsys, f"craft {PLAIN} --out {tmp_path / 'soup.pt'}"
+        )
     assert path.read_text() == "mine"
     run(capsys, f"craft {PLAIN} --budget 1 --out {path} --force")
     assert len(load_file(path)) == 4
@@ -248,7 +292,10 @@ def test_an_unwritten_soup_is_said(home, capsys):
 def test_checkpoints_may_be_files_a_glob_or_a_folder(home, capsys):
     rest = PLAIN.removeprefix("plain ")
     files = " ".join(f"plain/model_{k}.safetensors" for k in range(4))
-    answers = {run(capsys, f"craft {given} {rest} --budget 2") for given in (files, "'plain/*.safetensors'", "plain")}
+    answers = {
+        run(capsys, f"craft {given} {rest} --budget 2")
+        for given in (files, "'plain/*.safetensors'", "plain")
+    }
     assert len(answers) == 1
 
 
@@ -262,10 +309,14 @@ def test_batch_norm_is_measured_anew(home, capsys, tmp_path):
     run(capsys, f"craft {NORMED} --budget 2 --refresh-part train --test-part test --out {path}")
     zoo, train_split = zoo_of(home, "normed"), split_of(home, "train")
     bank = radin.predict(zoo, split_of(home, "val"), device="cpu", progress=False)
-    soup = radin.craft(bank, radin.evaluator(zoo, split_of(home, "val"), "cpu", refresh=train_split), budget=2)
+    soup = radin.craft(
+        bank, radin.evaluator(zoo, split_of(home, "val"), "cpu", refresh=train_split), budget=2
+    )
     expected, found = refresh_batch_norm(zoo, soup.weights, train_split, "cpu"), load_file(path)
     assert all(torch.equal(found[key], expected[key]) for key in zoo.keys())
-    assert not torch.equal(found["1.running_mean"], radin.average(zoo, soup.weights)["1.running_mean"])
+    assert not torch.equal(
+        found["1.running_mean"], radin.average(zoo, soup.weights)["1.running_mean"]
+    )
     rest = NORMED.removeprefix("normed ")
     accuracy = radin.evaluator(zoo, split_of(home, "test"), "cpu")(expected)
     assert f"accuracy {accuracy:.2f}%" in run(capsys, f"evaluate {path} {rest} --part test")
@@ -273,7 +324,9 @@ def test_batch_norm_is_measured_anew(home, capsys, tmp_path):
 
 def test_batch_norm_without_images_is_warned_of(home, capsys, tmp_path, recwarn):
     for command in (f"craft {NORMED} --budget 1", "average normed"):
-        assert main(shlex.split(f"{command} --out {tmp_path / command.split()[0]}.safetensors")) == 0
+        assert (
+            main(shlex.split(f"{command} --out {tmp_path / command.split()[0]}.safetensors")) == 0
+        )
         assert "batch norm fit no soup; radin craft --refresh-part train" in capsys.readouterr().err
     assert not recwarn.list  # in terms of Python
     assert "no batch norm" in refused(capsys, f"craft {PLAIN} --refresh-part train")
@@ -292,13 +345,19 @@ def test_colours(home, capsys):
         assert said in run(capsys, f"rank {PLAIN} {words}")
     assert "--mean and --std belong together" in refused(capsys, f"rank {PLAIN} --mean 0.5,0.5,0.5")
     assert "std above 0" in refused(capsys, f"rank {PLAIN} --mean 0,0,0 --std 0,0,0")
-    assert "'grey' is not a list of numbers" in refused(capsys, f"rank {PLAIN} --mean grey --std 1,1,1", 2)
+    assert "'grey' is not a list of numbers" in refused(
+        capsys, f"rank {PLAIN} --mean grey --std 1,1,1", 2
+    )
 
 
 def test_clip_models_are_shown_clip_colours(home):
-    parse = cli._parser().parse_args
+    parse = parser._parser().parse_args
     base = "evaluate x --data imagenet-folder:images --model"
-    for spec, more, clip in (("open_clip:RN50", "", True), ("timm:a", "", False), ("open_clip:a", "none", False)):
+    for spec, more, clip in (
+        ("open_clip:RN50", "", True),
+        ("timm:a", "", False),
+        ("open_clip:a", "none", False),
+    ):
         options = parse(shlex.split(f"{base} {spec}" + (f" --normalise {more}" if more else "")))
         split = inputs.images_of(options, "val")
         assert isinstance(split, Normalised) == clip
@@ -313,7 +372,9 @@ def test_a_quick_look(home, capsys):
     out, err = capsys.readouterr()
     assert out.startswith("the first 2 of 15 candidates on val, 9 images, a quick look\n")
     assert "images, val: 9 of 60 images." in err
-    assert [row[1] for row in table(out, "rank")] == [f"{ranking.estimates[k]:.2f}" for k in ranking.order]
+    assert [row[1] for row in table(out, "rank")] == [
+        f"{ranking.estimates[k]:.2f}" for k in ranking.order
+    ]
     out = run(capsys, f"craft {PLAIN} --budget 1 --test-part test --images 9")
     assert "1 of 1 evaluations spent on val, 9 images, a quick look" in out
     assert "\non test, 9 images, a quick look:\n" in out
@@ -324,7 +385,9 @@ def test_how_networks_run(home, capsys, tmp_path, monkeypatch):
     for name in ("predict", "evaluator", "soup_logits"):
         done = getattr(commands, name)
         monkeypatch.setattr(
-            commands, name, lambda *args, done=done, **options: asked.append(options) or done(*args, **options)
+            commands,
+            name,
+            lambda *args, done=done, **options: asked.append(options) or done(*args, **options),
         )
     path, options = tmp_path / "soup.safetensors", "--precision half --batch-size 7 --images 30"
     run(capsys, f"craft {PLAIN} --budget 1 {options} --workers 2 --out {path}")
@@ -349,40 +412,52 @@ def test_rank(home, crafted, capsys):
     ranking = radin.rank(bank, radin.exhaustive(4), 1.0, top=3)
     assert out.startswith("the first 3 of 15 candidates on val, 60 images\n")
     expected = [
-        [str(k + 1), f"{ranking.estimates[i]:.2f}", f"{ranking.scores[i]:.2f}"] for k, i in enumerate(ranking.order)
+        [str(k + 1), f"{ranking.estimates[i]:.2f}", f"{ranking.scores[i]:.2f}"]
+        for k, i in enumerate(ranking.order)
     ]
     assert [row[:3] for row in table(out, "rank")] == expected
 
 
 def test_ingredients_are_named_briefly():
-    bank = radin.LogitBank(torch.zeros(30, 1, 2), torch.zeros(1, dtype=torch.int64), [f"m{k}" for k in range(30)])
+    bank = radin.LogitBank(
+        torch.zeros(30, 1, 2), torch.zeros(1, dtype=torch.int64), [f"m{k}" for k in range(30)]
+    )
     weights = torch.ones(30)
-    assert commands._members(bank, weights) == "30: all"
+    assert tables._members(bank, weights) == "30: all"
     weights[4] = 0
-    assert commands._members(bank, weights) == "29: all but m4"
-    assert commands._members(bank, torch.eye(30)[2]) == "1: m2"
-    assert commands._members(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
+    assert tables._members(bank, weights) == "29: all but m4"
+    assert tables._members(bank, torch.eye(30)[2]) == "1: m2"
+    assert tables._members(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
 
 
 def test_tables_are_no_wider_than_they_may_be(capsys):
-    commands._print_table(["rank", "ingredients"], [["1", "x" * 200], ["10", "short"]])
+    tables._print_table(["rank", "ingredients"], [["1", "x" * 200], ["10", "short"]])
     lines = capsys.readouterr().out.splitlines()
     assert [len(line) for line in lines] == [17, 100, 11]
     assert lines[1].endswith("xxx...")
-    commands._print_table(["a", "b"], [["long", "1.00"], ["x", "10.00"]])
+    tables._print_table(["a", "b"], [["long", "1.00"], ["x", "10.00"]])
     assert capsys.readouterr().out == "a         b\nlong   1.00\nx     10.00\n"
 
 
 def test_average(home, capsys, tmp_path):
     zoo, path = zoo_of(home), tmp_path / "soup.safetensors"
     assert "the average of 4 checkpoints" in run(capsys, f"average plain --out {path}")
-    assert all(torch.equal(load_file(path)[key], radin.average(zoo, [0.25] * 4)[key]) for key in zoo.keys())
+    assert all(
+        torch.equal(load_file(path)[key], radin.average(zoo, [0.25] * 4)[key]) for key in zoo.keys()
+    )
     assert "exists; give another --out" in refused(capsys, f"average plain --out {path}")
     files = "plain/model_0.safetensors plain/model_3.safetensors"
     run(capsys, f"average {files} --weights 0.7,0.3 --out {path} --force")
-    assert all(torch.equal(load_file(path)[key], radin.average(zoo, [0.7, 0, 0, 0.3])[key]) for key in zoo.keys())
-    assert "must have shape (2,)" in refused(capsys, f"average {files} --weights 1 --out {tmp_path / 'a.safetensors'}")
-    assert "must sum to 1" in refused(capsys, f"average {files} --weights 1,1 --out {tmp_path / 'a.safetensors'}")
+    assert all(
+        torch.equal(load_file(path)[key], radin.average(zoo, [0.7, 0, 0, 0.3])[key])
+        for key in zoo.keys()
+    )
+    assert "must have shape (2,)" in refused(
+        capsys, f"average {files} --weights 1 --out {tmp_path / 'a.safetensors'}"
+    )
+    assert "must sum to 1" in refused(
+        capsys, f"average {files} --weights 1,1 --out {tmp_path / 'a.safetensors'}"
+    )
     assert "required: --out" in refused(capsys, f"average {files}", 2)
     assert files_below(tmp_path) == ["soup.safetensors"]
 
@@ -404,7 +479,8 @@ def test_a_soup_in_shards(home, capsys, tmp_path):
             capsys, f"{command} --out {tmp_path / 'other.safetensors'} --shard-size 2XB"
         )
     assert f"wrote {index}\n" in run(
-        capsys, f"craft {PLAIN} --budget 1 --out {index.with_suffix('').with_suffix('')} --shard-size 1kB --force"
+        capsys,
+        f"craft {PLAIN} --budget 1 --out {index.with_suffix('').with_suffix('')} --shard-size 1kB --force",
     )
 
 
@@ -426,7 +502,9 @@ def test_evaluate_several_parts(home, capsys, monkeypatch):
         accuracy = radin.evaluator(zoo_of(home), split_of(home, part), "cpu")([0, 0, 1, 0])
         error = 100 * (accuracy / 100 * (1 - accuracy / 100) / count) ** 0.5
         assert rows[part] == [f"{accuracy:.2f}", f"{error:.2f}", str(count)]
-    monkeypatch.setattr(commands, "open_zoo", lambda *_, **__: pytest.fail("worked before it looked"))
+    monkeypatch.setattr(
+        commands, "open_zoo", lambda *_, **__: pytest.fail("worked before it looked")
+    )
     one = f"evaluate plain/model_2.safetensors {rest}"
     assert "--part names 'val' twice" in refused(capsys, f"{one} --part val,test,val")
     assert main(shlex.split(f"{one} --part val,tset,vla")) == 1
@@ -439,7 +517,7 @@ def test_evaluate_several_parts(home, capsys, monkeypatch):
 def imagenet(home, tmp_path, monkeypatch) -> Path:
     """The root of an ImageNet of one image in each class, with two shifted test sets, and a network for it."""
     for part, of in (("test", "imagenet"), ("r", "imagenet_r"), ("a", "imagenet_a")):
-        put(tmp_path / TOPS[part], radin.imagenet.wnids(of), 1)
+        put(tmp_path / TOPS[part], radin.data.imagenet.wnids(of), 1)
     monkeypatch.setenv("RADIN_DATA", str(tmp_path))
     import my_networks
 
@@ -477,7 +555,7 @@ def test_craft_on_imagenet_with_a_shifted_test_part(imagenet, capsys):
 
 
 def test_imagenet_has_the_size_of_its_networks(imagenet):
-    parse = cli._parser().parse_args
+    parse = parser._parser().parse_args
     command = "evaluate x --data imagenet --model open_clip:ViT-B-32-quickgelu --images 1"
     split = inputs.images_of(parse(shlex.split(command)), "r")
     assert isinstance(split, Normalised)
@@ -493,18 +571,27 @@ def server(running, monkeypatch) -> LocalServer:
     """The sources of CIFAR-10 and of Model soups, with small files, and leave to download from them."""
     running.reset()
     archive = cifar_archive()
-    running.files |= {"cifar.tar.gz": archive} | {f"model_{k}.pt": bytes([k]) * (1000 + k) for k in range(72)}
+    running.files |= {"cifar.tar.gz": archive} | {
+        f"model_{k}.pt": bytes([k]) * (1000 + k) for k in range(72)
+    }
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(model_soups, "RELEASE", running.url)
-    monkeypatch.setattr(model_soups, "LEAST_BYTES", 1000)
-    monkeypatch.setattr(published, "RESULTS", running.url)
-    monkeypatch.setattr(published, "_accuracies", lambda *_: some_table())
-    monkeypatch.setattr(published, "_hyperparameters", lambda *_: some_table())
-    for name in published.FILES:
+    monkeypatch.setattr(ingredients, "RELEASE", running.url)
+    monkeypatch.setattr(ingredients, "LEAST_BYTES", 1000)
+    monkeypatch.setattr(results, "RESULTS", running.url)
+    monkeypatch.setattr(results, "_accuracies", lambda *_: some_table())
+    monkeypatch.setattr(results, "_hyperparameters", lambda *_: some_table())
+    for name in results.FILES:
         running.files[name] = name.encode()
-        monkeypatch.setitem(published.FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest()))
-    known = Archive(f"{running.url}/cifar.tar.gz", len(archive), hashlib.sha256(archive).hexdigest(), ("train", "test"))
+        monkeypatch.setitem(
+            results.FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest())
+        )
+    known = Archive(
+        f"{running.url}/cifar.tar.gz",
+        len(archive),
+        hashlib.sha256(archive).hexdigest(),
+        ("train", "test"),
+    )
     monkeypatch.setitem(KNOWN, "cifar10", dataclasses.replace(KNOWN["cifar10"], archives=(known,)))
     return running
 
@@ -523,35 +610,45 @@ def fetched(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 
 def test_fetch_ingredients(server, capsys, tmp_path):
-    folder, results = tmp_path / "model-soups", sum(map(len, published.FILES))
-    size = f"{(3 * 1000 + 0 + 1 + 43 + results) / 1e6:.2f} MB"
+    folder, names = tmp_path / "model-soups", sum(map(len, results.FILES))
+    size = f"{(3 * 1000 + 0 + 1 + 43 + names) / 1e6:.2f} MB"
     assert fetched(capsys, f"fetch model-soups --ids 0-1,43 --to {tmp_path}") == (
         f"model-soups: 8 files, 8 of them new, {size}, in {folder}\n"
     )
     assert "model_43.pt" in files_below(folder)
     out = fetched(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
     assert out.startswith("model-soups: 8 files, 1 of them new, ")
-    assert len(server.asked) == 4 + len(published.FILES)
+    assert len(server.asked) == 4 + len(results.FILES)
     (folder / "model_1.pt").write_bytes(b"mine")
     line = refused(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
-    assert line.startswith(f"error: {folder / 'model_1.pt'}: it has 4 bytes, and hashes.json says 1001. Remove it and")
+    assert line.startswith(
+        f"error: {folder / 'model_1.pt'}: it has 4 bytes, and hashes.json says 1001. Remove it and"
+    )
     assert f"radin {line.split('run: radin ')[1]}" == "radin fetch model-soups --ids 1"
 
 
 def test_fetch_a_data_set(server, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_DATA", str(tmp_path))
     out = fetched(capsys, "fetch cifar10")
-    assert re.fullmatch(rf"cifar10: 240 files, 240 of them new, [0-9.]+ MB, in {tmp_path / 'cifar10'}\n", out)
+    assert re.fullmatch(
+        rf"cifar10: 240 files, 240 of them new, [0-9.]+ MB, in {tmp_path / 'cifar10'}\n", out
+    )
     assert fetched(capsys, "fetch cifar10") == out.replace("240 of them", "0 of them")
     assert len(server.asked) == 1
 
 
 def test_fetch_what_cannot_be(server, capsys, tmp_path, monkeypatch):
     assert "argument NAME: invalid choice: 'cifar100'" in refused(capsys, "fetch cifar100", 2)
-    assert "--ids chooses among the ingredients of model-soups" in refused(capsys, "fetch cifar10 --ids 3")
-    assert "'0-99' names no ingredients" in refused(capsys, f"fetch model-soups --ids 0-99 --to {tmp_path}")
+    assert "--ids chooses among the ingredients of model-soups" in refused(
+        capsys, "fetch cifar10 --ids 3"
+    )
+    assert "'0-99' names no ingredients" in refused(
+        capsys, f"fetch model-soups --ids 0-99 --to {tmp_path}"
+    )
     assert files_below(tmp_path) == []
-    assert "its source has no file that a program could download" in refused(capsys, f"fetch pacs --to {tmp_path}")
+    assert "its source has no file that a program could download" in refused(
+        capsys, f"fetch pacs --to {tmp_path}"
+    )
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     assert "RADIN_OFFLINE forbids" in refused(capsys, f"fetch model-soups --to {tmp_path}")
     assert "RADIN_OFFLINE forbids" in refused(capsys, f"fetch cifar10 --to {tmp_path}")
@@ -577,14 +674,26 @@ def test_bench(capsys):
     out = run(capsys, "bench cifar10 --budget 8")
     bench = SoupBench.load("cifar10")
     rows = {row[0]: row[1:] for row in table(out, "recipe")}
-    assert list(rows) == ["oracle", "radin, prior 0", "radin, prior 1", "greedy", "uniform", "best_single", "random"]
+    assert list(rows) == [
+        "oracle",
+        "radin, prior 0",
+        "radin, prior 1",
+        "greedy",
+        "uniform",
+        "best_single",
+        "random",
+    ]
     assert rows["oracle"][-2:] == [f"{bench.oracle[1]:.2f}", "0.00"]
     soup = radin.craft(bench.val, bench.evaluator("val"), 8, prior=1.0)
     regret = bench.regret(soup.weights)
     numbers = [f"{soup.accuracy:.2f}", f"{bench.oracle[1] - regret:.2f}", f"{regret:.2f}"]
     assert rows["radin, prior 1"] == ["8", str(len(soup.members)), *numbers]
-    assert "Unknown bench 'cifar11': shipped are cifar10, cifar10-wild" in refused(capsys, "bench cifar11")
-    assert "budget must be a whole number of at least 1, not 0" in refused(capsys, "bench cifar10 --budget 0")
+    assert "Unknown bench 'cifar11': shipped are cifar10, cifar10-wild" in refused(
+        capsys, "bench cifar11"
+    )
+    assert "budget must be a whole number of at least 1, not 0" in refused(
+        capsys, "bench cifar10 --budget 0"
+    )
 
 
 # What cannot be ---------------------------------------------------------------------------------
@@ -607,7 +716,10 @@ def test_bench(capsys):
         ("--test-part val", "--part, which chooses, is 'val'"),
         ("--refresh-part val", "--part, which chooses, is 'val'"),
         ("--refresh-part test --test-part test", "--test-part and --refresh-part are both 'test'"),
-        ("--data imagenet-folder:imagse", "imagse: no such folder; --data imagenet-folder:PATH needs PATH/<part>"),
+        (
+            "--data imagenet-folder:imagse",
+            "imagse: no such folder; --data imagenet-folder:PATH needs PATH/<part>",
+        ),
         ("--data flowers", "Unknown data set 'flowers'"),
         ("--data imagenet-folder:plain", "has no part 'val'; its domains are no folders at all"),
         ("--model my_networks:bulid", "my_networks has no function 'bulid'; nearest is build"),
@@ -619,7 +731,9 @@ def test_bench(capsys):
 )
 def test_impossible_values_are_one_sentence(home, capsys, monkeypatch, change, words):
     if "--size 8" not in change:
-        monkeypatch.setattr(commands, "predict", lambda *_, **__: pytest.fail("worked before it looked"))
+        monkeypatch.setattr(
+            commands, "predict", lambda *_, **__: pytest.fail("worked before it looked")
+        )
     line = refused(capsys, f"craft {PLAIN} {change}")
     assert line.startswith("error: ")
     assert words in line
@@ -653,13 +767,25 @@ def test_checkpoints_that_are_not_there(home, capsys):
     assert "plian: no checkpoint found there" in refused(capsys, f"craft plian {rest}")
     missing = refused(capsys, f"craft plain/model_0.safetensors plain/model_9.safetensors {rest}")
     assert "plain/model_9.safetensors" in missing
-    assert refused(capsys, f"evaluate none.safetensors {rest}").startswith("error: none.safetensors")
+    assert refused(capsys, f"evaluate none.safetensors {rest}").startswith(
+        "error: none.safetensors"
+    )
 
 
 def test_checkpoints_of_another_network(home, capsys):
     capsys.readouterr()
-    assert main(shlex.split(f"craft {PLAIN.replace('my_networks:build', 'my_networks:with_batch_norm')}")) == 1
-    assert "error: Ingredients must have one architecture, but these differ from the model" in capsys.readouterr().err
+    assert (
+        main(
+            shlex.split(
+                f"craft {PLAIN.replace('my_networks:build', 'my_networks:with_batch_norm')}"
+            )
+        )
+        == 1
+    )
+    assert (
+        "error: Ingredients must have one architecture, but these differ from the model"
+        in capsys.readouterr().err
+    )
 
 
 def test_parts_of_other_classes(home, capsys, tmp_path):
@@ -676,13 +802,16 @@ def test_a_device_out_of_memory(home, capsys, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(commands, "predict", full)
-    assert refused(capsys, f"rank {PLAIN}") == "error: the device is out of memory; give a smaller --batch-size."
+    assert (
+        refused(capsys, f"rank {PLAIN}")
+        == "error: the device is out of memory; give a smaller --batch-size."
+    )
 
 
 # The command itself -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(cli.COMMANDS))
+@pytest.mark.parametrize("name", list(parser.COMMANDS))
 def test_help_teaches_by_an_example_that_parses(capsys, name):
     with pytest.raises(SystemExit) as left:
         main([name, "--help"])
@@ -690,7 +819,7 @@ def test_help_teaches_by_an_example_that_parses(capsys, name):
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert example.startswith(f"radin {name} ")
     assert len(example) <= 120
-    assert cli._parser().parse_args(shlex.split(example)[1:]).run is cli.COMMANDS[name][0]
+    assert parser._parser().parse_args(shlex.split(example)[1:]).run is parser.COMMANDS[name][0]
 
 
 def test_the_command_is_installed_by_its_name(root):
@@ -714,7 +843,10 @@ def test_from_a_shell_in_the_folder_of_the_networks(home):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no bars where nobody sees them
     assert "the first 2 of 15 candidates" in done.stdout
-    assert in_a_shell("radin rank plain --model my_networks:build --data nothing", home).returncode == 1
+    assert (
+        in_a_shell("radin rank plain --model my_networks:build --data nothing", home).returncode
+        == 1
+    )
     assert in_a_shell("radin rank", home).returncode == 2
 
 
@@ -725,10 +857,17 @@ def test_a_reader_who_has_seen_enough(home):
 
 @pytest.mark.parametrize(
     ("out", "words"),
-    [("a-file/soup.safetensors", "cannot be written (Not a directory)"), ("a.safetensors", "is a folder; give --out")],
+    [
+        ("a-file/soup.safetensors", "cannot be written (Not a directory)"),
+        ("a.safetensors", "is a folder; give --out"),
+    ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(home, capsys, tmp_path, monkeypatch, out, words):
-    monkeypatch.setattr(commands, "predict", lambda *_, **__: pytest.fail("the budget would be spent first"))
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    home, capsys, tmp_path, monkeypatch, out, words
+):
+    monkeypatch.setattr(
+        commands, "predict", lambda *_, **__: pytest.fail("the budget would be spent first")
+    )
     (tmp_path / "a-file").write_text("")
     (tmp_path / "a.safetensors").mkdir()
     assert main(f"craft {PLAIN} --out {tmp_path / out} --force".split()) == 1

@@ -1,4 +1,4 @@
-"""radin/archives.py: archives that are damaged or made to do harm, and the official ones in small."""
+"""radin/data/download/archives.py: archives that are damaged or made to do harm, and the official ones in small."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import files_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import cifar_archive, cifar_records, packed, picture
 from PIL import Image
 
-from radin import archives, class_names
-from radin.archives import members
+from helpers import files_below
+from packing import cifar_archive, cifar_records, packed, picture
+from radin.data.download import archives, class_names
+from radin.data.download.archives import members
 from radin.errors import DataError
 
 KINDS = ["zip", "tar", "tar.gz"]
@@ -37,7 +37,9 @@ def read(path: Path, pattern: str = r".*") -> dict[str, bytes]:
 def test_files_that_fit_the_pattern(tmp_path, kind):
     path = write(tmp_path, kind, packed(kind, FILES))
     assert read(path) == FILES
-    assert read(path, r"top/(\w)\.txt") == {name: FILES[name] for name in ("top/a.txt", "top/b.txt")}
+    assert read(path, r"top/(\w)\.txt") == {
+        name: FILES[name] for name in ("top/a.txt", "top/b.txt")
+    }
     assert [match[1] for match, _ in members(path, r"top/(\w)\.txt")] == ["a", "b"]
     assert read(path, r"top") == {}
 
@@ -53,7 +55,9 @@ def test_names_that_lead_out_are_refused(tmp_path, kind, name):
     assert files_below(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
 def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -88,7 +92,9 @@ def test_bombs_are_refused(tmp_path, kind, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_archive_is_named(tmp_path, kind):
     whole = packed(kind, FILES)
-    cut = whole[: 1700 if kind == "tar" else len(whole) // 3]  # a tar is padded far beyond its content
+    cut = whole[
+        : 1700 if kind == "tar" else len(whole) // 3
+    ]  # a tar is padded far beyond its content
     for content in (cut, b"", b"<html>", b"PK\x03\x04"):
         with pytest.raises(DataError, match=rf"archive\.{kind}: a damaged archive"):
             read(write(tmp_path, kind, content))
@@ -124,18 +130,26 @@ def test_cifar10_becomes_pngs_in_the_order_of_the_batches(tmp_path):
         for k in range(count)
     )
     first, third, test = (
-        np.frombuffer(cifar_records([0] * 20, seed), np.uint8).reshape(20, 3073) for seed in (1, 0, 2)
+        np.frombuffer(cifar_records([0] * 20, seed), np.uint8).reshape(20, 3073)
+        for seed in (1, 0, 2)
     )
-    for name, record in (("train/cat/0001", first[13]), ("train/cat/0004", third[3]), ("test/truck/0000", test[9])):
+    for name, record in (
+        ("train/cat/0001", first[13]),
+        ("train/cat/0004", third[3]),
+        ("test/truck/0000", test[9]),
+    ):
         pixels = np.array(Image.open(tmp_path / "out" / f"{name}.png"))
         assert (pixels.transpose(2, 0, 1).ravel() == record[1:]).all()
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(cifar_records([10]), "label 10"), (cifar_records([1, 2])[:-1], "no sequence of CIFAR-10")]
+    ("content", "words"),
+    [(cifar_records([10]), "label 10"), (cifar_records([1, 2])[:-1], "no sequence of CIFAR-10")],
 )
 def test_cifar10_with_impossible_records(tmp_path, content, words):
-    path = write(tmp_path, "tar.gz", packed("tar.gz", {"cifar-10-batches-bin/data_batch_1.bin": content}))
+    path = write(
+        tmp_path, "tar.gz", packed("tar.gz", {"cifar-10-batches-bin/data_batch_1.bin": content})
+    )
     with pytest.raises(DataError, match=rf"archive\.tar\.gz: data_batch_1\.bin .*{words}"):
         archives.arrange_cifar10(path, tmp_path / "out", progress=False)
 
@@ -167,16 +181,28 @@ def test_tiny_imagenet_is_sorted_into_classes(tmp_path):
     assert (tmp_path / "out" / "val" / two / "val_1.JPEG").read_bytes() == picture(1)
 
 
-@pytest.mark.parametrize("line", [b"", b"val_7.JPEG\tn01443537\n", b"val_0.JPEG\t../..\n", b"val_0.JPEG"])
+@pytest.mark.parametrize(
+    "line", [b"", b"val_7.JPEG\tn01443537\n", b"val_0.JPEG\t../..\n", b"val_0.JPEG"]
+)
 def test_tiny_imagenet_with_an_image_of_no_class(tmp_path, line):
-    files = {"tiny-imagenet-200/val/images/val_0.JPEG": b"x", "tiny-imagenet-200/val/val_annotations.txt": line}
+    files = {
+        "tiny-imagenet-200/val/images/val_0.JPEG": b"x",
+        "tiny-imagenet-200/val/val_annotations.txt": line,
+    }
     path = write(tmp_path, "zip", packed("zip", files))
     with pytest.raises(DataError, match=r"val/images/val_0\.JPEG is of no known class"):
         archives.arrange_tiny_imagenet(path, tmp_path / "out", progress=False)
 
 
 def test_domainnet_is_taken_as_it_is(tmp_path):
-    files = {"sketch/t-shirt/sketch_1.jpg": b"1", "sketch/The_Mona_Lisa/2.png": b"2", "sketch/notes.txt": b"3"}
+    files = {
+        "sketch/t-shirt/sketch_1.jpg": b"1",
+        "sketch/The_Mona_Lisa/2.png": b"2",
+        "sketch/notes.txt": b"3",
+    }
     path = write(tmp_path, "zip", packed("zip", files))
     archives.arrange_domainnet(path, tmp_path / "out", progress=False)
-    assert files_below(tmp_path / "out") == ["sketch/The_Mona_Lisa/2.png", "sketch/t-shirt/sketch_1.jpg"]
+    assert files_below(tmp_path / "out") == [
+        "sketch/The_Mona_Lisa/2.png",
+        "sketch/t-shirt/sketch_1.jpg",
+    ]

@@ -1,4 +1,4 @@
-"""radin/datasets.py: data sets by name, where they lie, and how they get there."""
+"""radin/data/download/catalog.py: data sets by name, where they lie, and how they get there."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from helpers import files_below, finish, run_python
 from local_server import LocalServer
 from packing import cifar_archive, packed, picture
-
 from radin import load_split
-from radin.class_names import CIFAR10, DOMAINNET
-from radin.data import in_memory
-from radin.datasets import KNOWN, Archive, fetch, find
+from radin.data.download.catalog import KNOWN, Archive, fetch, find
+from radin.data.download.class_names import CIFAR10, DOMAINNET
+from radin.data.splits import in_memory
 from radin.errors import DataError
 
 CIFAR = cifar_archive()
@@ -32,7 +32,9 @@ def server(running, monkeypatch) -> LocalServer:
     return running
 
 
-def offer(server, monkeypatch, name: str, archives: dict[str, tuple[bytes, tuple[str, ...]]]) -> None:
+def offer(
+    server, monkeypatch, name: str, archives: dict[str, tuple[bytes, tuple[str, ...]]]
+) -> None:
     """Let the server stand for the official source of a data set."""
     server.files |= {file: content for file, (content, _) in archives.items()}
     known = tuple(
@@ -68,7 +70,10 @@ def test_a_name_with_the_edge_behind_it(tmp_path):
     assert find("pacs-64", tmp_path) == (tmp_path / "pacs-64", KNOWN["pacs"])
     assert find("pacs-old", tmp_path) == (tmp_path / "pacs-old", None)
     (tmp_path / "pacs-224").mkdir()
-    with pytest.raises(DataError, match="more than one pacs: pacs-224, pacs-64; ask for one of them by its full name"):
+    with pytest.raises(
+        DataError,
+        match="more than one pacs: pacs-224, pacs-64; ask for one of them by its full name",
+    ):
         find("pacs", tmp_path)
     (tmp_path / "pacs").mkdir()
     assert find("pacs", tmp_path)[0] == tmp_path / "pacs"
@@ -91,10 +96,13 @@ def test_a_path_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize("name", ["cifar", "CIFAR10", "cifar10-32", "pacs-64"])
 def test_an_unknown_name(tmp_path, name):
     with pytest.raises(
-        DataError, match=rf"Unknown data set '{name}': it is none of digits, cifar10, tiny-imagenet, pac"
+        DataError,
+        match=rf"Unknown data set '{name}': it is none of digits, cifar10, tiny-imagenet, pac",
     ):
         load_split(name, "train", root=tmp_path)
-    with pytest.raises(DataError, match=f"cannot fetch '{name}'; it knows cifar10, tiny-imagenet, pacs, domainnet"):
+    with pytest.raises(
+        DataError, match=f"cannot fetch '{name}'; it knows cifar10, tiny-imagenet, pacs, domainnet"
+    ):
         fetch(name, tmp_path)
 
 
@@ -108,10 +116,15 @@ def test_a_download(server, tmp_path, capfd):
     assert len(load_split("cifar10", "test", root=tmp_path / "data")) == 10 * 4
     assert in_memory(train, progress=False).images.shape == (180, 3, 32, 32)
     assert server.asked == [(ARCHIVE, None)]
-    assert {name.split("/")[0] for name in files_below(tmp_path / "data")} == {"cifar10"}, "nothing else is left"
+    assert {name.split("/")[0] for name in files_below(tmp_path / "data")} == {"cifar10"}, (
+        "nothing else is left"
+    )
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"radin: downloading cifar10 from {server.url}/{ARCHIVE} (0.00 GB) into {tmp_path / 'data'}\n" in err
+    assert (
+        f"radin: downloading cifar10 from {server.url}/{ARCHIVE} (0.00 GB) into {tmp_path / 'data'}\n"
+        in err
+    )
     assert f"{ARCHIVE}: 100%" in err
     assert "unpacking cifar10: 100%" in err
 
@@ -142,7 +155,9 @@ def test_offline_it_says_what_to_get_and_where_to_put_it(server, tmp_path, monke
 
 def test_another_archive_put_there_is_named_and_kept(server, tmp_path):
     (tmp_path / ARCHIVE).write_bytes(CIFAR[:-1])
-    with pytest.raises(DataError, match=rf"{ARCHIVE} does not have the checksum of the official file"):
+    with pytest.raises(
+        DataError, match=rf"{ARCHIVE} does not have the checksum of the official file"
+    ):
         fetch("cifar10", tmp_path)
     assert (tmp_path / ARCHIVE).exists()
 
@@ -158,7 +173,10 @@ def test_what_cannot_be_downloaded_says_where_to_get_it(tmp_path):
 
 def test_a_refused_download_says_what_to_do(server, tmp_path):
     server.status[ARCHIVE] = 404
-    with pytest.raises(DataError, match=rf"answers 404 Not Found\. By hand: get .*{ARCHIVE} .* put it into {tmp_path}"):
+    with pytest.raises(
+        DataError,
+        match=rf"answers 404 Not Found\. By hand: get .*{ARCHIVE} .* put it into {tmp_path}",
+    ):
         fetch("cifar10", tmp_path, progress=False)
     server.status.clear()
     assert fetch("cifar10", tmp_path, progress=False) == tmp_path / "cifar10"
@@ -181,15 +199,21 @@ def test_an_archive_without_a_part(server, tmp_path, monkeypatch):
 
 
 def test_too_little_space(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 2 * len(CIFAR)))
-    with pytest.raises(DataError, match=f"{tmp_path}: too little space to download and unpack {ARCHIVE}"):
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 2 * len(CIFAR))
+    )
+    with pytest.raises(
+        DataError, match=f"{tmp_path}: too little space to download and unpack {ARCHIVE}"
+    ):
         fetch("cifar10", tmp_path)
     assert server.asked == []
 
 
 def test_a_place_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file: could not be written \(File exists\); .* point RADIN_DATA"):
+    with pytest.raises(
+        DataError, match=r"file: could not be written \(File exists\); .* point RADIN_DATA"
+    ):
         fetch("cifar10", tmp_path / "file")
 
 
@@ -198,20 +222,34 @@ def test_a_full_disk(server, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(tmp_path / "x.png"))
 
     monkeypatch.setitem(KNOWN, "cifar10", dataclasses.replace(KNOWN["cifar10"], arrange=full))
-    with pytest.raises(DataError, match=r"x\.png: could not be written \(No space left on device\)"):
+    with pytest.raises(
+        DataError, match=r"x\.png: could not be written \(No space left on device\)"
+    ):
         fetch("cifar10", tmp_path, progress=False)
     assert not (tmp_path / "cifar10").exists()
 
 
 def domainnet(domain: str) -> bytes:
     """One domain of DomainNet, with one image of each class."""
-    return packed("zip", {f"{domain}/{name}/{domain}_{k}.jpg": picture(k) for k, name in enumerate(DOMAINNET[:5])})
+    return packed(
+        "zip",
+        {f"{domain}/{name}/{domain}_{k}.jpg": picture(k) for k, name in enumerate(DOMAINNET[:5])},
+    )
 
 
-def test_what_consists_of_several_archives_goes_on_where_it_broke_off(server, tmp_path, monkeypatch):
+def test_what_consists_of_several_archives_goes_on_where_it_broke_off(
+    server, tmp_path, monkeypatch
+):
     domains = KNOWN["domainnet"].domains
-    offer(server, monkeypatch, "domainnet", {f"{domain}.zip": (domainnet(domain), (domain,)) for domain in domains})
-    monkeypatch.setitem(KNOWN, "domainnet", dataclasses.replace(KNOWN["domainnet"], classes=DOMAINNET[:5]))
+    offer(
+        server,
+        monkeypatch,
+        "domainnet",
+        {f"{domain}.zip": (domainnet(domain), (domain,)) for domain in domains},
+    )
+    monkeypatch.setitem(
+        KNOWN, "domainnet", dataclasses.replace(KNOWN["domainnet"], classes=DOMAINNET[:5])
+    )
     server.status["quickdraw.zip"] = 503
     with pytest.raises(DataError, match="503"):
         fetch("domainnet", tmp_path, progress=False)
@@ -229,7 +267,7 @@ def test_what_consists_of_several_archives_goes_on_where_it_broke_off(server, tm
 FETCH = """
 import dataclasses, os, sys
 from pathlib import Path
-from radin.datasets import KNOWN, Archive, fetch
+from radin.data.download.catalog import KNOWN, Archive, fetch
 place, url, size, sha256, images = sys.argv[1:]
 known = KNOWN["cifar10"]
 def arrange(archive, folder, progress):

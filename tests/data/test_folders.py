@@ -1,4 +1,4 @@
-"""radin/folders.py: the parts of folders of images, held-out shares, halves and domains."""
+"""radin/data/folders.py: the parts of folders of images, held-out shares, halves and domains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin.datasets import KNOWN
+from radin.data.download.catalog import KNOWN
+from radin.data.folders import _halve, _hold_out, part_files
 from radin.errors import DataError
-from radin.folders import _halve, _hold_out, part_files
 
 PACS = KNOWN["pacs"]
 
@@ -39,7 +39,9 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_the_parts_of_train(pets):
-    parts = {part: set(names(pets, part)) for part in ("train", "val", "pretrain", "finetune", "test")}
+    parts = {
+        part: set(names(pets, part)) for part in ("train", "val", "pretrain", "finetune", "test")
+    }
     assert {part: len(files) for part, files in parts.items()} == {
         "train": 18 + 28,
         "val": 2 + 3,
@@ -96,9 +98,13 @@ def test_labels_without_a_train_are_those_of_all_parts(tmp_path):
         assert [label for _, label in files] == labels
 
 
-@pytest.mark.parametrize("part", ["", ".", "..", "train/cat", "../pets/train", "without-test", "Train", "train/val"])
+@pytest.mark.parametrize(
+    "part", ["", ".", "..", "train/cat", "../pets/train", "without-test", "Train", "train/val"]
+)
 def test_what_is_no_part(pets, part):
-    with pytest.raises(DataError, match="has no part .*; it has finetune, pretrain, test, train, val"):
+    with pytest.raises(
+        DataError, match="has no part .*; it has finetune, pretrain, test, train, val"
+    ):
         part_files(pets, part)
 
 
@@ -134,7 +140,11 @@ def test_the_parts_of_domains(pacs):
     assert Counter(name.split("/")[1] for name in val) == dict.fromkeys(PACS.classes, 2)
     for left_out in PACS.domains:
         for share in ("train", "val"):
-            others = [names(pacs, f"{domain}/{share}", PACS) for domain in PACS.domains if domain != left_out]
+            others = [
+                names(pacs, f"{domain}/{share}", PACS)
+                for domain in PACS.domains
+                if domain != left_out
+            ]
             union = names(pacs, f"without-{left_out}/{share}", PACS)
             assert sorted(union) == sorted(name for other in others for name in other)
             assert not any(name.startswith(left_out) for name in union)
@@ -154,7 +164,10 @@ def test_labels_of_domains_agree(pacs):
      "without-/train", "without-train/val", "without-without-photo/val", "photo/train/dog", "../pacs/photo"],
 )  # fmt: skip
 def test_what_is_no_part_of_domains(pacs, part):
-    with pytest.raises(DataError, match=r"has no part .*art_painting, cartoon, photo, sketch, .*without-<domain>/val"):
+    with pytest.raises(
+        DataError,
+        match=r"has no part .*art_painting, cartoon, photo, sketch, .*without-<domain>/val",
+    ):
         part_files(pacs, part, PACS)
 
 
@@ -178,7 +191,10 @@ def test_one_domain_has_no_others(tmp_path):
 def test_a_missing_domain_is_named(pacs):
     (pacs / "cartoon").rename(pacs / "comics")
     for part in ("photo", "without-photo/val", "cartoon"):
-        with pytest.raises(DataError, match=r"domains are missing: cartoon; it needs all of art_painting, cartoon, ph"):
+        with pytest.raises(
+            DataError,
+            match=r"domains are missing: cartoon; it needs all of art_painting, cartoon, ph",
+        ):
             part_files(pacs, part, PACS)
 
 
@@ -200,7 +216,8 @@ def cifar10(base: Path, train: int = 20, test: int = 1) -> Path:
 def test_a_small_copy_is_accepted(tmp_path):
     base = cifar10(tmp_path)
     sizes = {
-        part: len(names(base, part, KNOWN["cifar10"])) for part in ("train", "val", "test", "pretrain", "finetune")
+        part: len(names(base, part, KNOWN["cifar10"]))
+        for part in ("train", "val", "test", "pretrain", "finetune")
     }
     assert sizes == {"train": 180, "val": 20, "test": 10, "pretrain": 90, "finetune": 90}
 
@@ -208,14 +225,18 @@ def test_a_small_copy_is_accepted(tmp_path):
 def test_a_copy_too_small_for_a_split(tmp_path):
     base = cifar10(tmp_path, train=9)
     assert len(names(base, "train", KNOWN["cifar10"])) == 90
-    with pytest.raises(DataError, match=r"train.airplane: too few images for a split 'val' \(there are 9\)"):
+    with pytest.raises(
+        DataError, match=r"train.airplane: too few images for a split 'val' \(there are 9\)"
+    ):
         part_files(base, "val", KNOWN["cifar10"])
 
 
 def test_missing_and_unknown_classes_are_named(tmp_path):
     base = cifar10(tmp_path)
     (base / "test" / "cat").rename(base / "test" / "cats")
-    with pytest.raises(DataError, match=r"test: 1 of the 10 classes of cifar10 are missing: cat\. .*another name\."):
+    with pytest.raises(
+        DataError, match=r"test: 1 of the 10 classes of cifar10 are missing: cat\. .*another name\."
+    ):
         part_files(base, "test", KNOWN["cifar10"])
     assert len(names(base, "train", KNOWN["cifar10"])) == 180
     put(base, "test", "cat", 1)
@@ -226,7 +247,8 @@ def test_missing_and_unknown_classes_are_named(tmp_path):
 def test_many_missing_classes_are_counted(tmp_path):
     put(tmp_path, "train", "n01443537", 1)
     with pytest.raises(
-        DataError, match=r"199 of the 200 classes of tiny-imagenet are missing: n0\S+, .* and 191 more\."
+        DataError,
+        match=r"199 of the 200 classes of tiny-imagenet are missing: n0\S+, .* and 191 more\.",
     ):
         part_files(tmp_path, "train", KNOWN["tiny-imagenet"])
 
@@ -239,7 +261,9 @@ def test_a_class_missing_from_one_domain(pacs):
 
 def test_tiny_imagenet_has_no_test(tmp_path):
     put(tmp_path, "test", "n01443537", 1)
-    with pytest.raises(DataError, match="tiny-imagenet has no part 'test': the labels .* were never published"):
+    with pytest.raises(
+        DataError, match="tiny-imagenet has no part 'test': the labels .* were never published"
+    ):
         part_files(tmp_path, "test", KNOWN["tiny-imagenet"])
 
 
@@ -247,5 +271,7 @@ def test_an_archive_unpacked_by_hand_is_recognised(tmp_path):
     base = tmp_path / "tiny-imagenet-200"
     put(base, "val", "images", 2)
     (base / "val" / "val_annotations.txt").touch()
-    with pytest.raises(DataError, match=r"laid out like the official archive .* put the archive itself into"):
+    with pytest.raises(
+        DataError, match=r"laid out like the official archive .* put the archive itself into"
+    ):
         part_files(base, "val", KNOWN["tiny-imagenet"])

@@ -1,4 +1,4 @@
-"""radin/imagenet.py: ImageNet's parts, the shifted test sets, and folders that are not what they should be."""
+"""radin/data/imagenet.py: ImageNet's parts, the shifted test sets, and folders that are not what they should be."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagenet_tree import TOPS, put, put_objectnet
 
-from radin import imagenet, load_split, objectnet
-from radin.data import FolderSplit
+from imagenet_tree import TOPS, put, put_objectnet
+from radin import load_split
+from radin.data import imagenet, objectnet
+from radin.data.splits import FolderSplit
 from radin.errors import DataError
-from radin.projection import Projection
+from radin.ranking.projection import Projection
 
 PER_CLASS = {"train": 3, "test": 2}
 SUBSTITUTE = "held out by seed 0: the published index file imagenet_98_idxs.npy is absent"
@@ -42,7 +43,8 @@ def object_groups() -> dict[str, list[int]]:
     sizes = [3 if k % 11 == 0 else 1 for k in range(objectnet.NUM_CLASSES)]
     starts = np.cumsum([0, *sizes[:-1]])
     return {
-        f"thing_{k:03d}": ids[start : start + size] for k, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        f"thing_{k:03d}": ids[start : start + size]
+        for k, (start, size) in enumerate(zip(starts, sizes, strict=True))
     }
 
 
@@ -63,7 +65,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_lists_of_classes():
     wnids = imagenet.wnids()
-    assert (len(wnids), wnids[0], wnids[954], wnids[999]) == (1000, "n01440764", "n07753592", "n15075141")
+    assert (len(wnids), wnids[0], wnids[954], wnids[999]) == (
+        1000,
+        "n01440764",
+        "n07753592",
+        "n15075141",
+    )
     assert list(wnids) == sorted(wnids)
     for of in ("imagenet_r", "imagenet_a"):
         some = imagenet.wnids(of)
@@ -118,7 +125,9 @@ def test_a_full_set_needs_no_note(whole, monkeypatch):
     for part in ("test", "r"):
         count = len(load(part, whole))
         monkeypatch.setitem(
-            imagenet.PARTS, part, imagenet.Known("Full", count, imagenet.PARTS[part].places, "somewhere")
+            imagenet.PARTS,
+            part,
+            imagenet.Known("Full", count, imagenet.PARTS[part].places, "somewhere"),
         )
         assert load(part, whole).note == ""
 
@@ -134,7 +143,9 @@ def test_all_layouts_at_once(whole, tmp_path):
 
 @pytest.mark.parametrize("part", ["", "Val", "imagenet", "v2/train", "test-a"])
 def test_unknown_parts(part):
-    with pytest.raises(DataError, match="has no part .*; it has train, val, test, v2, sketch, r, a, objectnet"):
+    with pytest.raises(
+        DataError, match="has no part .*; it has train, val, test, v2, sketch, r, a, objectnet"
+    ):
         load_split("imagenet", part)
 
 
@@ -148,9 +159,15 @@ SOME = CLASSES[1:3]
 @pytest.fixture
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same layout for an ImageNet of five classes."""
-    monkeypatch.setattr(imagenet, "wnids", lambda of="imagenet": CLASSES if of == "imagenet" else SOME)
+    monkeypatch.setattr(
+        imagenet, "wnids", lambda of="imagenet": CLASSES if of == "imagenet" else SOME
+    )
     monkeypatch.setattr(objectnet, "NUM_CLASSES", 2)
-    for part, place in (("train", "imagenet/train"), ("test", TOPS["test"]), ("sketch", TOPS["sketch"])):
+    for part, place in (
+        ("train", "imagenet/train"),
+        ("test", TOPS["test"]),
+        ("sketch", TOPS["sketch"]),
+    ):
         put(tmp_path / place, CLASSES, PER_CLASS.get(part, 1))
     put(tmp_path / TOPS["v2"], "01234", 1)
     for part in ("r", "a"):
@@ -198,15 +215,21 @@ def test_validation_images_by_their_other_name(few):
 @pytest.mark.parametrize("part", imagenet.PARTS)
 def test_a_part_that_is_absent(tmp_path, part):
     known = imagenet.PARTS[part]
-    with pytest.raises(DataError, match=f"{known.places[0]}: no such folder. Get {known.title} from ") as caught:
+    with pytest.raises(
+        DataError, match=f"{known.places[0]}: no such folder. Get {known.title} from "
+    ) as caught:
         load_split("imagenet", part, tmp_path)
     assert known.source in str(caught.value)
-    assert f"{known.places[0]}/{known.class_folder}/ under {tmp_path}, or point RADIN_DATA" in str(caught.value)
+    assert f"{known.places[0]}/{known.class_folder}/ under {tmp_path}, or point RADIN_DATA" in str(
+        caught.value
+    )
 
 
 def test_objectnet_without_its_mappings(few):
     shutil.rmtree(few / "objectnet-1.0" / "mappings")
-    with pytest.raises(DataError, match=r"mappings/\S+: could not be read .*; it comes with ObjectNet's images"):
+    with pytest.raises(
+        DataError, match=r"mappings/\S+: could not be read .*; it comes with ObjectNet's images"
+    ):
         load("objectnet", few)
 
 
@@ -214,18 +237,23 @@ def test_missing_class_folders(few):
     for name in CLASSES[3:]:
         shutil.rmtree(few / "imagenet/val" / name)
     with pytest.raises(
-        DataError, match=r"val: 2 of the 5 class folders of ImageNet are missing: n01491361, n01494475; "
+        DataError,
+        match=r"val: 2 of the 5 class folders of ImageNet are missing: n01491361, n01494475; ",
     ):
         load("test", few)
     shutil.rmtree(few / "objectnet-1.0/images/box")
-    with pytest.raises(DataError, match=r"images: 1 of the 2 class folders of ObjectNet are missing: box; unpack"):
+    with pytest.raises(
+        DataError, match=r"images: 1 of the 2 class folders of ObjectNet are missing: box; unpack"
+    ):
         load("objectnet", few)
 
 
 def test_folders_that_are_no_class(few):
     (few / "imagenet-r" / "n99999999").mkdir()
     (few / "imagenet-r" / ".cache").mkdir()
-    with pytest.raises(DataError, match=r"imagenet-r: n99999999: no class of ImageNetR; move that elsewhere\."):
+    with pytest.raises(
+        DataError, match=r"imagenet-r: n99999999: no class of ImageNetR; move that elsewhere\."
+    ):
         load("r", few)
     (few / "imagenet-r" / "n99999999").rmdir()
     assert len(load("r", few)) == 4
@@ -242,7 +270,8 @@ def test_class_folders_one_level_too_deep(few):
     (few / "imagenet/val").mkdir()
     (few / "inner").rename(few / "imagenet/val/val")
     with pytest.raises(
-        DataError, match=r"imagenet/val: the class folders lie one level too deep, in val; move them up"
+        DataError,
+        match=r"imagenet/val: the class folders lie one level too deep, in val; move them up",
     ):
         load("test", few)
 
@@ -252,7 +281,9 @@ def test_images_without_class_folders(few):
     (few / "imagenet/val").mkdir()
     for k in range(3):
         (few / "imagenet/val" / f"ILSVRC2012_val_0000000{k}.JPEG").touch()
-    with pytest.raises(DataError, match=r"val: 3 images lie there without class folders; .*valprep\.sh"):
+    with pytest.raises(
+        DataError, match=r"val: 3 images lie there without class folders; .*valprep\.sh"
+    ):
         load("test", few)
 
 
@@ -260,13 +291,19 @@ def test_archives_that_were_not_unpacked(few):
     shutil.rmtree(few / "imagenet/train")
     (few / "imagenet/train").mkdir()
     (few / "imagenet/train/n01440764.tar").touch()
-    with pytest.raises(DataError, match=r"train: holds n01440764\.tar; unpack every archive into a folder of its name"):
+    with pytest.raises(
+        DataError,
+        match=r"train: holds n01440764\.tar; unpack every archive into a folder of its name",
+    ):
         load("val", few)
 
 
 def test_images_one_level_too_deep(few):
     (few / "imagenet/train/n01443537/images").mkdir()
-    with pytest.raises(DataError, match=r"n01443537/images: a folder inside a class; the images belong directly into "):
+    with pytest.raises(
+        DataError,
+        match=r"n01443537/images: a folder inside a class; the images belong directly into ",
+    ):
         load("train", few)
 
 
@@ -276,7 +313,10 @@ def test_classes_without_images(few):
             path.unlink()
     (few / "sketch" / CLASSES[0] / "notes.txt").touch()
     (few / "sketch" / CLASSES[0] / "._hidden.JPEG").touch()
-    with pytest.raises(DataError, match=r"sketch: 2 of 5 class folders hold no images: n01440764, n01443537; unpack"):
+    with pytest.raises(
+        DataError,
+        match=r"sketch: 2 of 5 class folders hold no images: n01440764, n01443537; unpack",
+    ):
         load("sketch", few)
 
 
@@ -292,14 +332,17 @@ def test_the_order_is_that_of_torchvision(whole):
     try:
         for part, wanted in (("val", held), ("train", ~held)):
             split = load(part, whole)
-            found = [(str(path), label) for path, label in zip(split.files, split.labels.tolist(), strict=True)]
+            found = [
+                (str(path), label)
+                for path, label in zip(split.files, split.labels.tolist(), strict=True)
+            ]
             assert found == [samples[i] for i in np.flatnonzero(wanted)]
             assert SUBSTITUTE not in split.note
     finally:
         (whole / imagenet.INDEX_FILE).unlink()
-    assert [(str(path), label) for path, label in imagenet.find_images("test", whole).files] == ImageFolder(
-        str(whole / "imagenet/val")
-    ).samples
+    assert [
+        (str(path), label) for path, label in imagenet.find_images("test", whole).files
+    ] == ImageFolder(str(whole / "imagenet/val")).samples
 
 
 def save_index(root: Path, held: object, place: str = "imagenet") -> Path:
@@ -317,7 +360,9 @@ def test_the_published_index_file(few, dtype, place):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         split = load_split("imagenet", "val", few)
-    assert [path.name for path in split.files] == [f"{name}_19.JPEG" for name in CLASSES]  # 12, 19, 5
+    assert [path.name for path in split.files] == [
+        f"{name}_19.JPEG" for name in CLASSES
+    ]  # 12, 19, 5
     assert "seed" not in split.note
     left = load("train", few)
     assert sorted(left.files + split.files) == sorted((few / "imagenet/train").rglob("*.JPEG"))
@@ -336,7 +381,12 @@ def real(few: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_guard_of_the_published_index_file(real):
     save_index(real, HELD)
     assert load("val", real).note == ""
-    for wrong in ([*HELD[:9], 1, 0, 0, *HELD[12:]], [*HELD[:-3], 1, 1, 0], [0] * 15, [*HELD[:-3], 0, 0, 0]):
+    for wrong in (
+        [*HELD[:9], 1, 0, 0, *HELD[12:]],
+        [*HELD[:-3], 1, 1, 0],
+        [0] * 15,
+        [*HELD[:-3], 0, 0, 0],
+    ):
         path = save_index(real, wrong)
         with pytest.raises(DataError, match=rf"{path} does not fit .*: it must hold out 1 images of each class, and "
                            r"number 3 of them, counted from 0, must be n01491361_19\.JPEG; get both anew"):  # fmt: skip
@@ -346,7 +396,9 @@ def test_the_guard_of_the_published_index_file(real):
 def test_an_index_file_of_another_set(few):
     path = save_index(few, [0, 1] * 7)
     for part in ("train", "val"):
-        with pytest.raises(DataError, match=rf"{path} has 14 entries, but .*train 15 images, .*remove the file"):
+        with pytest.raises(
+            DataError, match=rf"{path} has 14 entries, but .*train 15 images, .*remove the file"
+        ):
             load(part, few)
     path.unlink()
     save_index(few, [0] * 15)
@@ -362,7 +414,9 @@ def test_an_index_file_of_another_set(few):
 )  # fmt: skip
 def test_an_index_file_of_other_numbers(few, content):
     save_index(few, content)
-    with pytest.raises(DataError, match=r"imagenet_98_idxs\.npy: not the published index file \(it "):
+    with pytest.raises(
+        DataError, match=r"imagenet_98_idxs\.npy: not the published index file \(it "
+    ):
         load("val", few)
 
 
@@ -375,7 +429,15 @@ def test_a_damaged_or_malicious_index_file(few):
     path = save_index(few, HELD)
     whole_file = path.read_bytes()
     lying = whole_file.replace(b"(15,), }", b"(15000000000,), }").replace(b"          \n", b"\n")
-    for content in (b"", whole_file[:5], whole_file[:60], whole_file[:-1], b"PK\x03\x04", lying, b"no numbers" * 9):
+    for content in (
+        b"",
+        whole_file[:5],
+        whole_file[:60],
+        whole_file[:-1],
+        b"PK\x03\x04",
+        lying,
+        b"no numbers" * 9,
+    ):
         path.write_bytes(content)
         with pytest.raises(DataError, match="not the published index file"):
             load("val", few)
@@ -390,13 +452,16 @@ def test_a_damaged_or_malicious_index_file(few):
 
 def test_the_substitute_says_what_it_is(few):
     with pytest.warns(
-        UserWarning, match=r"2% is held out by seed 0: .*not comparable with published ones.*github\.com"
+        UserWarning,
+        match=r"2% is held out by seed 0: .*not comparable with published ones.*github\.com",
     ):
         split = load_split("imagenet", "val", few)
     assert split.note.startswith(SUBSTITUTE)
     assert SUBSTITUTE in repr(split)
     assert Counter(split.labels.tolist()) == dict.fromkeys(range(5), 1)
-    assert sorted(split.files + load("train", few).files) == sorted((few / "imagenet/train").rglob("*.JPEG"))
+    assert sorted(split.files + load("train", few).files) == sorted(
+        (few / "imagenet/train").rglob("*.JPEG")
+    )
     assert load("val", few).files == split.files
 
 

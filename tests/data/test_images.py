@@ -1,4 +1,4 @@
-"""radin/images.py: pixels as torchvision and open_clip make them."""
+"""radin/data/images.py: pixels as torchvision and open_clip make them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from radin.data.images import decode, fault, read_image
 from radin.errors import DataError
-from radin.images import decode, fault, read_image
 
 MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I;16")
 
@@ -50,7 +50,12 @@ def torchvision_pixels(path: Path, size: int) -> np.ndarray:
 )
 @settings(max_examples=150)
 def test_pixels_are_those_of_torchvision(tmp_path_factory, width, height, size, mode, seed):
-    path = draw(tmp_path_factory.getbasetemp() / "images" / mode.replace(";", ""), (width, height), mode, seed)
+    path = draw(
+        tmp_path_factory.getbasetemp() / "images" / mode.replace(";", ""),
+        (width, height),
+        mode,
+        seed,
+    )
     pixels = decode(path, path.read_bytes(), size)
     assert pixels.shape == (size, size, 3)
     assert np.array_equal(pixels, torchvision_pixels(path, size))
@@ -58,7 +63,18 @@ def test_pixels_are_those_of_torchvision(tmp_path_factory, width, height, size, 
 
 # Longer edges that end in a fraction, odd margins of either parity, images that must grow, 95 x 190 where the order of
 # multiplying and dividing shows, and a very long one.
-SIZES = [(500, 375), (375, 500), (333, 500), (225, 226), (224, 224), (100, 80), (2, 3), (1, 1), (95, 190), (40, 1900)]
+SIZES = [
+    (500, 375),
+    (375, 500),
+    (333, 500),
+    (225, 226),
+    (224, 224),
+    (100, 80),
+    (2, 3),
+    (1, 1),
+    (95, 190),
+    (40, 1900),
+]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -72,7 +88,9 @@ def test_pixels_are_those_of_open_clip(tmp_path):
     from torchvision.datasets.folder import pil_loader
 
     transform = open_clip.image_transform(224, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3)
-    for k, (size, mode) in enumerate([((500, 333), "RGB"), ((301, 450), "L"), ((120, 226), "P"), ((90, 61), "CMYK")]):
+    for k, (size, mode) in enumerate(
+        [((500, 333), "RGB"), ((301, 450), "L"), ((120, 226), "P"), ((90, 61), "CMYK")]
+    ):
         path = draw(tmp_path / str(k), size, mode)
         theirs = transform(pil_loader(str(path)))
         assert (read_image(path, 224) - theirs).abs().max() < 1e-6
@@ -82,7 +100,9 @@ def test_colours_come_before_the_size(tmp_path):
     """A palette that is resized as it is would give nearest neighbours, which no published figure was measured on."""
     path = draw(tmp_path / "a", (50, 40), "P")
     with Image.open(path) as image:
-        other = np.asarray(image.resize((12, 10), Image.Resampling.BICUBIC).convert("RGB").crop((1, 0, 11, 10)))
+        other = np.asarray(
+            image.resize((12, 10), Image.Resampling.BICUBIC).convert("RGB").crop((1, 0, 11, 10))
+        )
     assert not np.array_equal(decode(path, path.read_bytes(), 10), other)
 
 
@@ -99,14 +119,19 @@ def test_a_border_is_cut_off_first(tmp_path):
 def test_nothing_but_a_border(tmp_path):
     assert read_image(draw(tmp_path / "a", (5, 9)), border=2).shape == (3, 5, 1)
     path = draw(tmp_path / "b", (4, 9))
-    with pytest.raises(DataError, match=r"b\.png: has 4 x 9 pixels, nothing but a border of 2; replace or remove it"):
+    with pytest.raises(
+        DataError,
+        match=r"b\.png: has 4 x 9 pixels, nothing but a border of 2; replace or remove it",
+    ):
         read_image(path, border=2)
 
 
 def test_too_narrow_to_be_resized(tmp_path):
     path = draw(tmp_path / "line", (1, 4000))
     assert read_image(path).shape == (3, 4000, 1)
-    with pytest.raises(DataError, match=r"line\.png: too narrow to be resized \(1 x 4000 pixels\); replace"):
+    with pytest.raises(
+        DataError, match=r"line\.png: too narrow to be resized \(1 x 4000 pixels\); replace"
+    ):
         read_image(path, 224)
 
 

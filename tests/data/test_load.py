@@ -1,4 +1,4 @@
-"""radin/data.py: the embedded digits, and folders of images as people really have them."""
+"""radin/data/load.py: the embedded digits, and folders of images as people really have them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import save, tiny_split
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import radin.data
+from radin.data import digits
+from helpers import save, tiny_split
 from radin import RadinError, Zoo, load_split, predict
-from radin.data import ArraySplit, FolderSplit, batches, fingerprint, in_memory, read_image
+from radin.data.batches import batches, fingerprint
+from radin.data.folders import HELD_OUT
+from radin.data.images import read_image
+from radin.data.splits import ArraySplit, FolderSplit, in_memory
 from radin.errors import DataError
-from radin.folders import HELD_OUT
 
-SHARES = list(radin.data._DIGITS_SHARES)
+SHARES = list(digits._DIGITS_SHARES)
 
 
-@pytest.mark.parametrize("part", radin.data.DIGITS_PARTS)
+@pytest.mark.parametrize("part", digits.DIGITS_PARTS)
 def test_every_part_of_digits(part):
     split = load_split("digits", part)
-    count, _ = radin.data._DIGITS_SHARES[part.split("-")[0]]
+    count, _ = digits._DIGITS_SHARES[part.split("-")[0]]
     assert len(split) == len(split.labels) == count
     assert (split.num_classes, split.class_names) == (10, [str(digit) for digit in range(10)])
     assert split.images.shape == (count, 1, 8, 8)
@@ -37,10 +39,10 @@ def test_every_part_of_digits(part):
     assert label == split.labels[-1]
 
 
-def clean_digits(monkeypatch: pytest.MonkeyPatch, part: str) -> radin.data.ArraySplit:
-    quiet = {share: (count, 0.0) for share, (count, _) in radin.data._DIGITS_SHARES.items()}
-    monkeypatch.setattr(radin.data, "_DIGITS_SHARES", quiet)
-    return radin.data._digits.__wrapped__(part)
+def clean_digits(monkeypatch: pytest.MonkeyPatch, part: str) -> ArraySplit:
+    quiet = {share: (count, 0.0) for share, (count, _) in digits._DIGITS_SHARES.items()}
+    monkeypatch.setattr(digits, "_DIGITS_SHARES", quiet)
+    return digits._digits.__wrapped__(part)
 
 
 def test_no_scan_is_in_two_shares(monkeypatch):
@@ -55,23 +57,25 @@ def test_no_scan_is_in_two_shares(monkeypatch):
         found = [by_bytes[image.numpy().tobytes()] for image in split.images]
         assert split.labels.tolist() == labels[found].tolist()
         used += found
-    assert len(set(used)) == len(used) == sum(count for count, _ in radin.data._DIGITS_SHARES.values())
+    assert (
+        len(set(used)) == len(used) == sum(count for count, _ in digits._DIGITS_SHARES.values())
+    )
 
 
-@pytest.mark.parametrize("part", radin.data.DIGITS_PARTS)
+@pytest.mark.parametrize("part", digits.DIGITS_PARTS)
 def test_digits_are_the_same_every_time(part):
-    once, again = (radin.data._digits.__wrapped__(part) for _ in range(2))
+    once, again = (digits._digits.__wrapped__(part) for _ in range(2))
     assert torch.equal(once.images, again.images)
     assert once.fingerprint == again.fingerprint == fingerprint(once)
 
 
 def test_parts_have_fingerprints_of_their_own():
-    assert len({load_split("digits", part).fingerprint for part in radin.data.DIGITS_PARTS}) == len(
-        radin.data.DIGITS_PARTS
+    assert len({load_split("digits", part).fingerprint for part in digits.DIGITS_PARTS}) == len(
+        digits.DIGITS_PARTS
     )
 
 
-@pytest.mark.parametrize("part", radin.data._DIGITS_SHIFTS)
+@pytest.mark.parametrize("part", digits._DIGITS_SHIFTS)
 def test_shifted_parts_are_the_test_scans_changed(part):
     test, shifted = load_split("digits", "test"), load_split("digits", part)
     assert torch.equal(shifted.labels, test.labels)
@@ -79,7 +83,7 @@ def test_shifted_parts_are_the_test_scans_changed(part):
 
 
 def test_shares_are_noisy_as_stated(monkeypatch):
-    stated = {share: noise for share, (_, noise) in radin.data._DIGITS_SHARES.items()}
+    stated = {share: noise for share, (_, noise) in digits._DIGITS_SHARES.items()}
     noisy = {share: load_split("digits", share).images for share in SHARES}
     for share in SHARES:
         rest = noisy[share] - clean_digits(monkeypatch, share).images
@@ -96,11 +100,15 @@ def test_unknown_part_of_digits(part):
 # Folders ----------------------------------------------------------------------------------------
 
 
-def draw_image(path: Path, size: tuple[int, int] = (6, 6), mode: str = "RGB", value: int = 0) -> Path:
+def draw_image(
+    path: Path, size: tuple[int, int] = (6, 6), mode: str = "RGB", value: int = 0
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([value, *path.as_posix().encode()])
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
-    Image.fromarray(rng.integers(0, 256, (size[1], size[0], *channels), dtype=np.uint8), mode).save(path)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], *channels), dtype=np.uint8), mode).save(
+        path
+    )
     return path
 
 
@@ -133,14 +141,18 @@ def test_a_folder_by_name_by_path_and_by_environment(pets, monkeypatch):
 
 def test_pixels_run_from_minus_1_to_1(tmp_path):
     Image.fromarray(np.array([[[0, 127, 255]]], dtype=np.uint8)).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").flatten().tolist() == pytest.approx([-1, 127 / 127.5 - 1, 1])
+    assert read_image(tmp_path / "a.png").flatten().tolist() == pytest.approx(
+        [-1, 127 / 127.5 - 1, 1]
+    )
 
 
 def test_validation_is_held_out_of_training(pets):
     train, val = load_split(str(pets), "train"), load_split(str(pets), "val")
     everything = sorted((pets / "train").rglob("*.png"))
     assert sorted(train.files + val.files) == everything
-    assert [path.parent.name for path in val.files] == ["cat"] * round(20 * HELD_OUT) + ["dog"] * round(30 * HELD_OUT)
+    assert [path.parent.name for path in val.files] == ["cat"] * round(20 * HELD_OUT) + [
+        "dog"
+    ] * round(30 * HELD_OUT)
     assert val.labels.tolist() == [0, 0, 1, 1, 1]
     again = load_split(str(pets), "val")
     assert again.files == val.files
@@ -212,7 +224,9 @@ def test_images_of_different_sizes(pets):
     draw_image(pets / "test" / "dog" / "large.png", (9, 9))
     with pytest.raises(DataError, match="differ in size; pass load_split"):
         list(batches(load_split(str(pets), "test"), 4))
-    shapes = [tuple(images.shape) for images, _ in batches(load_split(str(pets), "test", size=5), 4)]
+    shapes = [
+        tuple(images.shape) for images, _ in batches(load_split(str(pets), "test", size=5), 4)
+    ]
     assert shapes == [(4, 3, 5, 5), (3, 3, 5, 5)]
 
 
@@ -248,9 +262,13 @@ def test_a_part_without_classes(tmp_path):
 
 
 def test_unknown_part_and_data_set(pets):
-    with pytest.raises(DataError, match=r"pets has no part 'sketch'; it has finetune, pretrain, test, train, val\."):
+    with pytest.raises(
+        DataError, match=r"pets has no part 'sketch'; it has finetune, pretrain, test, train, val\."
+    ):
         load_split(str(pets), "sketch")
-    with pytest.raises(DataError, match="Unknown data set 'pest': it is none of digits, cifar10, .*RADIN_DATA"):
+    with pytest.raises(
+        DataError, match="Unknown data set 'pest': it is none of digits, cifar10, .*RADIN_DATA"
+    ):
         load_split("pest", "train", root=pets.parent)
 
 
@@ -316,7 +334,7 @@ def mixed(pets) -> Path:
 @pytest.mark.parametrize("block", [1, 4, 9, 1024])
 @pytest.mark.parametrize("size", [None, 5])
 def test_in_memory_is_the_same_split(mixed, monkeypatch, block, size):
-    monkeypatch.setattr("radin.splits._BLOCK", block)
+    monkeypatch.setattr("radin.data.splits._BLOCK", block)
     split = load_split(str(mixed), "test", size=size)
     quick = in_memory(split, progress=False)
     assert isinstance(quick, ArraySplit)
@@ -324,8 +342,16 @@ def test_in_memory_is_the_same_split(mixed, monkeypatch, block, size):
     assert quick.images.dtype == torch.float32
     assert torch.equal(quick.images, torch.stack([image for image, _ in split]))
     assert torch.equal(quick.labels, split.labels)
-    assert (quick.name, quick.part, quick.class_names) == (split.name, split.part, split.class_names)
-    assert quick.fingerprint == load_split(str(mixed), "test", size=size).fingerprint == split.fingerprint
+    assert (quick.name, quick.part, quick.class_names) == (
+        split.name,
+        split.part,
+        split.class_names,
+    )
+    assert (
+        quick.fingerprint
+        == load_split(str(mixed), "test", size=size).fingerprint
+        == split.fingerprint
+    )
     assert list(map(len, next(iter(batches(quick, 9))))) == [9, 9]
 
 
@@ -366,16 +392,26 @@ def test_in_memory_names_the_image_at_fault(pets):
     path = draw_image(pets / "test" / "dog" / "large.png", (9, 8))
     split = load_split(str(pets), "test")
     with pytest.raises(
-        DataError, match=r"large\.png has 9 x 8 pixels, .*0\.png has 6 x 6; pass load_split\(..., size="
+        DataError,
+        match=r"large\.png has 9 x 8 pixels, .*0\.png has 6 x 6; pass load_split\(..., size=",
     ):
         in_memory(split, progress=False)
-    assert in_memory(load_split(str(pets), "test", size=4), progress=False).images.shape == (7, 3, 4, 4)
+    assert in_memory(load_split(str(pets), "test", size=4), progress=False).images.shape == (
+        7,
+        3,
+        4,
+        4,
+    )
     for content in (path.read_bytes()[:60], b"hello", b""):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"large\.png: not a readable image \((?!.*BytesIO)"):
             in_memory(split, progress=False)
     path.unlink()
-    for read in (lambda: in_memory(split, progress=False), lambda: split.fingerprint, lambda: split[len(split) - 1]):
+    for read in (
+        lambda: in_memory(split, progress=False),
+        lambda: split.fingerprint,
+        lambda: split[len(split) - 1],
+    ):
         with pytest.raises(DataError, match=r"large\.png: could not be read \(No such file"):
             read()
 

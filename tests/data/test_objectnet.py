@@ -1,4 +1,4 @@
-"""radin/objectnet.py: the four files that say which objects are classes of ImageNet."""
+"""radin/data/objectnet.py: the four files that say which objects are classes of ImageNet."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from imagenet_tree import put_objectnet
 
-from radin import objectnet
+from imagenet_tree import put_objectnet
+from radin.data import objectnet
 from radin.errors import DataError
 
 FILES = (objectnet._FOLDERS, objectnet._OBJECTS, objectnet._NUMBERS, objectnet._LABELS)
@@ -23,7 +23,11 @@ def mappings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def change(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key.replace("_", " "): values[key] for key in values}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text()) | {key.replace("_", " "): values[key] for key in values}
+        )
+    )
 
 
 def test_the_chain_of_files(mappings):
@@ -39,7 +43,9 @@ def test_a_label_of_two_lines_may_not_be_asked_for(mappings):
     (mappings / objectnet._LABELS).write_text("\n".join(lines) + "\n")
     assert objectnet.read_mappings(mappings, 1000) == GROUPS
     change(mappings / objectnet._OBJECTS, Zither="crane")
-    with pytest.raises(DataError, match=r"1k\.json: 'crane' is not one line of imagenet_to_label_2012_v2"):
+    with pytest.raises(
+        DataError, match=r"1k\.json: 'crane' is not one line of imagenet_to_label_2012_v2"
+    ):
         objectnet.read_mappings(mappings, 1000)
 
 
@@ -47,7 +53,9 @@ def test_a_label_of_two_lines_may_not_be_asked_for(mappings):
 def test_a_file_that_is_missing_or_no_text(mappings, name):
     content = (mappings / name).read_bytes()
     (mappings / name).unlink()
-    with pytest.raises(DataError, match=rf"{name}: could not be read \(No such file.*from objectnet\.dev"):
+    with pytest.raises(
+        DataError, match=rf"{name}: could not be read \(No such file.*from objectnet\.dev"
+    ):
         objectnet.read_mappings(mappings, 1000)
     (mappings / name).write_bytes(b"\xff\xfe" + content)
     with pytest.raises(DataError, match=f"{name}: could not be read"):
@@ -58,7 +66,9 @@ def test_a_file_that_is_missing_or_no_text(mappings, name):
 
 
 @pytest.mark.parametrize("name", FILES[:3])
-@pytest.mark.parametrize("content", ["[]", '"text"', "3", "null", '{"a": null}', '{"a": ["b"]}', '{"a": true}'])
+@pytest.mark.parametrize(
+    "content", ["[]", '"text"', "3", "null", '{"a": null}', '{"a": ["b"]}', '{"a": true}']
+)
 def test_json_of_another_kind(mappings, name, content):
     (mappings / name).write_text(content)
     with pytest.raises(DataError, match=f"{name}: must be a JSON object with values of type"):
@@ -90,7 +100,12 @@ def test_files_that_do_not_fit_each_other(mappings):
     change(mappings / objectnet._OBJECTS, Paper="label 5, of many words")
     refused("5 objects with a folder of their own, not 4")
     numbers = json.loads(keep[objectnet._NUMBERS])
-    for wrong in (numbers | {"5": numbers["6"]}, numbers | {"1000": 5}, numbers | {"5": 1000}, numbers | {"05": 5}):
+    for wrong in (
+        numbers | {"5": numbers["6"]},
+        numbers | {"1000": 5},
+        numbers | {"5": 1000},
+        numbers | {"05": 5},
+    ):
         (mappings / objectnet._NUMBERS).write_text(json.dumps(wrong))
         refused("id.json: does not give each of 1,000 logits a line")
     (mappings / objectnet._NUMBERS).write_text(json.dumps(numbers | {"five": 5}))

@@ -1,4 +1,4 @@
-"""radin/splits.py: what a split says of itself, a part of it for a quick look, and images that cannot be decoded."""
+"""radin/data/splits.py: what a split says of itself, a part of it for a quick look, and images that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imagenet_tree import pixels
-
-from radin.data import FolderSplit, Split, check_readable, in_memory, unreadable
+from radin.data.splits import FolderSplit, Split, check_readable, in_memory, unreadable
 from radin.errors import DataError, ParameterError
-from radin.projection import Projection
+from radin.ranking.projection import Projection
 
 
-def folder_split(place: Path, count: int = 10, size: int | None = 4, border: int = 0) -> FolderSplit:
+def folder_split(
+    place: Path, count: int = 10, size: int | None = 4, border: int = 0
+) -> FolderSplit:
     files = []
     for k in range(count):
         path = place / f"{k:03d}.png"
@@ -50,13 +52,19 @@ def test_no_split_gets_what_another_was_given(tmp_path):
 
 def test_fingerprints_of_unresized_images_stay(tmp_path):
     """Shipped benches and stored banks are found by them."""
-    split = FolderSplit("pets", "test", [(tmp_path / "a", 0), (tmp_path / "b", 1)], ["cat", "dog"], None)
+    split = FolderSplit(
+        "pets", "test", [(tmp_path / "a", 0), (tmp_path / "b", 1)], ["cat", "dog"], None
+    )
     known = "6355687d47cd68bac7f37c3533ae253b"
     assert split.combine_hashes(["12", "34"])[:32] == known
 
 
 def test_fingerprints_tell_how_images_are_prepared(tmp_path):
-    ways = [folder_split(tmp_path, size=size, border=border) for size in (None, 4, 5) for border in (0, 1, 2)]
+    ways = [
+        folder_split(tmp_path, size=size, border=border)
+        for size in (None, 4, 5)
+        for border in (0, 1, 2)
+    ]
     assert len({split.fingerprint for split in ways}) == len(ways)
 
 
@@ -64,7 +72,9 @@ def test_a_border_is_cut_off_wherever_images_are_read(tmp_path):
     split, inner = folder_split(tmp_path, size=None, border=2), folder_split(tmp_path, size=None)
     for k in range(10):
         assert torch.equal(split[k][0], inner[k][0][:, 2:6, 2:6])
-    assert torch.equal(in_memory(split, progress=False).images, torch.stack([image for image, _ in split]))
+    assert torch.equal(
+        in_memory(split, progress=False).images, torch.stack([image for image, _ in split])
+    )
 
 
 # A quick look -----------------------------------------------------------------------------------
@@ -72,7 +82,9 @@ def test_a_border_is_cut_off_wherever_images_are_read(tmp_path):
 
 @given(total=st.integers(1, 60), count=st.integers(1, 70))
 def test_taken_images_are_evenly_spread(total, count):
-    split = FolderSplit("pets", "test", [(Path(str(k)), k) for k in range(total)], list(map(str, range(total))), 4)
+    split = FolderSplit(
+        "pets", "test", [(Path(str(k)), k) for k in range(total)], list(map(str, range(total))), 4
+    )
     few = split.take(count)
     if count >= total:
         assert few is split
@@ -90,7 +102,12 @@ def test_a_taken_split_keeps_what_it_must_and_says_what_it_is(tmp_path):
     split.projection, split.note = Projection([[4, 0], [2]], 5), "half of it"
     before = split.fingerprint
     few = split.take(4)
-    assert (few.class_names, few.projection, few.size, few.border) == (["cat", "dog"], split.projection, 4, 1)
+    assert (few.class_names, few.projection, few.size, few.border) == (
+        ["cat", "dog"],
+        split.projection,
+        4,
+        1,
+    )
     assert few.note == "half of it; 4 of 10 images"
     assert few.fingerprint != split.fingerprint == before
     assert few.labels.tolist() == [0, 0, 1, 1]
@@ -109,7 +126,7 @@ def test_impossible_counts(tmp_path, count):
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
 def test_every_unreadable_image_is_named(tmp_path, monkeypatch, block):
-    monkeypatch.setattr("radin.splits._BLOCK", block)
+    monkeypatch.setattr("radin.data.splits._BLOCK", block)
     split = folder_split(tmp_path)
     assert unreadable(split, progress=False) == []
     check_readable(split, progress=False)
@@ -121,7 +138,10 @@ def test_every_unreadable_image_is_named(tmp_path, monkeypatch, block):
     assert found[0][1] == "not a readable image (cut short or no image)"
     assert found[2][1].startswith("could not be read (No such file")
     assert unreadable(split, indices=[9, 0, 2], progress=False) == [found[2], found[0]]
-    first, rest = r".*002\.png: not a readable image \(cut short or no image\), ", r".*007\.png: .*009\.png: .*"
+    first, rest = (
+        r".*002\.png: not a readable image \(cut short or no image\), ",
+        r".*007\.png: .*009\.png: .*",
+    )
     words = rf"^3 of 10 images of pets, test, cannot be decoded: {first}{rest}; replace or remove them\.$"
     with pytest.raises(DataError, match=words):
         check_readable(split, progress=False)

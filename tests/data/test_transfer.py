@@ -1,4 +1,4 @@
-"""radin/download.py: connections that break, servers that lie, and what is left on disk."""
+"""radin/data/download/transfer.py: connections that break, servers that lie, and what is left on disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import files_below, finish, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_server import LocalServer, serve
 
-from radin.download import check_sha256, download, offline, only_one, remote_size
+from helpers import files_below, finish, run_python
+from local_server import LocalServer, serve
+from radin.data.download.transfer import check_sha256, download, offline, only_one, remote_size
 from radin.errors import DataError
 
 CONTENT = hashlib.shake_256(b"radin").digest(20_000)
@@ -57,7 +57,9 @@ def test_a_cut_connection_is_opened_again_for_the_rest(server, tmp_path):
 
 def test_what_arrived_is_kept_for_the_next_call(server, tmp_path):
     server.cuts = [1000, 0]
-    with pytest.raises(DataError, match=r"broke off\); 1000 of 20000 bytes are kept in .*file\.bin\.part, so call"):
+    with pytest.raises(
+        DataError, match=r"broke off\); 1000 of 20000 bytes are kept in .*file\.bin\.part, so call"
+    ):
         get(server, tmp_path)
     assert files_below(tmp_path) == ["file.bin.part"]
     server.asked.clear()
@@ -85,7 +87,9 @@ def test_a_server_that_has_no_such_range_starts_afresh(server, tmp_path):
 @pytest.mark.parametrize("part", [b"rotten", CONTENT[:-1] + b"x", CONTENT + b"and more"])
 def test_a_wrong_checksum_deletes_the_file_and_says_so(server, tmp_path, part):
     (tmp_path / "file.bin.part").write_bytes(part)
-    with pytest.raises(DataError, match="does not have the checksum of the official file, so it was deleted"):
+    with pytest.raises(
+        DataError, match="does not have the checksum of the official file, so it was deleted"
+    ):
         get(server, tmp_path)
     assert files_below(tmp_path) == []
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -100,7 +104,9 @@ def test_an_altered_file_is_refused(server, tmp_path):
 
 def test_a_file_of_another_size_is_refused_before_it_is_taken(server, tmp_path):
     server.files["file.bin"] = b"<html>please log in</html>"
-    with pytest.raises(DataError, match="the file there has 26 bytes and the official one 20000; it has changed"):
+    with pytest.raises(
+        DataError, match="the file there has 26 bytes and the official one 20000; it has changed"
+    ):
         get(server, tmp_path)
     assert files_below(tmp_path) == []
 
@@ -121,7 +127,9 @@ def test_another_range_than_asked_for(server, tmp_path):
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:700]
 
 
-@pytest.mark.parametrize(("status", "words"), [(404, "404 Not Found"), (403, "403 Forbidden"), (503, "503 Service")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "404 Not Found"), (403, "403 Forbidden"), (503, "503 Service")]
+)
 def test_a_refusal_is_told(server, tmp_path, status, words):
     server.status["file.bin"] = status
     with pytest.raises(DataError, match=rf"{server.url}/file\.bin: the server answers {words}"):
@@ -136,7 +144,7 @@ def test_no_server(server, tmp_path):
 
 
 def test_a_silent_server(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("radin.download.TIMEOUT", 0.1)
+    monkeypatch.setattr("radin.data.download.transfer.TIMEOUT", 0.1)
     server.delay = 0.5
     with pytest.raises(DataError, match=r"could not be downloaded \(timed out\)\."):
         get(server, tmp_path)
@@ -147,7 +155,9 @@ def test_a_network_that_goes_down(server, tmp_path, monkeypatch):
         raise OSError(101, "Network is unreachable")
 
     monkeypatch.setattr("http.client.HTTPResponse.read1", down)
-    with pytest.raises(DataError, match=r"could not be downloaded \(\[Errno 101\] Network is unreachable\)"):
+    with pytest.raises(
+        DataError, match=r"could not be downloaded \(\[Errno 101\] Network is unreachable\)"
+    ):
         get(server, tmp_path)
     monkeypatch.undo()
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -194,7 +204,9 @@ def test_a_file_that_nobody_knows(server, tmp_path, capfd):
 def test_the_rest_of_a_file_that_nobody_knows(server, tmp_path, tag):
     server.tags = {"file.bin": tag} if tag else {}
     server.cuts = [1000, 0]
-    with pytest.raises(DataError, match=r"broke off\); 1000 of 20000 bytes are kept in .*file\.bin\.part, so call"):
+    with pytest.raises(
+        DataError, match=r"broke off\); 1000 of 20000 bytes are kept in .*file\.bin\.part, so call"
+    ):
         get_unknown(server, tmp_path)
     assert files_below(tmp_path) == ["file.bin.part", "file.bin.part.json"]
     assert get_unknown(server, tmp_path).read_bytes() == CONTENT
@@ -220,7 +232,9 @@ def half_of_another(server: LocalServer, folder: Path, tag: str | None, content:
 @pytest.mark.parametrize("tag", ['"old"', 'W/"old"'])
 def test_a_file_that_changed_in_between_is_begun_anew(server, tmp_path, tag, conditions):
     half_of_another(server, tmp_path, tag, CONTENT[::-1])
-    server.conditions = conditions  # else the server sends a range, and only its tag shows that the file is another
+    server.conditions = (
+        conditions  # else the server sends a range, and only its tag shows that the file is another
+    )
     assert get_unknown(server, tmp_path).read_bytes() == CONTENT
     seen = conditions and tag == '"old"'
     assert [wanted for _, wanted in server.asked] == ["bytes=1000-", *([] if seen else [None])]
@@ -252,7 +266,9 @@ def test_a_part_longer_than_its_file_is_thrown_away(server, tmp_path):
     with pytest.raises(DataError, match="1000 of 20000"):
         get_unknown(server, tmp_path)
     (tmp_path / "file.bin.part").write_bytes(CONTENT + b"and more")
-    with pytest.raises(DataError, match="more arrived than the 20000 bytes of the file, so it was deleted"):
+    with pytest.raises(
+        DataError, match="more arrived than the 20000 bytes of the file, so it was deleted"
+    ):
         get_unknown(server, tmp_path)
     assert get_unknown(server, tmp_path).read_bytes() == CONTENT
 
@@ -266,7 +282,9 @@ def test_a_length_that_is_too_long_is_a_connection_that_broke_off(server, tmp_pa
 
 def test_without_a_length_nobody_could_tell_the_end(server, tmp_path):
     server.says_length = False
-    with pytest.raises(DataError, match="does not say how large the file is, .* get the file by hand"):
+    with pytest.raises(
+        DataError, match="does not say how large the file is, .* get the file by hand"
+    ):
         get_unknown(server, tmp_path)
     assert "file.bin" not in files_below(tmp_path)
     server.says_length = True
@@ -294,7 +312,9 @@ def test_either_may_be_known(server, tmp_path):
     assert get_unknown(server, tmp_path, sha256=digest).read_bytes() == CONTENT
     with pytest.raises(DataError, match="does not have the checksum"):
         get_unknown(server, tmp_path, sha256="0" * 64)
-    with pytest.raises(DataError, match="the file there has 20000 bytes and the official one 19999"):
+    with pytest.raises(
+        DataError, match="the file there has 20000 bytes and the official one 19999"
+    ):
         get_unknown(server, tmp_path, num_bytes=19_999)
     assert get_unknown(server, tmp_path, num_bytes=20_000).read_bytes() == CONTENT
     server.says_length = False
@@ -308,7 +328,9 @@ def test_an_empty_file(server, tmp_path):
 
 @given(data=st.data(), length=st.integers(1, 3000), ranges=st.booleans(), tag=st.booleans())
 @settings(max_examples=40)
-def test_any_cuts_and_a_change_end_in_the_file_that_is_there(tmp_path_factory, running, data, length, ranges, tag):
+def test_any_cuts_and_a_change_end_in_the_file_that_is_there(
+    tmp_path_factory, running, data, length, ranges, tag
+):
     """Without a tag a change that keeps the size is invisible, so it comes with another size then."""
     folder = tmp_path_factory.mktemp("cuts")
     old, new = CONTENT[:length], CONTENT[::-1][: length if tag else length + 1]
@@ -340,7 +362,9 @@ def test_the_size_of_a_file_elsewhere(server):
     assert server.asked == []
 
 
-@pytest.mark.parametrize(("value", "forbidden"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
+@pytest.mark.parametrize(
+    ("value", "forbidden"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)]
+)
 def test_leave_to_download(monkeypatch, value, forbidden):
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
     if value is not None:
@@ -365,7 +389,7 @@ def test_one_process_at_a_time_and_a_killed_one_is_forgotten(tmp_path, capfd):
     hold = """
 import sys, time
 from pathlib import Path
-from radin.download import only_one
+from radin.data.download.transfer import only_one
 with only_one(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)

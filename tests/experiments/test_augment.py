@@ -1,11 +1,11 @@
-"""radin/augment.py: what training images go through."""
+"""radin/experiments/zoos/augment.py: what training images go through."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from radin.augment import augment, erase, mixup, move, recolour
+from radin.experiments.zoos.augment import augment, erase, mixup, move, recolour
 
 IMAGES = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -16,7 +16,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_nothing_asked_nothing_done():
     assert torch.equal(augment(IMAGES, {}, generator()), IMAGES)
-    assert torch.equal(augment(IMAGES, {"augment": 0.0, "flip": 0, "colour": 0.0}, generator()), IMAGES)
+    assert torch.equal(
+        augment(IMAGES, {"augment": 0.0, "flip": 0, "colour": 0.0}, generator()), IMAGES
+    )
 
 
 @pytest.mark.parametrize("key", ["augment", "flip", "colour", "erase", "noise"])

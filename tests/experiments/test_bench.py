@@ -1,4 +1,4 @@
-"""radin/bench.py: a look-up is an evaluation."""
+"""radin/experiments/bench/bench.py: a look-up is an evaluation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, files_below, random_bank, save_states, state, tiny_split, tiny_zoo
 
+from helpers import build, files_below, random_bank, save_states, state, tiny_split, tiny_zoo
 from radin import LogitBank, SoupBench, Zoo, craft, evaluator, exhaustive, soup_logits
-from radin.bank import accuracy
 from radin.errors import BankError, OffGridError, ParameterError
 from radin.files import hash_file
+from radin.ranking.bank import accuracy
 
 N = 4
 SPLITS = {"val": tiny_split(30, seed=1), "test": tiny_split(40, seed=2, part="test")}
 
 
 def build_bench(zoo: Zoo, **options: object) -> SoupBench:
-    return SoupBench.build(zoo, SPLITS["val"], SPLITS["test"], device="cpu", progress=False, **options)
+    return SoupBench.build(
+        zoo, SPLITS["val"], SPLITS["test"], device="cpu", progress=False, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def test_a_look_up_is_the_live_evaluation(zoo, bench, part):
     for weights in exhaustive(N):
         assert table(weights) == live(weights)
         assert table(weights.tolist()) == live(weights)
-    assert torch.equal(bench.soups(part), torch.tensor([live(w) for w in bench.candidates], dtype=torch.float64))
+    assert torch.equal(
+        bench.soups(part), torch.tensor([live(w) for w in bench.candidates], dtype=torch.float64)
+    )
 
 
 def test_banks_are_those_of_the_splits(bench):
@@ -65,7 +69,9 @@ def test_recipes_run_on_a_bench(bench):
     assert bench.regret(soup.weights) >= 0
 
 
-@pytest.mark.parametrize("weights", [[0.4, 0.6, 0, 0], [0.3, 0.3, 0.4, 0], [0.26, 0.25, 0.25, 0.24]])
+@pytest.mark.parametrize(
+    "weights", [[0.4, 0.6, 0, 0], [0.3, 0.3, 0.4, 0], [0.26, 0.25, 0.25, 0.24]]
+)
 def test_soups_off_the_grid_are_refused(bench, weights):
     for use in (bench.row, bench.evaluator("val"), bench.regret):
         with pytest.raises(ParameterError, match="not in the bench"):
@@ -101,7 +107,9 @@ def test_a_saved_bench_comes_back_whole(bench, zoo, tmp_path):
 def test_a_bench_is_found_again(zoo, tmp_path, monkeypatch):
     built = build_bench(zoo, cache=tmp_path)
     files = files_below(tmp_path)
-    monkeypatch.setattr("radin.bench.tabulate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr(
+        "radin.experiments.bench.bench.tabulate", lambda *_, **__: pytest.fail("evaluated again")
+    )
     assert torch.equal(build_bench(zoo, cache=tmp_path).soups("test"), built.soups("test"))
     assert files_below(tmp_path) == files
 
@@ -115,9 +123,13 @@ def test_a_damaged_bench_is_built_again(zoo, tmp_path):
 
 def test_a_changed_zoo_is_another_bench(zoo, tmp_path):
     build_bench(zoo, cache=tmp_path / "cache")
-    other = Zoo.open(save_states(tmp_path, *(state(k) for k in (5, 6, 7, 8))), build, progress=False)
+    other = Zoo.open(
+        save_states(tmp_path, *(state(k) for k in (5, 6, 7, 8))), build, progress=False
+    )
     fresh = build_bench(other, cache=False)
-    assert torch.equal(build_bench(other, cache=tmp_path / "cache").soups("val"), fresh.soups("val"))
+    assert torch.equal(
+        build_bench(other, cache=tmp_path / "cache").soups("val"), fresh.soups("val")
+    )
 
 
 def test_damaged_files_are_refused(bench, tmp_path):
@@ -138,7 +150,9 @@ def test_tables_must_fit_the_banks():
         ({"val": table, "test": table[:, :1]}, None),
         ({"val": table, "test": table}, {"val": table, "test": torch.zeros(8, 2)}),
     ):
-        with pytest.raises(BankError, match=r"3 ingredients needs a table \(7, 2\) of (soups|ensembles) on"):
+        with pytest.raises(
+            BankError, match=r"3 ingredients needs a table \(7, 2\) of (soups|ensembles) on"
+        ):
             SoupBench(bank, bank, soups, ensembles)
     with pytest.raises(BankError, match="The val bank has 3 ingredients, the test bank 2"):
         SoupBench(bank, random_bank(2), {"val": table, "test": table})
@@ -180,7 +194,12 @@ def test_right_answers_are_kept(zoo, bench, part, tmp_path):
     with pytest.raises(BankError, match="without the soups' answers"):
         without.right(part, [0])
     with pytest.raises(BankError, match="does not fit 15 soups"):
-        SoupBench(bench.val, bench.test, bench._tables["soups"], right={part: torch.zeros(15, 1, dtype=torch.uint8)})
+        SoupBench(
+            bench.val,
+            bench.test,
+            bench._tables["soups"],
+            right={part: torch.zeros(15, 1, dtype=torch.uint8)},
+        )
 
 
 def test_unknown_metric(bench):
@@ -209,7 +228,9 @@ def test_a_sub_zoo_is_the_zoo_of_fewer_ingredients(zoo, bench, members):
         for metric in ("accuracy", "nll"):
             # A soup is a sum over ingredients in another order, so its last digit may differ.
             assert torch.allclose(cut.soups(part, metric), built.soups(part, metric), rtol=1e-5)
-            assert torch.allclose(cut.ensembles(part, metric), built.ensembles(part, metric), rtol=1e-5)
+            assert torch.allclose(
+                cut.ensembles(part, metric), built.ensembles(part, metric), rtol=1e-5
+            )
     assert cut.split("val") is SPLITS["val"]
     with pytest.raises(BankError, match="without its ingredients"):
         cut.zoo()
@@ -231,7 +252,11 @@ def test_the_images_behind_a_bench(bench, zoo, tmp_path):
     with pytest.raises(BankError, match="does not know what images"):
         loaded.split("val")
     again = build_bench(zoo, cache=tmp_path / "cache")
-    assert build_bench(zoo, cache=tmp_path / "cache").split("test") is again.split("test") is SPLITS["test"]
+    assert (
+        build_bench(zoo, cache=tmp_path / "cache").split("test")
+        is again.split("test")
+        is SPLITS["test"]
+    )
 
 
 # Shipped folders ----------------------------------------------------------------------------------
@@ -245,9 +270,14 @@ def folder(bench, zoo, tmp_path, monkeypatch) -> Path:
     for path in (*zoo.paths, zoo.paths[0].parent / "init.safetensors"):
         shutil.copy(path, place)
     files = {path.name: hash_file(path) for path in sorted(place.iterdir())}
-    manifest = {"format": "radin-bench-2", "class_names": ["a", "b", "c"], "widths": [8], "files": files}
+    manifest = {
+        "format": "radin-bench-2",
+        "class_names": ["a", "b", "c"],
+        "widths": [8],
+        "files": files,
+    }
     (place / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr("radin.bench.network", lambda _: build())
+    monkeypatch.setattr("radin.experiments.bench.bench.network", lambda _: build())
     return place
 
 
@@ -276,7 +306,8 @@ def test_a_changed_file_is_named(folder, name, damage):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"format": "radin-bench-1", "files": {}}', '{"format": "radin-bench-2"}']
+    "content",
+    ["", "{", "[]", '{"format": "radin-bench-1", "files": {}}', '{"format": "radin-bench-2"}'],
 )
 def test_a_manifest_that_is_none(folder, content):
     (folder / "manifest.json").write_text(content)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
-from radin.notebook import measured
-
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import averaging
 import one_pass
 import stage_one
+from radin.experiments.notebook import measured
 
 
 @pytest.mark.parametrize("name", sorted(set(stage_one.CASES) - {"caruana", "digits"}))
@@ -43,7 +39,10 @@ def test_the_results_in_the_book_are_those_of_this_benchmark():
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(stage_one, "WORK", tmp_path)
     monkeypatch.setattr(stage_one, "CASES", {"few_classes": None, "likelihood": None})
-    done = {"hardware": {}, "cases": {"few_classes": {"seconds": 1.0, "times_faster_than_loop": 7.0}}}
+    done = {
+        "hardware": {},
+        "cases": {"few_classes": {"seconds": 1.0, "times_faster_than_loop": 7.0}},
+    }
     (tmp_path / f"quick-{stage_one.code()}.json").write_text(json.dumps(done))
     stage_one.run_all(quick=True)
     results = json.loads((tmp_path / "quick.json").read_text())
@@ -52,7 +51,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr().out
     assert "likelihood ..." in said
     assert "few_classes ..." not in said
-    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"], "the next run measures again"
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"], (
+        "the next run measures again"
+    )
 
 
 def test_the_files_are_those_of_the_published_ingredients():
@@ -73,27 +74,59 @@ def test_radin_and_its_peers_average_alike(tmp_path, kind):
         assert json.loads(json.dumps(result)) == result
         assert result["seconds"] > 0
         if method in averaging.PEERS:
-            apart = averaging.difference(tmp_path / "radin.safetensors", [tmp_path / f"{method}.safetensors"])
+            apart = averaging.difference(
+                tmp_path / "radin.safetensors", [tmp_path / f"{method}.safetensors"]
+            )
             assert apart < 1e-6
-    assert (tmp_path / "radin_open.safetensors").stat().st_size > (tmp_path / "timm.safetensors").stat().st_size
-    assert averaging.difference(tmp_path / "radin.safetensors", [tmp_path / "radin_four.safetensors"]) == 0
+    assert (tmp_path / "radin_open.safetensors").stat().st_size > (
+        tmp_path / "timm.safetensors"
+    ).stat().st_size
+    assert (
+        averaging.difference(tmp_path / "radin.safetensors", [tmp_path / "radin_four.safetensors"])
+        == 0
+    )
 
 
 def test_a_quick_run_of_averaging(tmp_path, capfd):
     result = tmp_path / "averaging.json"
-    command = ["--rows", "read", "read_mapped", "mergekit", "--folder", str(tmp_path), "--result", str(result)]
+    command = [
+        "--rows",
+        "read",
+        "read_mapped",
+        "mergekit",
+        "--folder",
+        str(tmp_path),
+        "--result",
+        str(result),
+    ]
     averaging.main([*command, "--quick", "--repeats", "2"])
     said = capfd.readouterr().out
     assert "mergekit is left out: no --mergekit-python was given" in said
     for head in ("pt, warm", "pt, cold", "safetensors, warm", "safetensors, cold"):
         assert f"\n{head} " in said
     assert not result.exists()
-    small = ["--scale", "32", "--number", "2", "--formats", "pt", "--repeats", "1", "--cold-repeats", "0"]
+    small = [
+        "--scale",
+        "32",
+        "--number",
+        "2",
+        "--formats",
+        "pt",
+        "--repeats",
+        "1",
+        "--cold-repeats",
+        "0",
+    ]
     averaging.main([*command, *small])
     kept = json.loads(result.read_text())
     assert kept["sizes"]["N"] == 2
     assert kept["formats"]["pt"]["warm"]["read"]["times_read"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["averaging.json", "pt-16", "pt-32", "safetensors-16"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "averaging.json",
+        "pt-16",
+        "pt-32",
+        "safetensors-16",
+    ]
 
 
 def test_a_method_that_fails_ends_the_benchmark(tmp_path):
@@ -108,7 +141,9 @@ def test_the_averages_in_the_book_are_those_of_this_benchmark():
     for conditions in kept["formats"].values():
         for rows in conditions.values():
             assert set(rows) == set(averaging.METHODS)
-            assert all(rows[peer]["largest_difference_from_radin"] < 1e-6 for peer in averaging.PEERS)
+            assert all(
+                rows[peer]["largest_difference_from_radin"] < 1e-6 for peer in averaging.PEERS
+            )
             assert max(rows[row]["peak_models"] for row in ("radin", "radin_four")) < 1.5
 
 

@@ -1,4 +1,4 @@
-"""radin/broken.py: each zoo is broken in the way it says and in no other, and is the same every time."""
+"""radin/experiments/zoos/broken.py: each zoo is broken in the way it says and in no other, and is the same every time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import files_below
 from torch import Tensor
 
-from radin import Zoo, average, broken, digits_zoo, finetune, load_split, predict, soup_logits
-from radin.broken import KINDS, broken_zoo
+from helpers import files_below
+from radin import Zoo, average, digits_zoo, load_split, predict, soup_logits
 from radin.errors import ParameterError
-from radin.evaluate import refresh_batch_norm
-from radin.models import DigitsNet
+from radin.experiments.networks import DigitsNet
+from radin.experiments.zoos import broken, train
+from radin.experiments.zoos.broken import KINDS, broken_zoo
+from radin.inference.batch_norm import refresh_batch_norm
 
 QUICK = {"quick": True, "device": "cpu", "progress": False}
 TRAINED = ("rate", "initialisation", "batch_norm", "heads")
@@ -50,7 +51,7 @@ def answers(zoo: Zoo, k: int) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_a_zoo_that_is_found_again(home, kind, monkeypatch):
     before = contents(home)
-    monkeypatch.setattr(finetune, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
     zoo = broken_zoo(kind, 2, **QUICK)
     assert zoo.names == ["ingredient_00", "ingredient_01"]
     assert zoo.init is not None
@@ -70,16 +71,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch, ki
     shutil.rmtree(folder)
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
     torch.manual_seed(12345)  # the caller's own randomness is not ours
-    trained, train = [], finetune.train
+    trained, train_whole = [], train.train
 
     def stop(*args: object, **kwargs: object) -> object:
         trained.append(1)
         if len(trained) == 2:
             raise KilledError
-        return train(*args, **kwargs)
+        return train_whole(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "train", stop)
+        patch.setattr(train, "train", stop)
         with pytest.raises(KilledError):
             broken_zoo(kind, 2, **QUICK)
     assert 0 < len(whole) - len(contents(tmp_path)) < len(files_below(home / "zoos" / folder.name))
@@ -142,10 +143,16 @@ def test_channels_that_are_normalised_together_stay_together():
 
 def test_the_least_accurate_ingredient_gives_the_same_answers_and_shouts_them():
     healthy, zoo = digits_zoo(2, **QUICK), broken_zoo("sharp", 2, **QUICK)
-    least = predict(healthy, load_split("digits", "val"), device="cpu", progress=False).accuracies().argmin()
+    least = (
+        predict(healthy, load_split("digits", "val"), device="cpu", progress=False)
+        .accuracies()
+        .argmin()
+    )
     for k in range(2):
         factor = broken.SHARPNESS if k == least else 1.0
-        torch.testing.assert_close(answers(zoo, k), factor * answers(healthy, k), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            answers(zoo, k), factor * answers(healthy, k), rtol=1e-5, atol=1e-4
+        )
         assert torch.equal(answers(zoo, k).argmax(1), answers(healthy, k).argmax(1))
 
 
@@ -156,8 +163,14 @@ def test_batch_norm_is_mended_by_new_statistics():
     split = load_split("digits", "val")
     mended = refresh_batch_norm(zoo, weights, load_split("digits", "train"), device="cpu")
     stale = average(zoo, weights)
-    assert all(torch.equal(mended[key], stale[key]) for key in zoo.keys() if "running" not in key and "num" not in key)
-    assert not torch.allclose(*(soup_logits(zoo, soup, split, device="cpu")[0] for soup in (mended, stale)))
+    assert all(
+        torch.equal(mended[key], stale[key])
+        for key in zoo.keys()
+        if "running" not in key and "num" not in key
+    )
+    assert not torch.allclose(
+        *(soup_logits(zoo, soup, split, device="cpu")[0] for soup in (mended, stale))
+    )
 
 
 def test_ingredients_of_separate_initialisations_share_nothing():
@@ -177,7 +190,9 @@ def test_another_seed_is_another_zoo(tmp_path, monkeypatch, kind):
 
 
 def test_unknown_kinds_are_answered_with_the_known_ones():
-    with pytest.raises(ParameterError, match="kind must be one of healthy, rate, .*sharp, not 'cold'"):
+    with pytest.raises(
+        ParameterError, match="kind must be one of healthy, rate, .*sharp, not 'cold'"
+    ):
         broken_zoo("cold", **QUICK)
     for wrong in (None, ["rate"]):
         with pytest.raises(ParameterError, match="kind must be one of"):

@@ -1,4 +1,4 @@
-"""radin/model_soups.py: the published ingredients, fetched one by one and known again ever after."""
+"""radin/experiments/model_soups/ingredients.py: the published ingredients, fetched one by one and known again ever after."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import files_below, finish, run_python
 from hypothesis import given
 from hypothesis import strategies as st
-from local_server import LocalServer
 
-from radin import model_soups, published
+from helpers import files_below, finish, run_python
+from local_server import LocalServer
 from radin.errors import DataError, ParameterError, RadinError
-from radin.model_soups import RECORD, fetch_ingredients, ingredient_ids
+from radin.experiments.model_soups import ingredients, results
+from radin.experiments.model_soups.ingredients import RECORD, fetch_ingredients, ingredient_ids
 
 LEAST = 3000  # bytes of the smallest ingredient of these tests
-CONTENT = {number: hashlib.shake_256(bytes([number])).digest(LEAST + number) for number in range(72)}
+CONTENT = {
+    number: hashlib.shake_256(bytes([number])).digest(LEAST + number) for number in range(72)
+}
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def server(running, monkeypatch) -> LocalServer:
     running.files |= {f"model_{number}.pt": content for number, content in CONTENT.items()}
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(model_soups, "RELEASE", running.url)
-    monkeypatch.setattr(model_soups, "LEAST_BYTES", LEAST)
-    monkeypatch.setattr(model_soups, "USUAL_BYTES", LEAST + 100)
+    monkeypatch.setattr(ingredients, "RELEASE", running.url)
+    monkeypatch.setattr(ingredients, "LEAST_BYTES", LEAST)
+    monkeypatch.setattr(ingredients, "USUAL_BYTES", LEAST + 100)
     return running
 
 
@@ -102,12 +104,27 @@ def test_some_of_them(server, tmp_path, capfd):
     paths = fetch_ingredients("43,0-1", tmp_path / "soups")
     assert paths == [tmp_path / "soups" / f"model_{number}.pt" for number in (43, 0, 1)]
     assert [path.read_bytes() for path in paths] == [CONTENT[number] for number in (43, 0, 1)]
-    assert list(record_of(tmp_path / "soups").items()) == [(f"model_{k}.pt", entry(k)) for k in (0, 1, 43)]
-    assert files_below(tmp_path / "soups") == [".lock", RECORD, "model_0.pt", "model_1.pt", "model_43.pt"]
+    assert list(record_of(tmp_path / "soups").items()) == [
+        (f"model_{k}.pt", entry(k)) for k in (0, 1, 43)
+    ]
+    assert files_below(tmp_path / "soups") == [
+        ".lock",
+        RECORD,
+        "model_0.pt",
+        "model_1.pt",
+        "model_43.pt",
+    ]
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"radin: downloading the ingredients of Model soups from {server.url} (3 files, about" in err
-    for label in ("model_43.pt (1 of 3): 100%", "model_0.pt (2 of 3): 100%", "model_1.pt (3 of 3): 100%"):
+    assert (
+        f"radin: downloading the ingredients of Model soups from {server.url} (3 files, about"
+        in err
+    )
+    for label in (
+        "model_43.pt (1 of 3): 100%",
+        "model_0.pt (2 of 3): 100%",
+        "model_1.pt (3 of 3): 100%",
+    ):
         assert label in err
 
 
@@ -133,7 +150,8 @@ def test_it_goes_on_where_it_broke_off(server, tmp_path, tag):
     server.tags = dict.fromkeys(server.files, tag) if tag else {}
     server.cuts = [10_000, 700, 0]  # the first is whole
     with pytest.raises(
-        DataError, match="model_1.pt: could not be downloaded .*700 of 3001 bytes are kept in .*model_1"
+        DataError,
+        match="model_1.pt: could not be downloaded .*700 of 3001 bytes are kept in .*model_1",
     ):
         get("0-2", tmp_path)
     assert record_of(tmp_path) == {"model_0.pt": entry(0)}
@@ -157,7 +175,8 @@ def test_one_that_was_removed_must_come_back_as_it_was(server, tmp_path):
 def test_a_refusal(server, tmp_path, status):
     server.status["model_1.pt"] = status
     with pytest.raises(
-        DataError, match=rf"model_1\.pt: the server answers {status} .*What was fetched before it is kept"
+        DataError,
+        match=rf"model_1\.pt: the server answers {status} .*What was fetched before it is kept",
     ):
         get("0-1", tmp_path)
     assert record_of(tmp_path) == {"model_0.pt": entry(0)}
@@ -165,7 +184,9 @@ def test_a_refusal(server, tmp_path, status):
 
 def test_what_is_no_ingredient_is_not_kept(server, tmp_path):
     server.files["model_0.pt"] = b"<html>please log in</html>"
-    with pytest.raises(DataError, match="what came has 26 bytes, too few for an ingredient, and was deleted"):
+    with pytest.raises(
+        DataError, match="what came has 26 bytes, too few for an ingredient, and was deleted"
+    ):
         get("0", tmp_path)
     assert files_below(tmp_path) == [".lock"]
 
@@ -175,10 +196,13 @@ def test_offline(server, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     assert [path.name for path in get("0-1", tmp_path)] == ["model_0.pt", "model_1.pt"]
     with pytest.raises(
-        DataError, match=rf"model_2\.pt is not in .* RADIN_OFFLINE forbids .*; get {server.url}/model_2"
+        DataError,
+        match=rf"model_2\.pt is not in .* RADIN_OFFLINE forbids .*; get {server.url}/model_2",
     ):
         get("0-2", tmp_path)
-    with pytest.raises(DataError, match=r"model_2\.pt, model_3\.pt, model_4\.pt, model_5\.pt, \.\.\. are not in"):
+    with pytest.raises(
+        DataError, match=r"model_2\.pt, model_3\.pt, model_4\.pt, model_5\.pt, \.\.\. are not in"
+    ):
         get("all", tmp_path)
     with pytest.raises(DataError, match="forbids"):
         get("0", tmp_path / "nowhere")
@@ -192,11 +216,15 @@ def test_too_little_space_is_said_before_the_start(server, tmp_path, monkeypatch
     server.asked.clear()
     needed = 2 * (LEAST + 100) - 2000  # of three, one is there and another in part
     for free, enough in ((needed - 1, False), (needed, True)):
-        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**9, 10**9, free))
+        monkeypatch.setattr(
+            "shutil.disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**9, 10**9, free)
+        )
         if enough:
             assert len(get("0-2", tmp_path)) == 3
         else:
-            with pytest.raises(DataError, match=f"{tmp_path}: .* GB are still to come and .* are free; .* --ids"):
+            with pytest.raises(
+                DataError, match=f"{tmp_path}: .* GB are still to come and .* are free; .* --ids"
+            ):
                 get("0-2", tmp_path)
             assert server.asked == []
 
@@ -205,8 +233,11 @@ def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "model_0.pt.part"))
 
-    monkeypatch.setattr(model_soups, "download", full)
-    with pytest.raises(DataError, match=r"model_0\.pt\.part: could not be written \(No space left on device\); free"):
+    monkeypatch.setattr(ingredients, "download", full)
+    with pytest.raises(
+        DataError,
+        match=r"model_0\.pt\.part: could not be written \(No space left on device\); free",
+    ):
         get("0", tmp_path)
 
 
@@ -246,7 +277,9 @@ def test_truncated_at_any_byte(server, tmp_path):
     path, *_ = get("0", tmp_path)
     for length in (0, 1, 2, 1500, len(CONTENT[0]) - 1):
         path.write_bytes(CONTENT[0][:length])
-        with pytest.raises(DataError, match=f"model_0.pt: it has {length} bytes, and hashes.json says 3000"):
+        with pytest.raises(
+            DataError, match=f"model_0.pt: it has {length} bytes, and hashes.json says 3000"
+        ):
             get("0", tmp_path)
 
 
@@ -266,7 +299,8 @@ def test_what_somebody_put_there_must_be_an_ingredient(server, tmp_path, monkeyp
     path = tmp_path / "model_7.pt"
     path.write_bytes(bytes(LEAST - 1))
     with pytest.raises(
-        DataError, match=r"model_7\.pt: it has 2999 bytes, too few for an ingredient\. Remove it and run"
+        DataError,
+        match=r"model_7\.pt: it has 2999 bytes, too few for an ingredient\. Remove it and run",
     ):
         get("7", tmp_path)
     path.write_bytes(bytes(LEAST + 1))
@@ -307,7 +341,9 @@ def test_a_checkpoint_that_is_cut_short_is_known_without_a_record(server, tmp_pa
 def test_a_record_that_is_none(server, tmp_path, text):
     get("0", tmp_path)
     (tmp_path / RECORD).write_text(text)
-    with pytest.raises(RadinError, match=rf"{RECORD}: no record of sizes and SHA-256 sums; remove it"):
+    with pytest.raises(
+        RadinError, match=rf"{RECORD}: no record of sizes and SHA-256 sums; remove it"
+    ):
         get("0", tmp_path)
     (tmp_path / RECORD).unlink()  # as told
     get("0", tmp_path)
@@ -317,17 +353,17 @@ def test_a_record_that_is_none(server, tmp_path, text):
 KILLED = """
 import os, sys
 from pathlib import Path
-from radin import model_soups
+from radin.experiments.model_soups import ingredients
 url, folder, when = sys.argv[1:]
-model_soups.RELEASE, model_soups.LEAST_BYTES, model_soups.USUAL_BYTES = url, 3000, 3000
-done = getattr(model_soups, when)
+ingredients.RELEASE, ingredients.LEAST_BYTES, ingredients.USUAL_BYTES = url, 3000, 3000
+done = getattr(ingredients, when)
 def dies(*arguments, **options):
     answer = done(*arguments, **options)
     if "model_1.pt" in str(arguments[0]) or "model_1.pt" in str(arguments[-1]):
         os.kill(os.getpid(), 9)
     return answer
-setattr(model_soups, when, dies)
-model_soups.fetch_ingredients("0-2", Path(folder), progress=False)
+setattr(ingredients, when, dies)
+ingredients.fetch_ingredients("0-2", Path(folder), progress=False)
 """
 
 
@@ -353,7 +389,5 @@ def test_two_processes_at_once(server, tmp_path):
     assert record_of(tmp_path) == {f"model_{k}.pt": entry(k) for k in range(3)}
 
 
-def test_the_names_of_the_results_are_here_too():
-    assert model_soups.published is published.published
-    assert model_soups.Published is published.Published
-    assert os.path.basename(model_soups.RELEASE) == "v0.0.2"
+def test_the_release_is_the_published_one():
+    assert os.path.basename(ingredients.RELEASE) == "v0.0.2"

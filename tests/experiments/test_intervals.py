@@ -1,4 +1,4 @@
-"""radin/compare.py: the interval covers the truth as often as it says."""
+"""radin/experiments/intervals.py: the interval covers the truth as often as it says."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin.compare import accuracy_interval, jackknife_interval, paired_interval
 from radin.errors import ParameterError
+from radin.experiments.intervals import accuracy_interval, jackknife_interval, paired_interval
 
 ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -23,7 +23,9 @@ def columns(pairs: list[tuple[bool, bool]]) -> tuple[torch.Tensor, torch.Tensor]
 def test_difference_and_bounds(pairs):
     a, b = columns(pairs)
     difference, low, high = paired_interval(a, b)
-    assert difference == pytest.approx(100 * (sum(x for x, _ in pairs) - sum(y for _, y in pairs)) / len(pairs))
+    assert difference == pytest.approx(
+        100 * (sum(x for x, _ in pairs) - sum(y for _, y in pairs)) / len(pairs)
+    )
     assert -100 <= low < high <= 100
     assert paired_interval(b, a) == pytest.approx((-difference, -high, -low))
 
@@ -52,7 +54,10 @@ def test_coverage_is_near_95_percent(only_a, only_b):
     truth, covered, runs = 100 * (only_a - only_b), 0, 2000
     for _ in range(runs):
         draw = rng.random(200)
-        a, b = torch.from_numpy(draw < only_a), torch.from_numpy((draw >= only_a) & (draw < only_a + only_b))
+        a, b = (
+            torch.from_numpy(draw < only_a),
+            torch.from_numpy((draw >= only_a) & (draw < only_a + only_b)),
+        )
         _, low, high = paired_interval(a, b)
         covered += low <= truth <= high
     assert 0.93 <= covered / runs <= 0.99
@@ -94,7 +99,9 @@ def test_intervals_over_draws_cover_the_truth():
     rng = torch.Generator().manual_seed(1)
     covered = 0
     for _ in range(400):
-        chance = torch.rand(2, 150, 1, generator=rng)  # both models are right half of the time on average
+        chance = torch.rand(
+            2, 150, 1, generator=rng
+        )  # both models are right half of the time on average
         a, b = torch.rand(2, 150, 8, generator=rng) < chance
         _, low, high = paired_interval(a, b)
         covered += low <= 0 <= high
@@ -114,7 +121,9 @@ def test_the_jackknife_covers_as_often_as_it_says():
     covered = 0
     for _ in range(300):
         first, second = rng.normal(0, 1, 200), rng.normal(0.5, 1, 100)
-        _, low, high = jackknife_interval(lambda a, b, x=first, y=second: y[b].mean() - x[a].mean(), [200, 100])
+        _, low, high = jackknife_interval(
+            lambda a, b, x=first, y=second: y[b].mean() - x[a].mean(), [200, 100]
+        )
         covered += low <= 0.5 <= high
     assert 0.91 < covered / 300 < 0.985
 

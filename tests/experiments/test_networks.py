@@ -1,4 +1,4 @@
-"""radin/models.py: the small networks can be averaged, predicted batch by batch, and differentiated."""
+"""radin/experiments/networks.py: the small networks can be averaged, predicted batch by batch, and differentiated."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from radin.errors import ParameterError
+from radin.experiments.networks import DigitsNet, Mlp, SmallTransformer
 from radin.files import hash_text
-from radin.models import DigitsNet, Mlp, SmallTransformer
 
 
 def test_shapes_and_size():
@@ -74,12 +74,16 @@ def test_these_judge_an_image_alone_too(make):
     torch.manual_seed(0)
     model, images = make(), torch.randn(6, 1, 8, 8)
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
-    torch.testing.assert_close(model(images), torch.cat([model(image.unsqueeze(0)) for image in images]))
+    torch.testing.assert_close(
+        model(images), torch.cat([model(image.unsqueeze(0)) for image in images])
+    )
 
 
 def test_impossible_transformers():
     for size in (7, 0, -2):
-        with pytest.raises(ParameterError, match=f"size must be an even number of pixels, not {size}"):
+        with pytest.raises(
+            ParameterError, match=f"size must be an even number of pixels, not {size}"
+        ):
             SmallTransformer(size=size)
     for heads in (3, 0, -4, 64):
         with pytest.raises(ParameterError, match=f"heads must divide 32, .*it is {heads}"):

@@ -1,4 +1,4 @@
-"""radin/notebook.py: a typing error in a notebook costs one sentence."""
+"""radin/experiments/notebook.py: a typing error in a notebook costs one sentence."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import files_below
 
+from helpers import files_below
 from radin.errors import ParameterError
-from radin.notebook import RECORD, ZOOS, allowed, check_parameters, glue, open_zoo, record, recorded
+from radin.experiments.notebook import (
+    RECORD,
+    ZOOS,
+    allowed,
+    check_parameters,
+    glue,
+    open_zoo,
+    record,
+    recorded,
+)
 
 GOOD = {
     "budget": 4,
@@ -73,7 +82,9 @@ def test_a_folder_of_data(tmp_path, monkeypatch):
 
 def test_a_sentence_and_no_traceback_in_ipython(capsys):
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
-    result = shell.run_cell("from radin.notebook import check_parameters; check_parameters(budget=0)")
+    result = shell.run_cell(
+        "from radin.experiments.notebook import check_parameters; check_parameters(budget=0)"
+    )
     said = capsys.readouterr()
     assert isinstance(result.error_in_exec, ParameterError)
     assert (said.out + said.err).count("\n") <= 2
@@ -129,13 +140,23 @@ def test_without_the_books_tools_nothing_is_glued(monkeypatch):
 
 def test_the_sentence_says_what_the_table_says():
     """What a chapter's table lists as allowed is what the error asks for."""
-    wrong = {"budget": 0, "prior": -1, "num_candidates": 0, "seeds": 0, "zoo": "x", "source": "x", "data_root": "/no"}
+    wrong = {
+        "budget": 0,
+        "prior": -1,
+        "num_candidates": 0,
+        "seeds": 0,
+        "zoo": "x",
+        "source": "x",
+        "data_root": "/no",
+    }
     for name, value in (wrong | {"quick": 1}).items():
         with pytest.raises(ParameterError) as caught:
             check_parameters(**{name: value})
         assert allowed(name) in str(caught.value)
     assert allowed("zoo", ("a", "b")) == "one of 'a', 'b'"
-    with pytest.raises(ParameterError, match=r"Unknown parameter 'bugdet'; the notebooks have budget, prior"):
+    with pytest.raises(
+        ParameterError, match=r"Unknown parameter 'bugdet'; the notebooks have budget, prior"
+    ):
         allowed("bugdet")
 
 
@@ -152,12 +173,16 @@ def test_what_is_recorded_is_read_back(glued, n):
     record(right, (labels + 1) % 3)
     record(right, labels.int(), "again")
     assert recorded(glued[f"{RECORD}test"][0])[0] != fingerprint
-    assert recorded(glued[f"{RECORD}again"][0])[0] == fingerprint  # of the values, whatever holds them
+    assert (
+        recorded(glued[f"{RECORD}again"][0])[0] == fingerprint
+    )  # of the values, whatever holds them
 
 
 @pytest.mark.parametrize(
     "answers", [torch.ones(3), torch.ones(4, dtype=torch.bool), torch.ones(3, 1, dtype=torch.bool)]
 )
 def test_what_cannot_be_recorded(answers):
-    with pytest.raises(ParameterError, match="radin: record needs right or wrong for each of the 3 images"):
+    with pytest.raises(
+        ParameterError, match="radin: record needs right or wrong for each of the 3 images"
+    ):
         record({"radin": answers}, torch.zeros(3, dtype=torch.int64))

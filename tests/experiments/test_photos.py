@@ -1,4 +1,4 @@
-"""radin/photos.py: the zoos that are shipped, made again in small."""
+"""radin/experiments/zoos/photos.py: the zoos that are shipped, made again in small."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from functools import partial
 
 import pytest
 import torch
+
 from helpers import files_below
-
-from radin import SoupBench, evaluator, exhaustive, finetune, photos, plans
-from radin.data import ArraySplit
+from radin import SoupBench, evaluator, exhaustive
+from radin.data.splits import ArraySplit
 from radin.errors import ParameterError
-from radin.models import SmallResNet
-from radin.tabulate import evaluate_soups
+from radin.experiments.bench.tabulate import evaluate_soups
+from radin.experiments.networks import SmallResNet
+from radin.experiments.zoos import photo_plans, photos, train
 
-QUICK = {"epochs": 2, "warmup": 0.1, "augment": 0.2, "flip": 0.5, "colour": 0.0, "erase": 0.0, "noise": 0.0}
+QUICK = {
+    "epochs": 2,
+    "warmup": 0.1,
+    "augment": 0.2,
+    "flip": 0.5,
+    "colour": 0.0,
+    "erase": 0.0,
+    "noise": 0.0,
+}
 QUICK |= {"lr": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.0, "mixup": 0.0}
-TINY = plans.Plan(
+TINY = photo_plans.Plan(
     "toy",
     "pretrain",
     "finetune",
     "val",
     "test",
     QUICK,
-    partial(plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
+    partial(photo_plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
     3,
 )
 
@@ -47,7 +56,7 @@ def home(tmp_path_factory):
         patch.setattr(photos, "_memory", coloured)
         patch.setattr(photos, "WIDTHS", (8, 16))
         patch.setattr(photos, "PRETRAINING", QUICK)
-        patch.setitem(plans.PLANS, "toy", TINY)
+        patch.setitem(photo_plans.PLANS, "toy", TINY)
         patch.setattr(photos, "JOBS", 1)  # other processes would not see these changes
         patch.setenv("RADIN_CACHE", str(folder / "cache"))
         yield folder
@@ -79,7 +88,9 @@ def test_what_is_shipped_is_what_was_evaluated(home, shipped):
 
 def test_the_manifest_says_how_it_was_made(home, shipped):
     manifest = json.loads((home / "toy" / "manifest.json").read_text())
-    assert manifest["ingredients"] == plans.photo_sweep(3, 0, (1e-3, 1e-2), (1, 2), (0.0, 0.5))
+    assert manifest["ingredients"] == photo_plans.photo_sweep(
+        3, 0, (1e-3, 1e-2), (1, 2), (0.0, 0.5)
+    )
     assert manifest["start"] == QUICK
     assert manifest["data"]["images"] == {"val": 60, "test": 60}
     assert sorted(manifest["files"]) == sorted(set(files_below(home / "toy")) - {"manifest.json"})
@@ -88,7 +99,9 @@ def test_the_manifest_says_how_it_was_made(home, shipped):
 def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkeypatch):
     assert (home / "pretrained.safetensors").is_file()
     monkeypatch.setattr(photos, "shipped_root", lambda: home)
-    monkeypatch.setattr("radin.finetune.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
+    )
     assert photos.pretrained(torch.device("cpu"), progress=False) == home / "pretrained.safetensors"
     monkeypatch.setattr(photos, "PRETRAINING", QUICK | {"lr": 1e-3})
     with pytest.raises(pytest.fail.Exception):  # another recipe: the shipped network is not its own
@@ -96,11 +109,17 @@ def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkey
 
 
 def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
-    monkeypatch.setattr("radin.finetune.train", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr("radin.tabulate.evaluate_soups", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr(
+        "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
+    )
+    monkeypatch.setattr(
+        "radin.experiments.bench.tabulate.evaluate_soups", lambda *_: pytest.fail("evaluated again")
+    )
     before = {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
     photos.ship("toy", home / "toy", device="cpu", progress=False)
-    assert before == {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
+    assert before == {
+        name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")
+    }
 
 
 class KilledError(Exception):
@@ -108,15 +127,17 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(("run", "soup"), [(1, 1), (2, 5), (3, 7), (5, 13)])
-def test_a_making_killed_twice_ends_in_the_same_bench(home, shipped, tmp_path, monkeypatch, run, soup):
+def test_a_making_killed_twice_ends_in_the_same_bench(
+    home, shipped, tmp_path, monkeypatch, run, soup
+):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    train, trained, evaluated = finetune.train, [], []
+    train_whole, trained, evaluated = train.train, [], []
 
     def dying_in_a_run(*arguments: object, **options: object) -> object:
         trained.append(1)
         if len(trained) == run:
             options["after_epoch"] = lambda epoch: (_ for _ in ()).throw(KilledError)
-        return train(*arguments, **options)
+        return train_whole(*arguments, **options)
 
     def dying_among_soups(*arguments: object) -> object:
         evaluated.append(int((arguments[2] > 0).sum()))
@@ -124,15 +145,17 @@ def test_a_making_killed_twice_ends_in_the_same_bench(home, shipped, tmp_path, m
             raise KilledError
         return evaluate_soups(*arguments)
 
-    monkeypatch.setattr(finetune, "train", dying_in_a_run)
-    monkeypatch.setattr("radin.tabulate.evaluate_soups", dying_among_soups)
-    monkeypatch.setattr("radin.tabulate._KEEP_EVERY", -1)
+    monkeypatch.setattr(train, "train", dying_in_a_run)
+    monkeypatch.setattr("radin.experiments.bench.tabulate.evaluate_soups", dying_among_soups)
+    monkeypatch.setattr("radin.experiments.bench.tabulate._KEEP_EVERY", -1)
     for _ in range(2):
         with pytest.raises(KilledError):
             photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
         assert not (tmp_path / "toy" / "manifest.json").exists()
     again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
-    assert sum(size > 1 for size in evaluated) <= 9  # eight soups of several, at most one of them begun twice
+    assert (
+        sum(size > 1 for size in evaluated) <= 9
+    )  # eight soups of several, at most one of them begun twice
     for part in ("val", "test"):
         assert torch.equal(again.bank(part).logits, shipped.bank(part).logits)
         assert torch.equal(again.right(part, range(7)), shipped.right(part, range(7)))
@@ -150,9 +173,11 @@ def test_an_edited_sweep_trains_again_what_it_changes(home, shipped, tmp_path, m
     shutil.copytree(home / "cache", tmp_path / "cache")
     shutil.copytree(home / "toy", tmp_path / "toy")
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(plans.PLANS, "toy", dataclasses.replace(TINY, sweep=edited))
+    monkeypatch.setitem(photo_plans.PLANS, "toy", dataclasses.replace(TINY, sweep=edited))
     again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
-    same = [a == b for a, b in zip(again.zoo().fingerprints, shipped.zoo().fingerprints, strict=True)]
+    same = [
+        a == b for a, b in zip(again.zoo().fingerprints, shipped.zoo().fingerprints, strict=True)
+    ]
     assert same == [True, False, False]
     manifest = json.loads((tmp_path / "toy" / "manifest.json").read_text())
     assert [run["mixup"] for run in manifest["ingredients"]][1:] == [0.3, 0.3]
@@ -189,7 +214,7 @@ def test_the_head_is_fitted_and_the_body_left():
 
 
 def test_sweeps_begin_alike_and_keep_their_bounds():
-    for name, plan in plans.PLANS.items():
+    for name, plan in photo_plans.PLANS.items():
         runs = plan.sweep(200, plan.seed)
         assert runs[:3] == plan.sweep(3, plan.seed), name
         assert len({run["lr"] for run in runs}) == 200
@@ -197,7 +222,10 @@ def test_sweeps_begin_alike_and_keep_their_bounds():
 
 
 def test_unknown_names():
-    with pytest.raises(ParameterError, match="Unknown zoo 'cifar100'; it must be one of cifar10, cifar10-wild, pacs-"):
+    with pytest.raises(
+        ParameterError,
+        match="Unknown zoo 'cifar100'; it must be one of cifar10, cifar10-wild, pacs-",
+    ):
         photos.photo_zoo("cifar100")
 
 

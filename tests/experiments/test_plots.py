@@ -1,4 +1,4 @@
-"""radin/plots.py: a figure shows the numbers it was given."""
+"""radin/experiments/plots/paper.py: a figure shows the numbers it was given."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from radin import RECIPES
 from radin.errors import ParameterError
 
 mpl.use("agg")
-from radin import plots
+from radin.experiments.plots import ideas, paper, style
 
 
 @pytest.fixture(autouse=True)
 def _close() -> Iterator[None]:
     yield
-    plots.plt.close("all")
+    paper.plt.close("all")
 
 
 def points(axes: Axes) -> list[list[tuple[float, float]]]:
-    return [[tuple(xy) for xy in np.asarray(dots.get_offsets()).round(6)] for dots in axes.collections]
+    return [
+        [tuple(xy) for xy in np.asarray(dots.get_offsets()).round(6)] for dots in axes.collections
+    ]
 
 
 def legend(axes: Axes) -> list[str]:
@@ -38,13 +40,15 @@ def is_drawn(figure: Figure) -> bool:
 
 
 def test_every_recipe_has_a_style_of_its_own():
-    assert {*RECIPES, "oracle"} <= set(plots.RECIPE_STYLES)
-    assert len({style["color"] for style in plots.RECIPE_STYLES.values()}) == len(plots.RECIPE_STYLES)
+    assert {*RECIPES, "oracle"} <= set(style.RECIPE_STYLES)
+    assert len({look["color"] for look in style.RECIPE_STYLES.values()}) == len(
+        style.RECIPE_STYLES
+    )
 
 
 def test_soup_and_ensemble():
     for count in (2, 3, 5):
-        figure = plots.soup_and_ensemble(count)
+        figure = ideas.soup_and_ensemble(count)
         left, right = figure.axes
         models = [text.get_text() for text in left.texts if text.get_text().startswith("model")]
         assert len(models) == count
@@ -55,7 +59,7 @@ def test_soup_and_ensemble():
 
 def test_ingredients_come_best_first():
     val, test = torch.tensor([70.0, 90.0, 80.0]), torch.tensor([71.0, 85.0, 95.0])
-    figure = plots.ingredients(["ingredient_00", "ingredient_01", "other"], val, test)
+    figure = paper.ingredients(["ingredient_00", "ingredient_01", "other"], val, test)
     (axes,) = figure.axes
     first, second = (list(line.get_ydata()) for line in axes.lines)
     assert first == [90, 80, 70]
@@ -65,18 +69,22 @@ def test_ingredients_come_best_first():
 
 
 def test_estimate_against_truth_shows_every_candidate():
-    estimates, truth, sizes = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 2.5, 4.0]), torch.tensor([1, 2, 1])
-    figure = plots.estimate_against_truth(estimates, truth, sizes, num_models=2)
+    estimates, truth, sizes = (
+        torch.tensor([1.0, 2.0, 3.0]),
+        torch.tensor([3.0, 2.5, 4.0]),
+        torch.tensor([1, 2, 1]),
+    )
+    figure = paper.estimate_against_truth(estimates, truth, sizes, num_models=2)
     shown = {point for group in points(figure.axes[0]) for point in group}
     assert shown == {(1.0, 3.0), (2.0, 2.5), (3.0, 4.0)}
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 4]
     assert is_drawn(figure)
-    assert is_drawn(plots.estimate_against_truth(estimates[:1], truth[:1], sizes[:1], num_models=1))
+    assert is_drawn(paper.estimate_against_truth(estimates[:1], truth[:1], sizes[:1], num_models=1))
 
 
 def test_ranks():
     order, truth = torch.tensor([2, 0, 1]), torch.tensor([50.0, 60.0, 55.0])
-    figure = plots.ranks(order, truth, budget=2, chosen=0)
+    figure = paper.ranks(order, truth, budget=2, chosen=0)
     (axes,) = figure.axes
     candidates, evaluated, returned = points(axes)
     assert candidates == [(1, 55), (2, 50), (3, 60)]
@@ -84,13 +92,13 @@ def test_ranks():
     assert returned == [(2, 50)]
     assert any("B = 2" in text for text in legend(axes))
     assert list(axes.lines[0].get_ydata()) == [60, 60]
-    assert is_drawn(plots.ranks(order, truth, budget=99, chosen=1))
+    assert is_drawn(paper.ranks(order, truth, budget=99, chosen=1))
     with pytest.raises(ParameterError, match="budget"):
-        plots.ranks(order, truth, budget=0, chosen=0)
+        paper.ranks(order, truth, budget=0, chosen=0)
 
 
 def test_accuracy_against_budget():
-    figure = plots.accuracy_against_budget(
+    figure = paper.accuracy_against_budget(
         [1, 2, 4],
         {"radin λ=0": [1, 2, 3], "radin λ=1": [2, 3, 4], "greedy": [0, 1, 2]},
         {"best_single": 0.5, "oracle": 5},
@@ -110,42 +118,46 @@ def test_accuracy_against_budget():
 
 def test_slopes():
     scales = [1.0, 0.5, 0.25]
-    assert plots.fitted_slope(scales, [3 * s**2 for s in scales]) == pytest.approx(2)
-    figure = plots.slopes(scales, {"gap": [s**2 for s in scales], "line": scales}, "scale", "error")
+    assert paper.fitted_slope(scales, [3 * s**2 for s in scales]) == pytest.approx(2)
+    figure = paper.slopes(scales, {"gap": [s**2 for s in scales], "line": scales}, "scale", "error")
     assert legend(figure.axes[0]) == ["gap: slope 2.00", "line: slope 1.00"]
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
     assert is_drawn(figure)
 
 
 def test_outcomes():
-    figure = plots.outcomes(
-        {"radin - greedy": torch.tensor([1.0, 3.0]), "radin - random": torch.tensor([-2.0])}, "points"
+    figure = paper.outcomes(
+        {"radin - greedy": torch.tensor([1.0, 3.0]), "radin - random": torch.tensor([-2.0])},
+        "points",
     )
     (axes,) = figure.axes
     assert [sorted(x for x, _ in group) for group in points(axes)] == [[1, 3], [-2]]
     assert [line.get_xdata()[0] for line in axes.lines[:2]] == [2, -2]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["radin - greedy", "radin - random"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "radin - greedy",
+        "radin - random",
+    ]
     assert is_drawn(figure)
 
 
 def test_style_is_set():
     with mpl.rc_context():
-        plots.set_style()
+        style.set_style()
         assert mpl.rcParams["figure.facecolor"] == "white"
 
 
 def test_soups_of_many_and_of_few():
     test, sizes = torch.tensor([70.0, 71.0, 74.0, 75.0, 76.0]), torch.tensor([1, 2, 3, 4, 4])
-    (axes,) = plots.by_size(test, sizes, 2).axes
+    (axes,) = paper.by_size(test, sizes, 2).axes
     assert legend(axes) == ["2 or fewer ingredients (2 soups)", "more than 2 ingredients (3 soups)"]
     assert [line.get_xdata()[0] for line in axes.lines] == [70.5, 75.0]
     assert sum(bar.get_height() for bar in axes.containers[1]) == pytest.approx(100)
-    (axes,) = plots.by_size(test, sizes, 4).axes
+    (axes,) = paper.by_size(test, sizes, 4).axes
     assert len(legend(axes)) == 1
 
 
 def test_intervals_take_the_colour_of_their_verdict():
-    figure = plots.intervals(
+    figure = paper.intervals(
         {"a - b": (1.0, 0.5, 1.5), "a - c": (0.1, -0.2, 0.4), "a - d": (-1.0, -2.0, -0.5)}, "points"
     )
     (axes,) = figure.axes

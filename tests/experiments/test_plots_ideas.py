@@ -1,4 +1,4 @@
-"""radin/plots_ideas.py: drawings whose words can be read, stand where they belong and lie on the paper."""
+"""radin/experiments/plots/ideas.py: drawings whose words can be read, stand where they belong and lie on the paper."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from radin import plots_ideas as ideas
+from radin.experiments.plots import ideas as ideas
 
 DRAWINGS = {
     "two_stages": ideas.two_stages,
@@ -21,7 +21,9 @@ DRAWINGS = {
     "table_of_soups, large": lambda: ideas.table_of_soups(500),
     "table_of_soups, one": lambda: ideas.table_of_soups(1),
     "left_out": lambda: ideas.left_out(["art painting", "cartoon", "photo", "sketch"]),
-    "evaluations": lambda: ideas.evaluations({"greedy": [(17, ideas.GREEDY), (54, "#BBBBBB")], "radin": [(4, "red")]}),
+    "evaluations": lambda: ideas.evaluations(
+        {"greedy": [(17, ideas.GREEDY), (54, "#BBBBBB")], "radin": [(4, "red")]}
+    ),
 }
 
 
@@ -127,7 +129,9 @@ def test_bars_are_to_scale():
     bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     unit = bars[0].get_width() / 72
     assert [bar.get_width() / unit for bar in bars] == pytest.approx([72, 17, 54, 4])
-    assert bars[2].get_x() == pytest.approx(bars[1].get_x() + bars[1].get_width()), "pieces of a bar touch"
+    assert bars[2].get_x() == pytest.approx(bars[1].get_x() + bars[1].get_width()), (
+        "pieces of a bar touch"
+    )
     assert len({bar.get_y() for bar in bars}) == 3
 
 

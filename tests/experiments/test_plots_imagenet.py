@@ -1,4 +1,4 @@
-"""radin/plots_imagenet.py: every published number is drawn where it belongs, and what is absent is said to be."""
+"""radin/experiments/plots/imagenet.py: every published number is drawn where it belongs, and what is absent is said to be."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
-from radin import plots_imagenet
-from radin.published import SHIFTS, TEST_SETS, Published, greedy_log
+from radin.experiments.model_soups.analysis import SHIFTS, greedy_log
+from radin.experiments.model_soups.results import TEST_SETS, Published
+from radin.experiments.plots import imagenet
 
 N = 9
 
@@ -31,13 +32,16 @@ def results() -> Published:
         return pd.DataFrame(rng.uniform(40, 90, (len(rows), len(TEST_SETS))), rows, list(TEST_SETS))
 
     rates = pd.DataFrame(
-        {"lr": [np.nan, *10 ** rng.uniform(-6, -4, N - 1)], "epochs": [np.nan, *range(4, N + 3)]}, names
+        {"lr": [np.nan, *10 ** rng.uniform(-6, -4, N - 1)], "epochs": [np.nan, *range(4, N + 3)]},
+        names,
     )
     return Published(table(names), table(["uniform", "greedy", "ensemble"]), rates)
 
 
 def points(axes: plt.Axes) -> np.ndarray:
-    return np.concatenate([np.asarray(dots.get_offsets()) for dots in axes.collections if len(dots.get_offsets())])
+    return np.concatenate(
+        [np.asarray(dots.get_offsets()) for dots in axes.collections if len(dots.get_offsets())]
+    )
 
 
 def texts(figure: plt.Figure) -> str:
@@ -45,7 +49,7 @@ def texts(figure: plt.Figure) -> str:
 
 
 def test_against_shifts_has_every_network_once(results):
-    (axes,) = plots_imagenet.against_shifts(results).axes
+    (axes,) = imagenet.against_shifts(results).axes
     everything = pd.concat([results.ingredients, results.soups])
     best = results.ingredients.sort_values("ImageNet2p").iloc[-1]  # drawn again on top of its dot
     expected = [*zip(everything["ImageNet"], everything[list(SHIFTS)].mean(axis=1), strict=True)]
@@ -54,19 +58,21 @@ def test_against_shifts_has_every_network_once(results):
 
 
 def test_greedy_tests_shows_every_test_and_where_the_last_one_counted():
-    figure = plots_imagenet.greedy_tests(greedy_log(), None)
+    figure = imagenet.greedy_tests(greedy_log(), None)
     above, below = figure.axes
     assert "not at hand" in above.texts[0].get_text()
     drawn = points(below)[-71:]
     np.testing.assert_allclose(sorted(drawn[:, 0]), range(1, 72))
     np.testing.assert_allclose(drawn[drawn[:, 0].argsort(), 1], greedy_log()["accuracy"])
     assert "54 evaluations for nothing" in texts(figure)
-    assert [line.get_xdata()[0] for line in below.get_lines() if line.get_linestyle() == "--"] == [17.5]
+    assert [line.get_xdata()[0] for line in below.get_lines() if line.get_linestyle() == "--"] == [
+        17.5
+    ]
 
 
 def test_greedy_tests_draws_the_ingredients_in_greedys_order(results):
     log = greedy_log().iloc[: N - 1]
-    above = plots_imagenet.greedy_tests(log, results).axes[0]
+    above = imagenet.greedy_tests(log, results).axes[0]
     drawn = np.concatenate([np.column_stack(bars.lines[0].get_data()) for bars in above.containers])
     order = results.ingredients["ImageNet2p"].sort_values(ascending=False)
     np.testing.assert_allclose(drawn[drawn[:, 0].argsort(), 1], order)
@@ -74,7 +80,7 @@ def test_greedy_tests_draws_the_ingredients_in_greedys_order(results):
 
 
 def test_against_rate_leaves_out_the_initialisation(results):
-    left, right = plots_imagenet.against_rate(results).axes[:2]
+    left, right = imagenet.against_rate(results).axes[:2]
     for axes, values in (
         (left, results.ingredients["ImageNet"]),
         (right, results.ingredients[list(SHIFTS)].mean(axis=1)),
@@ -83,15 +89,17 @@ def test_against_rate_leaves_out_the_initialisation(results):
         assert axes.get_lines()[0].get_ydata()[0] == values.iloc[0]
 
 
-@pytest.mark.parametrize("draw", [plots_imagenet.against_shifts, plots_imagenet.against_rate])
+@pytest.mark.parametrize("draw", [imagenet.against_shifts, imagenet.against_rate])
 def test_absent_results_are_said_to_be(draw):
     figure = draw(None)
     assert texts(figure).count("not at hand") == len(figure.axes)
 
 
-@pytest.mark.parametrize("tried", [{}, {"radin": [(50.0, 60.0), (40.0, 40.0)], "greedy": [(50.0, 60.0)]}])
+@pytest.mark.parametrize(
+    "tried", [{}, {"radin": [(50.0, 60.0), (40.0, 40.0)], "greedy": [(50.0, 60.0)]}]
+)
 def test_trials_shows_every_evaluation_and_the_diagonal(tried):
-    (axes,) = plots_imagenet.trials(tried, [30.0, 30.0], "stand-in").axes
+    (axes,) = imagenet.trials(tried, [30.0, 30.0], "stand-in").axes
     expected = [(30, 30), (30, 30), *(pair for pairs in tried.values() for pair in pairs)]
     np.testing.assert_allclose(points(axes), expected)
     assert axes.get_title() == "stand-in"

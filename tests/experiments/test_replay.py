@@ -1,4 +1,4 @@
-"""radin/replay.py: the same answers as `craft`, at every budget."""
+"""radin/experiments/bench/replay.py: the same answers as `craft`, at every budget."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from helpers import tied_banks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin import LogitBank, SoupBench, craft, exhaustive, monte_carlo, replay
+from helpers import tied_banks
+from radin import LogitBank, SoupBench, craft, exhaustive, monte_carlo
 from radin.errors import ParameterError
+from radin.experiments.bench import replay
 
 
 @st.composite
@@ -22,7 +23,9 @@ def benches(draw: st.DrawFn) -> SoupBench:
     rows = 2**bank.num_models - 1
     tables = {}
     for part in ("val", "test"):
-        hits = torch.tensor(draw(st.lists(st.integers(0, bank.num_images), min_size=rows, max_size=rows)))
+        hits = torch.tensor(
+            draw(st.lists(st.integers(0, bank.num_images), min_size=rows, max_size=rows))
+        )
         accuracy = hits.double() * 100 / bank.num_images
         accuracy[[2**k - 1 for k in range(bank.num_models)]] = bank.accuracies().double()
         tables[part] = torch.stack([accuracy, torch.zeros(rows, dtype=torch.float64)], 1)
@@ -58,8 +61,12 @@ def test_greedy_is_what_craft_returns(bench, budget):
 
 @given(benches())
 def test_what_needs_no_budget(bench):
-    assert replay.best_single(bench) == bench.row(craft(bench.val, bench.evaluator(), 1, "best_single").weights)
-    assert replay.uniform(bench) == bench.row(craft(bench.val, bench.evaluator(), 1, "uniform").weights)
+    assert replay.best_single(bench) == bench.row(
+        craft(bench.val, bench.evaluator(), 1, "best_single").weights
+    )
+    assert replay.uniform(bench) == bench.row(
+        craft(bench.val, bench.evaluator(), 1, "uniform").weights
+    )
     assert replay.oracle(bench) == bench.row(bench.oracle[0])
 
 
@@ -85,7 +92,9 @@ def test_any_score_can_rank(bench, budget):
 
 
 def test_the_mean_of_the_members():
-    logits = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    logits = torch.tensor(
+        [[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]]
+    )
     bank = LogitBank(logits, [0, 0])
     table = torch.zeros(7, 2)
     bench = SoupBench(bank, bank, {"val": table, "test": table})

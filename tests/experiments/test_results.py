@@ -1,4 +1,4 @@
-"""radin/published.py: the results that the authors of Model soups published, and what is told from them."""
+"""radin/experiments/model_soups/results.py: the results that the authors of Model soups published, and what is told from them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import files_below
 from hypothesis import given
 from hypothesis import strategies as st
-from local_server import LocalServer
 
-from radin import imagenet, published
+from helpers import files_below
+from local_server import LocalServer
+from radin.data import imagenet
 from radin.errors import DataError, ParameterError
-from radin.published import (
-    FILES,
+from radin.experiments.intervals import standard_error
+from radin.experiments.model_soups import results
+from radin.experiments.model_soups.analysis import (
     GREEDY_SOUP,
     SHIFTS,
-    TEST_SETS,
     VALIDATION,
-    Published,
     greedy_log,
     greedy_order,
     neighbours,
     rank_correlations,
-    standard_error,
     summary,
     ties,
 )
-from radin.published import published as read
+from radin.experiments.model_soups.results import FILES, TEST_SETS, Published
+from radin.experiments.model_soups.results import published as read
 
 INDIVIDUAL, HYPERPARAMETERS = "individual_model_results.jsonl", "hparam_info.json"
 NAMES = [f"model_{number}" for number in range(72)]
@@ -43,23 +42,29 @@ NAMES = [f"model_{number}" for number in range(72)]
 def row(name: str, seed: int) -> dict[str, object]:
     """Made-up results of one model, as the authors write them."""
     rng = np.random.default_rng(seed)
-    return {"model_name": name} | {each: int(rng.integers(n // 2, n)) / n for each, n in TEST_SETS.items()}
+    return {"model_name": name} | {
+        each: int(rng.integers(n // 2, n)) / n for each, n in TEST_SETS.items()
+    }
 
 
 def made_up() -> dict[str, str]:
     """The five files with made-up content."""
-    files = {INDIVIDUAL: "".join(json.dumps(row(name, seed)) + "\n" for seed, name in enumerate(NAMES))}
+    files = {
+        INDIVIDUAL: "".join(json.dumps(row(name, seed)) + "\n" for seed, name in enumerate(NAMES))
+    }
     for seed, name in enumerate(("uniform_soup", "greedy_soup", "ensemble"), start=72):
         files[f"{name}_results.jsonl"] = json.dumps(row(name, seed)) + "\n"
     knobs = {"aug": None, "wd": 0.1, "lr": 1e-5, "mix": 0, "smoothing": 0.2, "epochs": 4}
-    table = {name: {**knobs, "epochs": k} for k, name in enumerate(NAMES)} | {NAMES[0]: {"info": "the start"}}
+    table = {name: {**knobs, "epochs": k} for k, name in enumerate(NAMES)} | {
+        NAMES[0]: {"info": "the start"}
+    }
     return files | {HYPERPARAMETERS: json.dumps(table)}
 
 
 @pytest.fixture
 def fakes(tmp_path, monkeypatch) -> Path:
     """A folder with made-up files that count as the official ones."""
-    monkeypatch.setattr(published, "SHARED", tmp_path / "nowhere")
+    monkeypatch.setattr(results, "SHARED", tmp_path / "nowhere")
     for name, text in made_up().items():
         put(tmp_path, monkeypatch, name, text)
     return tmp_path
@@ -81,10 +86,14 @@ def test_the_tables(fakes):
         ("ensemble", "ensemble", 74),
     ):
         expected = row(name, seed)
-        assert results.soups.loc[soup].to_dict() == {each: 100 * expected[each] for each in TEST_SETS}
+        assert results.soups.loc[soup].to_dict() == {
+            each: 100 * expected[each] for each in TEST_SETS
+        }
     for k in (0, 5, 71):
         expected = row(NAMES[k], k)
-        assert results.ingredients.loc[NAMES[k]].to_dict() == {each: 100 * expected[each] for each in TEST_SETS}
+        assert results.ingredients.loc[NAMES[k]].to_dict() == {
+            each: 100 * expected[each] for each in TEST_SETS
+        }
     assert list(results.hyperparameters.index) == NAMES
     assert results.hyperparameters.iloc[0].isna().all()
     assert results.hyperparameters["epochs"].iloc[1:].tolist() == list(range(1, 72))
@@ -92,7 +101,9 @@ def test_the_tables(fakes):
 
 
 def test_the_test_sets_are_those_that_split_by_name():
-    known = {imagenet.PARTS[part].title: imagenet.PARTS[part].num_images for part in imagenet.TEST_SETS}
+    known = {
+        imagenet.PARTS[part].title: imagenet.PARTS[part].num_images for part in imagenet.TEST_SETS
+    }
     assert known == TEST_SETS
 
 
@@ -106,7 +117,7 @@ def server(running, fakes, monkeypatch) -> LocalServer:
     running.files |= {name: (fakes / name).read_bytes() for name in FILES}
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(published, "RESULTS", running.url)
+    monkeypatch.setattr(results, "RESULTS", running.url)
     return running
 
 
@@ -123,12 +134,14 @@ def test_what_is_not_there_is_downloaded(server, fakes, tmp_path, monkeypatch):
 def test_offline_it_says_what_to_get_and_where_to_put_it(server, fakes, monkeypatch):
     (fakes / HYPERPARAMETERS).unlink()
     with pytest.raises(
-        DataError, match=rf"hparam_info\.json is not there, and it is not to be downloaded; get {server.url}"
+        DataError,
+        match=rf"hparam_info\.json is not there, and it is not to be downloaded; get {server.url}",
     ):
         read(fakes, download=False)
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     with pytest.raises(
-        DataError, match="RADIN_OFFLINE forbids downloading it; get .*/hparam_info.json and put it there"
+        DataError,
+        match="RADIN_OFFLINE forbids downloading it; get .*/hparam_info.json and put it there",
     ):
         read(fakes)
     assert server.asked == []
@@ -141,7 +154,8 @@ def test_a_refused_download_says_what_to_do(server, fakes):
     (fakes / INDIVIDUAL).unlink()
     server.status[INDIVIDUAL] = 404
     with pytest.raises(
-        DataError, match=rf"answers 404 .*By hand: get {server.url}/{INDIVIDUAL} and put it into {fakes}"
+        DataError,
+        match=rf"answers 404 .*By hand: get {server.url}/{INDIVIDUAL} and put it into {fakes}",
     ):
         read(fakes)
     server.status.clear()
@@ -152,22 +166,37 @@ def test_a_refused_download_says_what_to_do(server, fakes):
 
 def test_another_file_is_named(fakes):
     (fakes / INDIVIDUAL).write_text((fakes / INDIVIDUAL).read_text().replace("model_3", "model_4"))
-    with pytest.raises(DataError, match=rf"{INDIVIDUAL} does not have the checksum of the official file; replace or"):
+    with pytest.raises(
+        DataError,
+        match=rf"{INDIVIDUAL} does not have the checksum of the official file; replace or",
+    ):
         read(fakes)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        (INDIVIDUAL, lambda text: text.split("\n", 1)[1], r"individual_model_results\.jsonl: 71 lines, not 72"),
+        (
+            INDIVIDUAL,
+            lambda text: text.split("\n", 1)[1],
+            r"individual_model_results\.jsonl: 71 lines, not 72",
+        ),
         (
             INDIVIDUAL,
             lambda text: text.replace("model_3", "model_4", 1),
             "line 4 is not the result of model_3 on ImageNet2p",
         ),
-        (INDIVIDUAL, lambda text: text.replace("ObjectNet", "ObjectNot", 1), "line 1 is not the result of model_0"),
+        (
+            INDIVIDUAL,
+            lambda text: text.replace("ObjectNet", "ObjectNot", 1),
+            "line 1 is not the result of model_0",
+        ),
         (INDIVIDUAL, lambda text: text.replace("}", "", 1), "not JSON"),
-        (INDIVIDUAL, lambda text: "[]" + text[text.index("\n") :], "line 1 is not the result of model_0"),
+        (
+            INDIVIDUAL,
+            lambda text: "[]" + text[text.index("\n") :],
+            "line 1 is not the result of model_0",
+        ),
         (
             "ensemble_results.jsonl",
             lambda _: with_value(1.0001),
@@ -182,11 +211,27 @@ def test_another_file_is_named(fakes):
         ("ensemble_results.jsonl", lambda _: with_value("0.5"), "'0.5' on ImageNetA"),
         ("ensemble_results.jsonl", lambda _: with_value(True), "True on ImageNetA"),
         ("ensemble_results.jsonl", lambda _: with_value(float("nan")), "nan on ImageNetA"),
-        (HYPERPARAMETERS, lambda text: text.replace("model_71", "model_72"), "does not describe model_0 .. model_71"),
+        (
+            HYPERPARAMETERS,
+            lambda text: text.replace("model_71", "model_72"),
+            "does not describe model_0 .. model_71",
+        ),
         (HYPERPARAMETERS, lambda _: "[1]", "does not describe model_0"),
-        (HYPERPARAMETERS, lambda text: text.replace('"lr"', '"LR"', 1), "model_1 lacks one of aug, lr, wd, mix"),
-        (HYPERPARAMETERS, lambda text: text.replace('"lr": 1e-05', '"lr": "fast"', 1), "model_1 has a hyper-parameter"),
-        (HYPERPARAMETERS, lambda text: text.replace('"wd": 0.1', '"wd": -0.1', 1), "model_1 has a hyper-parameter"),
+        (
+            HYPERPARAMETERS,
+            lambda text: text.replace('"lr"', '"LR"', 1),
+            "model_1 lacks one of aug, lr, wd, mix",
+        ),
+        (
+            HYPERPARAMETERS,
+            lambda text: text.replace('"lr": 1e-05', '"lr": "fast"', 1),
+            "model_1 has a hyper-parameter",
+        ),
+        (
+            HYPERPARAMETERS,
+            lambda text: text.replace('"wd": 0.1', '"wd": -0.1', 1),
+            "model_1 has a hyper-parameter",
+        ),
     ],
 )
 def test_what_cannot_be(fakes, monkeypatch, name, change, words):
@@ -249,7 +294,9 @@ def test_rank_correlations_are_spearmans():
 
     rng = np.random.default_rng(0)
     ingredients = table({each: rng.integers(0, 6, 12).tolist() for each in TEST_SETS})
-    assert rank_correlations(ingredients).to_numpy() == pytest.approx(spearmanr(ingredients.to_numpy()).statistic)
+    assert rank_correlations(ingredients).to_numpy() == pytest.approx(
+        spearmanr(ingredients.to_numpy()).statistic
+    )
     assert list(rank_correlations(ingredients).columns) == list(TEST_SETS)
 
 
@@ -268,7 +315,9 @@ def test_the_summary(fakes):
     assert found.loc[f"best single ({best})"].drop("shifts").equals(results.ingredients.loc[best])
     assert found.loc["uniform ensemble"].drop("shifts").equals(results.soups.loc["ensemble"])
     for name in found.index:
-        assert found.loc[name, "shifts"] == pytest.approx(fmean(found.loc[name, each] for each in SHIFTS))
+        assert found.loc[name, "shifts"] == pytest.approx(
+            fmean(found.loc[name, each] for each in SHIFTS)
+        )
     assert len(SHIFTS) == 5
 
 
@@ -276,7 +325,9 @@ def test_the_log_of_greedy():
     log = greedy_log()
     assert log.index.tolist() == list(range(1, 72))
     best = 100 * 21_595 / 26_000
-    for accuracy, before, accepted in log[["accuracy", "best_before", "accepted"]].itertuples(index=False):
+    for accuracy, before, accepted in log[["accuracy", "best_before", "accepted"]].itertuples(
+        index=False
+    ):
         assert before == best
         assert accepted == (accuracy > best)
         best = max(best, accuracy)
@@ -290,14 +341,14 @@ def test_the_log_of_greedy():
 @pytest.fixture(scope="module")
 def real() -> Published:
     folder = Path(os.environ.get("RADIN_DATA", "/nowhere")) / "model-soups"
-    if not folder.is_dir() and not published.SHARED.is_dir():
+    if not folder.is_dir() and not results.SHARED.is_dir():
         pytest.skip("no model-soups under RADIN_DATA, or beside the clone")
     return read(folder if folder.is_dir() else None, download=False)
 
 
 def test_files_beside_the_clone_are_found(fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_DATA", str(tmp_path / "empty"))
-    monkeypatch.setattr(published, "SHARED", fakes)
+    monkeypatch.setattr(results, "SHARED", fakes)
     assert read(download=False).ingredients.equals(read(fakes).ingredients)
 
 
@@ -309,7 +360,9 @@ def test_the_published_figures(real):
         "greedy soup": {"ImageNet2p": 83.98, "ImageNet": 81.03, "shifts": 50.86},
         "uniform ensemble": {"ImageNet2p": 83.81, "ImageNet": 81.19, "shifts": 50.88},
     }
-    assert ties(real.ingredients) == ties(real.ingredients[[VALIDATION]]) == [["model_4", "model_5"]]
+    assert (
+        ties(real.ingredients) == ties(real.ingredients[[VALIDATION]]) == [["model_4", "model_5"]]
+    )
     assert real.hyperparameters.loc["model_4"].equals(real.hyperparameters.loc["model_5"])
 
 

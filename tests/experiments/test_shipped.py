@@ -7,19 +7,27 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import finish, run_python
 
 import radin
-from radin import SoupBench, exhaustive, fast_estimate, predict, replay
-from radin.data import fingerprint
+from helpers import finish, run_python
+from radin import SoupBench, exhaustive, fast_estimate, predict
+from radin.data.batches import fingerprint
 from radin.errors import DataError, OffGridError
+from radin.experiments.bench import replay
+from radin.experiments.bench.shipped import shipped
+from radin.experiments.bench.tabulate import evaluate_soups
+from radin.experiments.notebook import measured
+from radin.experiments.zoos.photo_plans import PLANS, PRETRAINING
 from radin.files import hash_text
-from radin.notebook import measured
-from radin.plans import PLANS, PRETRAINING
-from radin.shipped import shipped
-from radin.tabulate import evaluate_soups
 
-NAMES = ["cifar10", "cifar10-wild", "pacs-art_painting", "pacs-cartoon", "pacs-photo", "pacs-sketch"]
+NAMES = [
+    "cifar10",
+    "cifar10-wild",
+    "pacs-art_painting",
+    "pacs-cartoon",
+    "pacs-photo",
+    "pacs-sketch",
+]
 WITH_INGREDIENTS = NAMES[:2]
 
 
@@ -30,11 +38,15 @@ def bench(request) -> SoupBench:
 
 def test_all_are_there(root):
     assert shipped() == NAMES
-    files = [path for path in (root / "radin" / "benches").rglob("*") if path.is_file()]
+    files = [
+        path for path in (root / "radin" / "experiments" / "benches").rglob("*") if path.is_file()
+    ]
     assert sum(path.stat().st_size for path in files) < 25e6
     for name in NAMES:
         listed = set(SoupBench.load(name).manifest["files"]) | {"manifest.json"}
-        assert {path.name for path in (root / "radin" / "benches" / name).iterdir()} == listed
+        assert {
+            path.name for path in (root / "radin" / "experiments" / "benches" / name).iterdir()
+        } == listed
 
 
 def test_loading_takes_less_than_importing_torch(capsys):
@@ -58,7 +70,9 @@ def test_a_replay_is_what_craft_returns(bench):
     for budget in range(1, bench.num_models + 1):
         soup = radin.craft(bench.val, bench.evaluator(), budget, "greedy")
         assert rows[budget - 1] == bench.row(soup.weights)
-    assert replay.best_single(bench) == bench.row(radin.craft(bench.val, bench.evaluator(), 1, "best_single").weights)
+    assert replay.best_single(bench) == bench.row(
+        radin.craft(bench.val, bench.evaluator(), 1, "best_single").weights
+    )
 
 
 def test_tables_agree_with_themselves(bench):
@@ -67,7 +81,9 @@ def test_tables_agree_with_themselves(bench):
         right = bench.right(part, rows)
         assert torch.equal(bench.soups(part), right.sum(1).double() * 100 / right.shape[1])
         assert torch.isfinite(bench.soups(part, "nll")).all()
-        assert torch.allclose(bench.ensembles(part), fast_estimate(bench.bank(part), bench.candidates).double())
+        assert torch.allclose(
+            bench.ensembles(part), fast_estimate(bench.bank(part), bench.candidates).double()
+        )
         some = torch.arange(0, len(bench.candidates), 37)
         again = fast_estimate(bench.bank(part), bench.candidates[some], "nll").double()
         assert torch.allclose(bench.ensembles(part, "nll")[some], again)
@@ -79,8 +95,13 @@ def test_tables_agree_with_themselves(bench):
 def test_the_manifest_says_what_a_reader_must_know(bench):
     manifest = bench.manifest
     assert len(manifest["ingredients"]) == bench.num_models
-    assert {"pretraining", "start", "seed", "made_with", "data", "files", "class_names"} <= set(manifest)
-    assert manifest["data"]["images"] == {"val": bench.val.num_images, "test": bench.test.num_images}
+    assert {"pretraining", "start", "seed", "made_with", "data", "files", "class_names"} <= set(
+        manifest
+    )
+    assert manifest["data"]["images"] == {
+        "val": bench.val.num_images,
+        "test": bench.test.num_images,
+    }
 
 
 def test_the_plans_are_those_that_made_the_benches(bench):
@@ -95,7 +116,9 @@ def test_the_plans_are_those_that_made_the_benches(bench):
 
 def test_the_kept_measurements_are_of_these_benches():
     """Otherwise run tests/benchmarks/live_recipes.py again."""
-    files = (SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in WITH_INGREDIENTS)
+    files = (
+        SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in WITH_INGREDIENTS
+    )
     assert measured("live_recipes")["zoos"] == hash_text(*files)
 
 
@@ -115,7 +138,9 @@ def test_kept_midpoints_are_right_where_the_truth_is_known(bench):
     kept = measured("second_order")["entries"][f"{bench.manifest['name']}: midpoints"]
     few = bench.sizes < 3
     likelihoods = torch.tensor(kept["nll"], dtype=torch.float64)[few]
-    assert (likelihoods - bench.soups("val", "nll")[few]).abs().max() < 2e-3  # the bank is in half precision
+    assert (
+        likelihoods - bench.soups("val", "nll")[few]
+    ).abs().max() < 2e-3  # the bank is in half precision
     accuracies = torch.tensor(kept["accuracy"], dtype=torch.float64)[few]
     assert (accuracies - bench.soups("val")[few]).abs().max() < 0.3
 
@@ -168,6 +193,8 @@ def test_rows_evaluated_again_on_the_real_images(name, part):
 def test_the_bank_predicted_again_on_the_real_images():
     bench = SoupBench.load("cifar10")
     split = images_of(bench, "val")
-    again = predict(bench.zoo(), split, device="cpu", dtype=torch.float16, cache=False, progress=False)
+    again = predict(
+        bench.zoo(), split, device="cpu", dtype=torch.float16, cache=False, progress=False
+    )
     assert (again.logits.float() - bench.val.logits.float()).abs().max() < 0.05
     assert torch.equal(again.labels, bench.val.labels)

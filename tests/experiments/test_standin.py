@@ -1,4 +1,4 @@
-"""radin/standin.py and radin/drawings.py: folders and files like the real ones, the same every time."""
+"""radin/experiments/model_soups/standin_zoo.py and radin/experiments/model_soups/standin_images.py: folders and files like the real ones, the same every time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import files_below
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin import Zoo, drawings, load_split, predict, standin
-from radin.architectures import CLIP, Normalised
-from radin.data import batches
-from radin.drawings import LEARNED, NUM_CLASSES, TEST, TRAIN, VAL, draw, learned, learned_classes, make_images
+from helpers import files_below
+from radin import Zoo, load_split, predict
+from radin.data.batches import batches
+from radin.data.imagenet import PARTS, check_layouts, wnids
+from radin.data.objectnet import read_mappings
+from radin.data.splits import CLIP, Normalised
 from radin.errors import DataError, ParameterError
-from radin.imagenet import PARTS, check_layouts, wnids
-from radin.objectnet import read_mappings
-from radin.standin import build, make_ingredients
+from radin.experiments.model_soups import standin_images, standin_zoo
+from radin.experiments.model_soups.standin_images import (
+    LEARNED,
+    NUM_CLASSES,
+    TEST,
+    TRAIN,
+    VAL,
+    draw,
+    learned,
+    learned_classes,
+    make_images,
+)
+from radin.experiments.model_soups.standin_zoo import build, make_ingredients
 
 CHANCE = 100 / LEARNED
 
@@ -30,7 +41,10 @@ def root(tmp_path_factory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files_below(folder)}
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in files_below(folder)
+    }
 
 
 # Images -----------------------------------------------------------------------------------------
@@ -44,7 +58,9 @@ def test_every_layout_is_the_real_one(root):
 def test_every_part_has_images_of_every_learned_class(root, part):
     split = load_split("imagenet", part, root)
     shown = learned(split)
-    groups = [(k,) for k in range(NUM_CLASSES)] if split.projection is None else split.projection.groups
+    groups = (
+        [(k,) for k in range(NUM_CLASSES)] if split.projection is None else split.projection.groups
+    )
     counts = dict.fromkeys(learned_classes(), 0)
     for label in shown.labels.tolist():
         (number,) = set(groups[label]) & set(counts)
@@ -57,17 +73,23 @@ def test_every_part_has_images_of_every_learned_class(root, part):
 
 
 def test_the_labels_of_a_file_are_those_of_its_folder(root):
-    for path, label in zip((v2 := learned(load_split("imagenet", "v2", root))).files, v2.labels, strict=True):
+    for path, label in zip(
+        (v2 := learned(load_split("imagenet", "v2", root))).files, v2.labels, strict=True
+    ):
         assert path.parent.name == str(int(label))
     sketch = learned(load_split("imagenet", "sketch", root))
-    assert [wnids()[label] for label in sketch.labels] == [path.parent.name for path in sketch.files]
+    assert [wnids()[label] for label in sketch.labels] == [
+        path.parent.name for path in sketch.files
+    ]
 
 
 def test_no_training_image_is_held_out(root):
     train, val = (learned(load_split("imagenet", part, root)) for part in ("train", "val"))
     assert len(train) == LEARNED * TRAIN
     assert len(val) == LEARNED * VAL
-    assert not {path.read_bytes() for path in train.files} & {path.read_bytes() for path in val.files}
+    assert not {path.read_bytes() for path in train.files} & {
+        path.read_bytes() for path in val.files
+    }
 
 
 def test_objects_have_labels_of_their_own(root):
@@ -75,12 +97,12 @@ def test_objects_have_labels_of_their_own(root):
     numbers = [number for labels in groups.values() for number in labels]
     assert len(numbers) == len(set(numbers))
     assert {len(labels) for labels in groups.values()} == {1, 2, 3}
-    assert groups == drawings._objects()
+    assert groups == standin_images._objects()
 
 
 def test_the_drawings_are_there_again_and_not_drawn_twice(root, monkeypatch):
     before = contents(root)
-    monkeypatch.setattr(drawings, "draw", lambda *_, **__: pytest.fail("drawn again"))
+    monkeypatch.setattr(standin_images, "draw", lambda *_, **__: pytest.fail("drawn again"))
     assert make_images(root, progress=False) == root
     assert contents(root) == before
 
@@ -93,8 +115,9 @@ def test_a_file_depends_on_its_seed_part_class_and_number_alone(root, tmp_path):
         folder = str(label) if part == "v2" else wnids()[label]
         path = root / known.places[0] / folder / f"{folder}_00.JPEG"
         for seed in (0, 1):
-            drawings._save_image(
-                draw(label, part, np.random.default_rng([seed, position, label, 0])), tmp_path / "a.JPEG"
+            standin_images._save_image(
+                draw(label, part, np.random.default_rng([seed, position, label, 0])),
+                tmp_path / "a.JPEG",
             )
             assert ((tmp_path / "a.JPEG").read_bytes() == path.read_bytes()) == (seed == 0)
     assert sum(name.endswith((".JPEG", ".png")) for name in files_below(root)) > 4000
@@ -102,7 +125,7 @@ def test_a_file_depends_on_its_seed_part_class_and_number_alone(root, tmp_path):
 
 def test_without_a_folder_they_lie_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
-    monkeypatch.setattr(drawings, "_draw_all", lambda *_: None)
+    monkeypatch.setattr(standin_images, "_draw_all", lambda *_: None)
     one, same, other = (make_images(seed=seed, progress=False) for seed in (0, 0, 1))
     assert one == same != other
     assert one.is_relative_to(tmp_path)
@@ -111,7 +134,7 @@ def test_without_a_folder_they_lie_in_the_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("there", ["file", "photographs", "another seed"])
 def test_what_is_no_stand_in_is_left_alone(tmp_path, monkeypatch, there):
     place = tmp_path / "data"
-    monkeypatch.setattr(drawings, "_draw_all", lambda *_: None)
+    monkeypatch.setattr(standin_images, "_draw_all", lambda *_: None)
     if there == "file":
         place.write_text("precious")
     elif there == "photographs":
@@ -130,7 +153,7 @@ def test_a_stopped_drawing_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return np.zeros((8, 8, 3), np.uint8)
 
-    monkeypatch.setattr(drawings, "draw", stop)
+    monkeypatch.setattr(standin_images, "draw", stop)
     with pytest.raises(KeyboardInterrupt):
         make_images(tmp_path / "data", progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +174,10 @@ def test_an_impossible_seed(tmp_path, seed):
 
 
 @given(
-    st.integers(0, NUM_CLASSES - 1), st.sampled_from(list(PARTS)), st.integers(0, 2**32 - 1), st.sampled_from([32, 64])
+    st.integers(0, NUM_CLASSES - 1),
+    st.sampled_from(list(PARTS)),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([32, 64]),
 )
 def test_a_drawing_is_an_image_in_the_manner_of_its_part(label, part, seed, edge):
     image = draw(label, part, np.random.default_rng(seed), edge)
@@ -169,7 +195,9 @@ def test_a_drawing_is_an_image_in_the_manner_of_its_part(label, part, seed, edge
 
 @pytest.fixture(scope="module")
 def zoo(root, tmp_path_factory) -> Zoo:
-    paths = make_ingredients(root, 2, quick=True, folder=tmp_path_factory.mktemp("zoo"), progress=False)
+    paths = make_ingredients(
+        root, 2, quick=True, folder=tmp_path_factory.mktemp("zoo"), progress=False
+    )
     return Zoo.open(paths, build=build(quick=True), unused="skip", progress=False)
 
 
@@ -199,7 +227,11 @@ def test_the_files_have_the_published_names_and_leftovers(zoo):
     }
     assert all(torch.equal(first[key], second[key]) for key in leftovers)
     assert all(tensor.dtype == torch.float32 for tensor in first.values())
-    assert not any(torch.equal(first[key], second[key]) for key in first if key.startswith("classification_head"))
+    assert not any(
+        torch.equal(first[key], second[key])
+        for key in first
+        if key.startswith("classification_head")
+    )
 
 
 def test_the_ingredients_have_learned_something_and_not_the_same(root, zoo):
@@ -216,7 +248,7 @@ def test_the_tail_goes_on_where_the_network_was_left(root, zoo):
     split = Normalised(learned(load_split("imagenet", "test", root)), *CLIP)
     with torch.no_grad():
         expected = torch.cat([model(images) for images, _ in batches(split, 5)])
-        found = standin._Tail(model)(standin._before_the_tail(model, split))
+        found = standin_zoo._Tail(model)(standin_zoo._before_the_tail(model, split))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -224,16 +256,22 @@ def test_ridge_is_the_textbook_formula():
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(30, 6, generator=rng)
     labels = torch.randint(5, (30,), generator=rng)
-    weight, bias = standin._ridge(features, labels)
+    weight, bias = standin_zoo._ridge(features, labels)
     targets = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
     x = (features - features.mean(0)).double()
-    strength = standin.RIDGE * (x * x).sum(1).mean()
-    primal = torch.linalg.solve(x.T @ x + strength * torch.eye(6), x.T @ (targets - targets.mean(0)))
+    strength = standin_zoo.RIDGE * (x * x).sum(1).mean()
+    primal = torch.linalg.solve(
+        x.T @ x + strength * torch.eye(6), x.T @ (targets - targets.mean(0))
+    )
     torch.testing.assert_close(weight.double(), primal.T, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close((features @ weight.T + bias).mean(0).double(), targets.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        (features @ weight.T + bias).mean(0).double(), targets.mean(0), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_missing_and_damaged_files_are_made_again_with_the_same_bytes(root, zoo, tmp_path, monkeypatch):
+def test_missing_and_damaged_files_are_made_again_with_the_same_bytes(
+    root, zoo, tmp_path, monkeypatch
+):
     whole = contents(zoo.paths[0].parent)
     kept, damaged = tmp_path / "model_0.pt", tmp_path / "model_1.pt"
     kept.write_bytes(zoo.paths[0].read_bytes())
@@ -243,7 +281,7 @@ def test_missing_and_damaged_files_are_made_again_with_the_same_bytes(root, zoo,
     make_ingredients(root, 2, quick=True, folder=tmp_path, progress=False)
     assert kept.stat().st_mtime_ns == before
     assert contents(tmp_path) == whole
-    monkeypatch.setattr(standin, "fresh", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(standin_zoo, "fresh", lambda *_: pytest.fail("made again"))
     make_ingredients(root, 2, quick=True, folder=tmp_path, progress=False)
 
 

@@ -1,18 +1,25 @@
-"""radin/swa.py: the average along a run is the mean of its snapshots, and the run is the one without it."""
+"""radin/experiments/zoos/swa.py: the average along a run is the mean of its snapshots, and the run is the one without it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import build, tiny_split
 from torch import Tensor, nn
 
-from radin import finetune
+from helpers import build, tiny_split
 from radin.errors import DataError, ParameterError
-from radin.swa import FLOOR, swa
+from radin.experiments.zoos import train
+from radin.experiments.zoos.swa import FLOOR, swa
 
 SPLIT = tiny_split(30, part="train")
-RUN = {"lr": 1e-2, "weight_decay": 1e-2, "epochs": 6, "noise": 0.1, "label_smoothing": 0.1, "mixup": 0.2}
+RUN = {
+    "lr": 1e-2,
+    "weight_decay": 1e-2,
+    "epochs": 6,
+    "noise": 0.1,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+}
 
 
 def start(make=build) -> nn.Module:
@@ -23,13 +30,15 @@ def start(make=build) -> nn.Module:
 def snapshots(run: dict[str, float], make=build) -> list[dict[str, Tensor]]:
     """The state dict after every epoch of the plain run."""
     model, kept = start(make), []
-    finetune.train(
+    train.train(
         model,
         SPLIT,
         run,
         seed=5,
         batch_size=8,
-        after_epoch=lambda epoch: kept.append({key: t.clone() for key, t in model.state_dict().items()}),
+        after_epoch=lambda epoch: kept.append(
+            {key: t.clone() for key, t in model.state_dict().items()}
+        ),
     )
     return kept
 
@@ -55,12 +64,17 @@ def test_the_mean_of_the_snapshots(share, first):
 
 def test_shares_that_binary_numbers_miss():
     """0.29 of 100 epochs is 29, although 0.29 * 100 is less."""
-    assert swa(start(), SPLIT, RUN | {"epochs": 100}, seed=0, start=0.29, batch_size=30).snapshots == 71
+    assert (
+        swa(start(), SPLIT, RUN | {"epochs": 100}, seed=0, start=0.29, batch_size=30).snapshots
+        == 71
+    )
 
 
 def test_the_rate_ends_at_the_floor_even_where_none_is_named():
-    named, silent = (swa(start(), SPLIT, run, seed=5, batch_size=8) for run in (RUN | {"floor": FLOOR}, RUN))
-    plain = finetune.train(start(), SPLIT, RUN, seed=5, batch_size=8)
+    named, silent = (
+        swa(start(), SPLIT, run, seed=5, batch_size=8) for run in (RUN | {"floor": FLOOR}, RUN)
+    )
+    plain = train.train(start(), SPLIT, RUN, seed=5, batch_size=8)
     for key, tensor in silent.last.state_dict().items():
         assert torch.equal(tensor, named.last.state_dict()[key])
         assert not torch.equal(tensor, plain.state_dict()[key])
@@ -68,7 +82,9 @@ def test_the_rate_ends_at_the_floor_even_where_none_is_named():
 
 
 def normed() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)
+    )
 
 
 def test_batch_norm_is_measured_anew():
@@ -112,7 +128,9 @@ def test_a_rate_that_falls_to_nothing_is_refused(floor):
     model = start()
     with pytest.raises(ParameterError, match=r"floor must be above 0 .* Leave it out for 0\.2"):
         swa(model, SPLIT, RUN | {"floor": floor}, seed=0)
-    assert all(torch.equal(tensor, start().state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, start().state_dict()[key]) for key, tensor in model.state_dict().items()
+    )
 
 
 def test_a_diverged_run_is_refused():

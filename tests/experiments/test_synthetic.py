@@ -1,4 +1,4 @@
-"""radin/synthetic.py: banks as accurate as asked."""
+"""radin/experiments/synthetic.py: banks as accurate as asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from radin import fast_estimate
 from radin.errors import ParameterError
-from radin.synthetic import synthetic_bank
+from radin.experiments.synthetic import synthetic_bank
 
 
 @pytest.mark.parametrize(("N", "C"), [(13, 10), (13, 200), (30, 100)])
@@ -28,7 +28,9 @@ def test_seeds_and_precision():
     torch.testing.assert_close(half.logits.float(), one.logits, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("single", "ensemble"), [(20, 80), (80, 70), (90, 100), (float("nan"), 80)])
+@pytest.mark.parametrize(
+    ("single", "ensemble"), [(20, 80), (80, 70), (90, 100), (float("nan"), 80)]
+)
 def test_accuracies_out_of_reach(single, ensemble):
     with pytest.raises(ParameterError, match="chance < single <= ensemble < 100"):
         synthetic_bank(3, 10, 5, single=single, ensemble=ensemble)

@@ -1,18 +1,19 @@
-"""radin/tabulate.py: every soup once, whatever interrupts it and however many run together."""
+"""radin/experiments/bench/tabulate.py: every soup once, whatever interrupts it and however many run together."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import build, files_below, save_states, state, tiny_split, tiny_zoo
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from radin import Zoo, evaluator, exhaustive, soup_logits, tabulate
+from helpers import build, files_below, save_states, state, tiny_split, tiny_zoo
+from radin import Zoo, evaluator, exhaustive, soup_logits
 from radin.errors import ParameterError
-from radin.models import SmallResNet
-from radin.tabulate import evaluate_soups
+from radin.experiments.bench import tabulate
+from radin.experiments.bench.tabulate import evaluate_soups
+from radin.experiments.networks import SmallResNet
 
 SPLIT = tiny_split(33, seed=4)
 
@@ -71,13 +72,19 @@ def test_stacked_residual_networks_say_what_single_ones_say(tmp_path):
     for seed in range(3):
         torch.manual_seed(seed)
         models.append(SmallResNet(4, widths=(8, 16)).half().state_dict())
-    zoo = Zoo.open(save_states(tmp_path, *models), lambda: SmallResNet(4, widths=(8, 16)), progress=False)
+    zoo = Zoo.open(
+        save_states(tmp_path, *models), lambda: SmallResNet(4, widths=(8, 16)), progress=False
+    )
     images = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     split = type(SPLIT)("noise", "val", images, torch.arange(20) % 4, list("abcd"))
     single, _ = tabulate.tabulate(zoo, split, device="cpu", cache=False, progress=False)
-    together, _ = tabulate.tabulate(zoo, split, device="cpu", cache=False, progress=False, per_pass=3)
+    together, _ = tabulate.tabulate(
+        zoo, split, device="cpu", cache=False, progress=False, per_pass=3
+    )
     assert torch.allclose(single[:, 1], together[:, 1], rtol=1e-4)
-    assert (single[:, 0] - together[:, 0]).abs().max() <= 5  # an image of twenty may lie on a border
+    assert (
+        single[:, 0] - together[:, 0]
+    ).abs().max() <= 5  # an image of twenty may lie on a border
 
 
 class KilledError(Exception):
@@ -88,7 +95,9 @@ def counting(monkeypatch: pytest.MonkeyPatch, stops: list[int] | None = None) ->
     """Bitmasks of the soups evaluated from now on; dies whenever that many have been."""
     evaluated: list[int] = []
 
-    def evaluate(zoo: Zoo, model: object, weights: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(
+        zoo: Zoo, model: object, weights: torch.Tensor, *rest: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if stops and len(set(evaluated)) == stops[0]:
             del stops[0]
             raise KilledError
@@ -147,16 +156,26 @@ def test_tied_weights_and_half_precision(tmp_path):
         return nn.Sequential(nn.Flatten(), first, nn.Tanh(), second).half()
 
     torch.manual_seed(0)
-    zoo = Zoo.open(save_states(tmp_path, *(tied().state_dict() for _ in range(3)), suffix=".pt"), tied, progress=False)
+    zoo = Zoo.open(
+        save_states(tmp_path, *(tied().state_dict() for _ in range(3)), suffix=".pt"),
+        tied,
+        progress=False,
+    )
     table = run(zoo)
     live = evaluator(zoo, SPLIT, device="cpu")
     assert table[:, 0].tolist() == [live(weights) for weights in exhaustive(3)]
-    assert (run(zoo, per_pass=7)[:, 0] - table[:, 0]).abs().max() <= 100 / 33 + 1e-9  # half precision: a near tie
+    assert (
+        run(zoo, per_pass=7)[:, 0] - table[:, 0]
+    ).abs().max() <= 100 / 33 + 1e-9  # half precision: a near tie
 
 
 def test_rows_of_other_ingredients_are_not_taken_over(zoo, tmp_path):
     run(zoo, tmp_path)
-    other = Zoo.open([*zoo.paths[:2], *save_states(tmp_path / "other", state(50), state(51))], build, progress=False)
+    other = Zoo.open(
+        [*zoo.paths[:2], *save_states(tmp_path / "other", state(50), state(51))],
+        build,
+        progress=False,
+    )
     assert torch.equal(run(other, tmp_path), run(other))
 
 
@@ -168,7 +187,9 @@ def test_a_damaged_file_is_evaluated_again(zoo, table, tmp_path):
 
 
 def test_too_many_ingredients(tmp_path):
-    many = Zoo.open(save_states(tmp_path, *(state(seed) for seed in range(21))), build, progress=False)
+    many = Zoo.open(
+        save_states(tmp_path, *(state(seed) for seed in range(21))), build, progress=False
+    )
     with pytest.raises(ParameterError, match="too many to list"):
         run(many)
 

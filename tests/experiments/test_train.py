@@ -1,4 +1,4 @@
-"""radin/finetune.py: a zoo is the same every time, whatever interrupts its making."""
+"""radin/experiments/zoos/train.py: a zoo is the same every time, whatever interrupts its making."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import files_below, finish, run_python
 from safetensors import safe_open
 from torch import nn
 
-from radin import Zoo, digits_zoo, finetune, load_split
+from helpers import files_below, finish, run_python
+from radin import Zoo, digits_zoo, load_split
+from radin.checkpoints.checkpoint import open_checkpoint
 from radin.errors import CheckpointError, DataError, ParameterError
-from radin.models import DigitsNet
-from radin.zoo import open_checkpoint
+from radin.experiments.networks import DigitsNet
+from radin.experiments.zoos import digits, train
 
 QUICK = {"quick": True, "device": "cpu", "progress": False}
 
@@ -49,7 +50,7 @@ def test_the_zoo_is_ready_for_use(zoo):
     assert zoo.names == ["ingredient_00", "ingredient_01", "ingredient_02"]
     assert zoo.init is not None
     assert zoo.model(0)(load_split("digits", "val").images[:2]).shape == (2, 10)
-    for path, run in zip(zoo.paths, finetune.sweep(3), strict=True):
+    for path, run in zip(zoo.paths, digits.sweep(3), strict=True):
         with safe_open(path, framework="pt") as file:
             found = json.loads(file.metadata()["hyperparameters"])
         assert {**found, "epochs": 0} == {**run, "epochs": 0}
@@ -82,11 +83,11 @@ def test_a_longer_sweep_begins_with_the_shorter(home, tmp_path, monkeypatch):
     assert longer.paths[:2] == short.paths
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in short.paths} == before
     assert contents(tmp_path) == contents(home)
-    assert finetune.sweep(9)[:4] == finetune.sweep(4)
+    assert digits.sweep(9)[:4] == digits.sweep(4)
 
 
 def test_what_is_there_is_not_trained_again(zoo, monkeypatch):
-    monkeypatch.setattr(finetune, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
     assert digits_zoo(3, **QUICK).fingerprints == zoo.fingerprints
 
 
@@ -95,7 +96,7 @@ def test_another_seed_is_another_zoo(zoo, tmp_path, monkeypatch):
     other = digits_zoo(2, seed=1, **QUICK)
     assert {path.parent.name for path in other.paths} != {path.parent.name for path in zoo.paths}
     assert not set(other.fingerprints) & set(zoo.fingerprints)
-    assert finetune.sweep(2, seed=1) != finetune.sweep(2)
+    assert digits.sweep(2, seed=1) != digits.sweep(2)
 
 
 @pytest.fixture
@@ -107,14 +108,14 @@ def copy_of_home(home, tmp_path, monkeypatch) -> Path:
 
 
 def test_another_pretraining_is_another_zoo(zoo, copy_of_home, monkeypatch):
-    monkeypatch.setattr(finetune, "PRETRAINING", finetune.PRETRAINING | {"lr": 1e-3})
+    monkeypatch.setattr(digits, "PRETRAINING", digits.PRETRAINING | {"lr": 1e-3})
     other = digits_zoo(1, **QUICK)
     assert not torch.equal(other.init["head.bias"], zoo.init["head.bias"])
 
 
 def test_another_sweep_is_another_zoo(zoo, copy_of_home, monkeypatch):
-    changed = [{**run, "lr": run["lr"] / 2} for run in finetune.sweep(3)]
-    monkeypatch.setattr(finetune, "sweep", lambda *_: changed)
+    changed = [{**run, "lr": run["lr"] / 2} for run in digits.sweep(3)]
+    monkeypatch.setattr(digits, "sweep", lambda *_: changed)
     other = digits_zoo(3, **QUICK)
     assert not set(other.fingerprints) & set(zoo.fingerprints)
 
@@ -122,8 +123,9 @@ def test_another_sweep_is_another_zoo(zoo, copy_of_home, monkeypatch):
 KILLED = """
 import os, signal
 from pathlib import Path
-from radin import digits_zoo, finetune
-save_file, saved = finetune.save_file, 0
+from radin import digits_zoo
+from radin.experiments.zoos import train
+save_file, saved = train.save_file, 0
 def save_or_die(tensors, path, **more):
     global saved
     saved += 1
@@ -131,7 +133,7 @@ def save_or_die(tensors, path, **more):
     if saved == 3:
         Path(path).write_bytes(Path(path).read_bytes()[:1000])
         os.kill(os.getpid(), signal.SIGKILL)
-finetune.save_file = save_or_die
+train.save_file = save_or_die
 digits_zoo(3, quick=True, device="cpu", progress=False)
 """
 
@@ -140,12 +142,16 @@ digits_zoo(3, quick=True, device="cpu", progress=False)
 def test_a_killed_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch):
     finish(run_python(KILLED, RADIN_CACHE=tmp_path), code=-signal.SIGKILL)
     whole = contents(home)
-    done = {name: content for name, content in contents(tmp_path).items() if not name.endswith(".part")}
+    done = {
+        name: content for name, content in contents(tmp_path).items() if not name.endswith(".part")
+    }
     assert 0 < len(done) < len(whole)
     assert done.items() <= whole.items()
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
     digits_zoo(3, **QUICK)
-    assert {name: content for name, content in contents(tmp_path).items() if not name.endswith(".part")} == whole
+    assert {
+        name: content for name, content in contents(tmp_path).items() if not name.endswith(".part")
+    } == whole
 
 
 TOGETHER = """
@@ -160,22 +166,25 @@ print(digits_zoo(3, quick=True, device="cpu", progress=False).fingerprints)
 
 
 def test_two_processes_train_into_one_cache(home, zoo, tmp_path):
-    both = [run_python(TOGETHER, tmp_path, *order, RADIN_CACHE=tmp_path / "cache") for order in ("ab", "ba")]
+    both = [
+        run_python(TOGETHER, tmp_path, *order, RADIN_CACHE=tmp_path / "cache")
+        for order in ("ab", "ba")
+    ]
     assert {finish(process).strip() for process in both} == {str(zoo.fingerprints)}
     assert contents(tmp_path / "cache") == contents(home)
 
 
 def test_ctrl_c_leaves_whole_files_only(home, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
-    train, trained = finetune.train, []
+    train_whole, trained = train.train, []
 
     def interrupted(*args: object, **kwargs: object) -> nn.Module:
         trained.append(1)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return train(*args, **kwargs)
+        return train_whole(*args, **kwargs)
 
-    monkeypatch.setattr(finetune, "train", interrupted)
+    monkeypatch.setattr(train, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         digits_zoo(3, **QUICK)
     assert len(contents(tmp_path)) == 2
@@ -212,27 +221,29 @@ def test_unknown_device():
 
 
 def test_the_sweep_stays_within_reason():
-    runs = finetune.sweep(200, seed=3)
-    assert all(set(run) == set(finetune.PRETRAINING) for run in runs)
-    assert all(0 < run["lr"] < 1 and run["weight_decay"] >= 0 and run["epochs"] >= 1 for run in runs)
+    runs = digits.sweep(200, seed=3)
+    assert all(set(run) == set(digits.PRETRAINING) for run in runs)
+    assert all(
+        0 < run["lr"] < 1 and run["weight_decay"] >= 0 and run["epochs"] >= 1 for run in runs
+    )
     assert all(0 <= run["label_smoothing"] < 1 for run in runs)
     assert len({run["lr"] for run in runs}) == 200
 
 
-PLAIN = finetune.PRETRAINING | {"epochs": 3, "augment": 0.0}
+PLAIN = digits.PRETRAINING | {"epochs": 3, "augment": 0.0}
 
 
 def test_training_learns():
     split = load_split("digits", "pretrain")
     torch.manual_seed(0)
-    model = finetune.train(DigitsNet(8), split, PLAIN | {"epochs": 8, "lr": 1e-2}, seed=0)
+    model = train.train(DigitsNet(8), split, PLAIN | {"epochs": 8, "lr": 1e-2}, seed=0)
     assert not model.training
     assert (model(split.images).argmax(1) == split.labels).float().mean() > 0.7
 
 
 def test_a_diverged_run_is_refused():
     with pytest.raises(DataError, match="diverged.*lower the learning rate"):
-        finetune.train(DigitsNet(4), load_split("digits", "pretrain"), PLAIN | {"lr": 1e30}, seed=0)
+        train.train(DigitsNet(4), load_split("digits", "pretrain"), PLAIN | {"lr": 1e30}, seed=0)
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -257,12 +268,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
         if epoch == stop_after + 1:
             raise KilledError
 
-    whole = finetune.train(fresh(), split, run, seed=3)
+    whole = train.train(fresh(), split, run, seed=3)
     state, epochs = tmp_path / "run.state", []
     with pytest.raises(KilledError):
-        finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=stop)
+        train.train(fresh(), split, run, seed=3, resume=state, after_epoch=stop)
     assert files_below(tmp_path) == ["run.state"]
-    again = finetune.train(fresh(), split, run, seed=3, resume=state, after_epoch=epochs.append)
+    again = train.train(fresh(), split, run, seed=3, resume=state, after_epoch=epochs.append)
     assert torch.equal(weights(again), weights(whole))
     assert epochs == [*range(1, stop_after + 2), *range(stop_after + 1, 5)]
 
@@ -276,28 +287,30 @@ def test_a_run_killed_before_its_checkpoint_is_written_goes_on(tmp_path, monkeyp
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "save_checkpoint", kill)
+        patch.setattr(train, "save_checkpoint", kill)
         with pytest.raises(KilledError):
-            finetune.train_checkpoint(copy.deepcopy(start), split, PLAIN, 3, path)
+            train.train_checkpoint(copy.deepcopy(start), split, PLAIN, 3, path)
     assert files_below(tmp_path) == ["run.state"]
-    monkeypatch.setattr(finetune, "train", partial(finetune.train, after_epoch=epochs.append))
-    finetune.train_checkpoint(start, split, PLAIN, 3, path)
+    monkeypatch.setattr(train, "train", partial(train.train, after_epoch=epochs.append))
+    train.train_checkpoint(start, split, PLAIN, 3, path)
     assert files_below(tmp_path) == ["run.safetensors"]
     assert epochs == [3]
 
 
-@pytest.mark.parametrize(("key", "value"), [("warmup", 1.0), ("warmup", -0.1), ("floor", 1.5), ("floor", float("nan"))])
+@pytest.mark.parametrize(
+    ("key", "value"), [("warmup", 1.0), ("warmup", -0.1), ("floor", 1.5), ("floor", float("nan"))]
+)
 def test_shares_are_shares(key, value):
     with pytest.raises(ParameterError, match=key):
-        finetune.train(DigitsNet(8), load_split("digits", "train"), {**PLAIN, key: value}, seed=0)
+        train.train(DigitsNet(8), load_split("digits", "train"), {**PLAIN, key: value}, seed=0)
 
 
 def test_an_edited_sweep_is_trained_again(tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
-    before = finetune.digits_zoo(2, quick=True, progress=False)
-    runs = finetune.sweep(2)
-    monkeypatch.setattr(finetune, "sweep", lambda n, seed=0: [runs[0], {**runs[1], "noise": 0.1}][:n])
-    after = finetune.digits_zoo(2, quick=True, progress=False)
+    before = digits.digits_zoo(2, quick=True, progress=False)
+    runs = digits.sweep(2)
+    monkeypatch.setattr(digits, "sweep", lambda n, seed=0: [runs[0], {**runs[1], "noise": 0.1}][:n])
+    after = digits.digits_zoo(2, quick=True, progress=False)
     assert after.paths == before.paths
     assert after.fingerprints[0] == before.fingerprints[0]
     assert after.fingerprints[1] != before.fingerprints[1]
@@ -307,26 +320,26 @@ def test_the_state_of_another_run_is_not_taken_over(tmp_path):
     split = load_split("digits", "train")
     state = tmp_path / "run.state"
 
-    def train(seed: int, start: int = 0, **options: object) -> torch.Tensor:
+    def trained_weights(seed: int, start: int = 0, **options: object) -> torch.Tensor:
         torch.manual_seed(start)
-        return weights(finetune.train(DigitsNet(8), split, PLAIN, seed=seed, resume=state, **options))
+        return weights(train.train(DigitsNet(8), split, PLAIN, seed=seed, resume=state, **options))
 
     def stop(epoch: int) -> None:
         if epoch == 2:
             raise KilledError
 
-    whole = train(4)
+    whole = trained_weights(4)
     with pytest.raises(KilledError):
-        train(3, after_epoch=stop)
-    assert torch.equal(train(4), whole)
+        trained_weights(3, after_epoch=stop)
+    assert torch.equal(trained_weights(4), whole)
     with pytest.raises(KilledError):
-        train(4, start=1, after_epoch=stop)  # from other weights
-    assert torch.equal(train(4), whole)
+        trained_weights(4, start=1, after_epoch=stop)  # from other weights
+    assert torch.equal(trained_weights(4), whole)
     state.unlink()
     with pytest.raises(KilledError):
-        train(4, after_epoch=stop)
+        trained_weights(4, after_epoch=stop)
     state.write_bytes(state.read_bytes()[:-100])  # damaged: from the start
-    assert torch.equal(train(4), whole)
+    assert torch.equal(trained_weights(4), whole)
 
 
 def test_the_rate_rises_and_falls(monkeypatch):
@@ -339,7 +352,9 @@ def test_the_rate_rises_and_falls(monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     run = PLAIN | {"epochs": 4, "lr": 1e-2, "warmup": 0.25, "floor": 0.1}
-    finetune.train(DigitsNet(8), load_split("digits", "train"), run, seed=0)  # 150 images: 5 steps an epoch
+    train.train(
+        DigitsNet(8), load_split("digits", "train"), run, seed=0
+    )  # 150 images: 5 steps an epoch
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
     assert rates[5] == pytest.approx(1e-2)
@@ -352,13 +367,13 @@ def test_frozen_parameters_stay(tmp_path):
     model = DigitsNet(8)
     model.body.requires_grad_(False)
     before = model.body[0].weight.clone()
-    finetune.train(model, load_split("digits", "train"), PLAIN, seed=0)
+    train.train(model, load_split("digits", "train"), PLAIN, seed=0)
     assert torch.equal(model.body[0].weight, before)
 
 
 def test_a_checkpoint_in_half_precision(tmp_path):
     model = DigitsNet(8)
-    finetune.save_checkpoint(model, tmp_path / "half.safetensors", PLAIN, torch.float16)
+    train.save_checkpoint(model, tmp_path / "half.safetensors", PLAIN, torch.float16)
     saved = open_checkpoint(tmp_path / "half.safetensors")
     assert all(torch.equal(saved[key], tensor.half()) for key, tensor in model.state_dict().items())
 

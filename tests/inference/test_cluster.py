@@ -16,13 +16,13 @@ from typing import Any
 import joblib
 import pytest
 import torch
-from helpers import save, tiny_split, tiny_zoo
 
 import radin
-from radin.architectures import builder
-from radin.data import ArraySplit
-from radin.imagenet import PARTS, TEST_SETS
-from radin.tasks import num_workers, run_tasks
+from helpers import save, tiny_split, tiny_zoo
+from radin.checkpoints.architectures import builder
+from radin.data.imagenet import PARTS, TEST_SETS
+from radin.data.splits import ArraySplit
+from radin.inference.parallel import num_workers, run_tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:no common start")  # random networks have none
 
@@ -38,7 +38,11 @@ def ray_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from ray.util.joblib import register_ray
 
     register_ray()
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+    quick = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 4,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=SMALL | {"_system_config": quick})
     try:
         cluster.add_node(**SMALL)
@@ -55,11 +59,16 @@ def dask() -> Iterator[Any]:
     """A Dask cluster of two worker processes; one that is killed is started again."""
     distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
     quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
-    with distributed.LocalCluster(2, threads_per_worker=1, **quiet) as here, distributed.Client(here) as client:
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, **quiet) as here,
+        distributed.Client(here) as client,
+    ):
         yield client
 
 
-def work(folder: Path, where: Callable[[], Any], stuck: Any = None) -> Callable[[int], tuple[int, Any]]:
+def work(
+    folder: Path, where: Callable[[], Any], stuck: Any = None
+) -> Callable[[int], tuple[int, Any]]:
     """A task that leaves a mark each time it is begun and says what it found and where it ran; `stuck` it stays."""
 
     def function(item: int) -> tuple[int, Any]:
@@ -124,10 +133,17 @@ def test_ray_uses_all_nodes_and_a_lost_one_loses_nothing_that_was_finished(ray_n
 
     store = Store(lose)
     with (
-        joblib.parallel_config("ray", n_jobs=3, ray_remote_args={"num_cpus": 1}),  # a node has place for one
+        joblib.parallel_config(
+            "ray", n_jobs=3, ray_remote_args={"num_cpus": 1}
+        ),  # a node has place for one
         pytest.warns(RuntimeWarning, match="A worker was lost"),
     ):
-        run_tasks(work(tmp_path, ray_node(), third.node_id), range(NUM_ITEMS), store.finished, progress=False)
+        run_tasks(
+            work(tmp_path, ray_node(), third.node_id),
+            range(NUM_ITEMS),
+            store.finished,
+            progress=False,
+        )
     assert store.results == {item: item * item for item in range(NUM_ITEMS)}
     assert set(store.places.values()) == both
     again = begun(tmp_path) - Counter(range(NUM_ITEMS))
@@ -215,7 +231,9 @@ def test_the_sets_on_the_page_are_those_that_are_known(page):
     with torch.device("meta"):  # shapes are enough
         network = builder("open_clip:ViT-B-32-quickgelu", 1000)()
     weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
-    blocks_alone = 12 * 12 * 768**2  # used for each of 50 tokens; the others for each of 49 patches, or once
+    blocks_alone = (
+        12 * 12 * 768**2
+    )  # used for each of 50 tokens; the others for each of 49 patches, or once
     assert names["operations"] > 2 * 50 * blocks_alone
     assert names["operations"] == pytest.approx(2 * 50 * weights, rel=0.02)
 
@@ -238,14 +256,16 @@ def test_the_experiment_on_the_page_runs_as_written(page, tmp_path, monkeypatch,
         images = torch.rand(30, 3, 2, 2, generator=rng) * 2 - 1
         return ArraySplit(name, part, images, torch.randint(4, (30,), generator=rng), list("abcd"))
 
-    monkeypatch.setattr("radin.architectures.builder", lambda spec, num_classes: build)
+    monkeypatch.setattr("radin.checkpoints.architectures.builder", lambda spec, num_classes: build)
     monkeypatch.setattr("radin.load_split", load_split)
     names: dict[str, Any] = {}
     exec(code, names)
     with joblib.parallel_config("threading", n_jobs=2):
         names["main"]()
     lines = capsys.readouterr().out.splitlines()
-    assert all(sum(line.startswith(f"{part} ") for line in lines) == 2 for part in TEST_SETS)  # a bank, an accuracy
+    assert all(
+        sum(line.startswith(f"{part} ") for line in lines) == 2 for part in TEST_SETS
+    )  # a bank, an accuracy
     assert (tmp_path / "soup.safetensors").exists()
 
 
@@ -255,5 +275,7 @@ def test_the_scripts_on_the_page_are_whole(page):
     scripts = blocks(page, "bash", "srun")
     assert len(scripts) == 2
     for script in scripts:
-        done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+        done = subprocess.run(
+            ["bash", "-n"], input=script, text=True, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr

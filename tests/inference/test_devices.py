@@ -1,4 +1,4 @@
-"""radin/devices.py: the device to compute on, and the number of threads."""
+"""radin/inference/devices.py: the device to compute on, and the number of threads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import tiny_split, tiny_zoo
 
+from helpers import tiny_split, tiny_zoo
 from radin import evaluator, predict
-from radin.devices import pick_device, single_thread
 from radin.errors import ParameterError
+from radin.inference.devices import pick_device, single_thread
 
 SPLIT = tiny_split(20)
 
@@ -23,7 +23,9 @@ def test_unknown_devices(tmp_path, device):
         partial(evaluator, zoo, SPLIT),
         pick_device,
     ):
-        with pytest.raises(ParameterError, match=r"device=.* is not available here; use 'auto', 'cpu' or 'cuda'"):
+        with pytest.raises(
+            ParameterError, match=r"device=.* is not available here; use 'auto', 'cpu' or 'cuda'"
+        ):
             use(device=device)
 
 

@@ -1,4 +1,4 @@
-"""radin/evaluate.py: true evaluations, several of them in one pass, and batch norm measured anew."""
+"""radin/inference/evaluate.py: true evaluations, several of them in one pass, and batch norm measured anew."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Listed, build, mixing_weights, save_states, tiny_split, tiny_zoo
 from hypothesis import given, settings
 from torch import nn
 
 import radin
+from helpers import Listed, build, mixing_weights, save_states, tiny_split, tiny_zoo
 from radin import Zoo, average, evaluator, predict, soup_logits
-from radin.data import ArraySplit
+from radin.data.splits import ArraySplit
 from radin.errors import BankError, DataError, ParameterError
-from radin.evaluate import refresh_batch_norm
+from radin.inference.batch_norm import refresh_batch_norm
 
 SPLIT = tiny_split(20)
 
@@ -29,11 +29,18 @@ def zoo(tmp_path_factory) -> Zoo:
 def test_an_evaluation_is_the_accuracy_of_the_averaged_model(zoo, weights):
     model = build()
     p = (weights.double() / weights.double().sum()).tolist()
-    model.load_state_dict({key: sum(w * zoo[k][key].double() for k, w in enumerate(p)) for key in zoo.keys()})
+    model.load_state_dict(
+        {key: sum(w * zoo[k][key].double() for k, w in enumerate(p)) for key in zoo.keys()}
+    )
     with torch.no_grad():
         logits = model(SPLIT.images)
-    right = [row.index(max(row)) == y for row, y in zip(logits.tolist(), SPLIT.labels.tolist(), strict=True)]
-    assert evaluator(zoo, SPLIT, device="cpu", batch_size=7)(weights) == pytest.approx(5 * sum(right))
+    right = [
+        row.index(max(row)) == y
+        for row, y in zip(logits.tolist(), SPLIT.labels.tolist(), strict=True)
+    ]
+    assert evaluator(zoo, SPLIT, device="cpu", batch_size=7)(weights) == pytest.approx(
+        5 * sum(right)
+    )
     found, labels = soup_logits(zoo, weights, SPLIT, device="cpu", batch_size=7)
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, SPLIT.labels)
@@ -42,11 +49,16 @@ def test_an_evaluation_is_the_accuracy_of_the_averaged_model(zoo, weights):
 def test_evaluations_do_not_depend_on_those_before(zoo):
     evaluate = evaluator(zoo, SPLIT, device="cpu")
     rows = [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1], [0.5, 0.5, 0], [1, 0, 0]]
-    assert [evaluate(row) for row in rows] == [evaluator(zoo, SPLIT, device="cpu")(row) for row in rows]
+    assert [evaluate(row) for row in rows] == [
+        evaluator(zoo, SPLIT, device="cpu")(row) for row in rows
+    ]
 
 
 def test_evaluating_one_ingredient_is_its_accuracy_in_the_bank(zoo):
-    bank, evaluate = predict(zoo, SPLIT, "cpu", cache=False, progress=False), evaluator(zoo, SPLIT, device="cpu")
+    bank, evaluate = (
+        predict(zoo, SPLIT, "cpu", cache=False, progress=False),
+        evaluator(zoo, SPLIT, device="cpu"),
+    )
     assert [evaluate(row) for row in torch.eye(3)] == bank.accuracies().tolist()
 
 
@@ -61,7 +73,9 @@ def test_a_state_dict_is_evaluated_like_its_mixing_weights(zoo):
     evaluate, weights = evaluator(zoo, SPLIT, device="cpu"), [0.5, 0.2, 0.3]
     averaged = average(zoo, weights)
     assert evaluate(averaged) == evaluate(weights)
-    for one, other in zip(soup_logits(zoo, averaged, SPLIT), soup_logits(zoo, weights, SPLIT), strict=True):
+    for one, other in zip(
+        soup_logits(zoo, averaged, SPLIT), soup_logits(zoo, weights, SPLIT), strict=True
+    ):
         assert torch.equal(one, other)
 
 
@@ -75,7 +89,9 @@ def test_state_dicts_that_do_not_fit(zoo):
 
 
 def normed() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm1d(3))
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm1d(3)
+    )
 
 
 def normed_zoo(folder: Path) -> Zoo:
@@ -107,7 +123,9 @@ def test_refreshed_statistics_are_those_that_the_soup_sees(tmp_path):
             x = layer(x)
     for norm, name in enumerate(("1", "4")):
         torch.testing.assert_close(found[f"{name}.running_mean"], torch.stack(means[norm]).mean(0))
-        torch.testing.assert_close(found[f"{name}.running_var"], torch.stack(variances[norm]).mean(0))
+        torch.testing.assert_close(
+            found[f"{name}.running_var"], torch.stack(variances[norm]).mean(0)
+        )
         assert found[f"{name}.num_batches_tracked"] == 2
     for key in zoo.keys():
         if "running" not in key and "num_batches" not in key:
@@ -119,7 +137,11 @@ def test_refreshed_soups_are_evaluated_like_others(tmp_path, batch_size):
     zoo = normed_zoo(tmp_path)
     first, again, listed = (
         refresh_batch_norm(zoo, soup, split, device="cpu", batch_size=batch_size)
-        for soup, split in (([0.5, 0.5], SPLIT), (average(zoo, [0.5, 0.5]), SPLIT), ([0.5, 0.5], Listed(SPLIT)))
+        for soup, split in (
+            ([0.5, 0.5], SPLIT),
+            (average(zoo, [0.5, 0.5]), SPLIT),
+            ([0.5, 0.5], Listed(SPLIT)),
+        )
     )
     for key in zoo.keys():
         assert torch.equal(first[key], again[key])
@@ -127,7 +149,9 @@ def test_refreshed_soups_are_evaluated_like_others(tmp_path, batch_size):
     model = normed()
     model.load_state_dict(first)
     with torch.no_grad():
-        torch.testing.assert_close(soup_logits(zoo, first, SPLIT, device="cpu")[0], model.eval()(SPLIT.images))
+        torch.testing.assert_close(
+            soup_logits(zoo, first, SPLIT, device="cpu")[0], model.eval()(SPLIT.images)
+        )
     assert 0 <= evaluator(zoo, SPLIT, device="cpu")(first) <= 100
 
 
@@ -136,22 +160,33 @@ def test_a_folder_sorted_by_class_bends_no_statistics(tmp_path):
     images = torch.cat([tiny_split(20, seed).images + 10 * seed for seed in range(2)])
     split = ArraySplit("tiny", "train", images, torch.arange(2).repeat_interleave(20), ["a", "b"])
     zoo = normed_zoo(tmp_path)
-    whole, batched = (refresh_batch_norm(zoo, [1, 0], split, device="cpu", batch_size=size) for size in (40, 20))
+    whole, batched = (
+        refresh_batch_norm(zoo, [1, 0], split, device="cpu", batch_size=size) for size in (40, 20)
+    )
     torch.testing.assert_close(whole["1.running_var"], batched["1.running_var"], rtol=0.15, atol=0)
 
 
 def test_no_statistics_to_refresh(tmp_path):
-    for make in (build, lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False))):
+    for make in (
+        build,
+        lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)),
+    ):
         zoo = Zoo.open(save_states(tmp_path, make().state_dict()), make, progress=False)
-        with pytest.raises(ParameterError, match="Sequential has no batch norm with running statistics; evaluate"):
+        with pytest.raises(
+            ParameterError, match="Sequential has no batch norm with running statistics; evaluate"
+        ):
             refresh_batch_norm(zoo, [1], SPLIT)
 
 
 def test_images_that_cannot_refresh(tmp_path):
     zoo = normed_zoo(tmp_path)
     with pytest.raises(DataError, match="empty; a split needs at least one image"):
-        refresh_batch_norm(zoo, [1, 0], ArraySplit("tiny", "train", SPLIT.images[:0], SPLIT.labels[:0], ["a"]))
-    wide = ArraySplit("wide", "train", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a"])
+        refresh_batch_norm(
+            zoo, [1, 0], ArraySplit("tiny", "train", SPLIT.images[:0], SPLIT.labels[:0], ["a"])
+        )
+    wide = ArraySplit(
+        "wide", "train", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a"]
+    )
     with pytest.raises(DataError, match=r"cannot predict images of shape \(1, 9, 9\)"):
         refresh_batch_norm(zoo, [1, 0], wide)
 
@@ -159,7 +194,9 @@ def test_images_that_cannot_refresh(tmp_path):
 def test_an_evaluator_that_refreshes(tmp_path):
     zoo, weights, training = normed_zoo(tmp_path), [0.75, 0.25], tiny_split(50, seed=5)
     evaluate = evaluator(zoo, SPLIT, device="cpu", refresh=training)
-    assert evaluate(weights) == evaluator(zoo, SPLIT, device="cpu")(refresh_batch_norm(zoo, weights, training))
+    assert evaluate(weights) == evaluator(zoo, SPLIT, device="cpu")(
+        refresh_batch_norm(zoo, weights, training)
+    )
     assert evaluate.refresh is training
     with pytest.raises(ParameterError, match="no batch norm"):
         evaluator(tiny_zoo(tmp_path / "plain"), SPLIT, refresh=training)
@@ -168,7 +205,9 @@ def test_an_evaluator_that_refreshes(tmp_path):
 def test_several_soups_in_one_pass(zoo):
     split, evaluate = Listed(SPLIT), evaluator(zoo, SPLIT, device="cpu", batch_size=7)
     rows = [[1, 0, 0], [0.5, 0.5, 0], average(zoo, [0, 0.5, 0.5]), [0.2, 0.3, 0.5]]
-    assert evaluator(zoo, split, device="cpu", batch_size=7).many(rows) == [evaluate(row) for row in rows]
+    assert evaluator(zoo, split, device="cpu", batch_size=7).many(rows) == [
+        evaluate(row) for row in rows
+    ]
     assert split.asked == list(range(20))
     assert evaluate.many([]) == []
 
@@ -176,7 +215,7 @@ def test_several_soups_in_one_pass(zoo):
 def test_soups_that_memory_does_not_hold_together(zoo, monkeypatch):
     rows = list(torch.eye(3))
     expected = evaluator(zoo, SPLIT, device="cpu").many(rows)
-    monkeypatch.setattr("radin.evaluate.memory", lambda: 1)
+    monkeypatch.setattr("radin.inference.evaluate.memory", lambda: 1)
     split = Listed(SPLIT)
     assert evaluator(zoo, split, device="cpu").many(rows) == expected
     assert split.asked == 3 * list(range(20))
@@ -201,7 +240,12 @@ def test_a_network_that_gives_nan_has_no_accuracy(tmp_path):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images) * torch.inf
 
-    zoo = Zoo.open(save_states(tmp_path, build().state_dict()), lambda: Overflowing(*build()), progress=False)
-    for use in (evaluator(zoo, SPLIT, device="cpu"), lambda p: soup_logits(zoo, p, SPLIT, device="cpu")):
+    zoo = Zoo.open(
+        save_states(tmp_path, build().state_dict()), lambda: Overflowing(*build()), progress=False
+    )
+    for use in (
+        evaluator(zoo, SPLIT, device="cpu"),
+        lambda p: soup_logits(zoo, p, SPLIT, device="cpu"),
+    ):
         with pytest.raises(BankError, match="The network gives NaN or infinite logits"):
             use([1.0])

@@ -1,4 +1,4 @@
-"""radin/stream.py: one pass over the images for many networks, whatever fits on the device."""
+"""radin/inference/forward.py: one pass over the images for many networks, whatever fits on the device."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import warnings
 
 import pytest
 import torch
-from helpers import Listed, build, state, tiny_split, tiny_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+from helpers import Listed, build, state, tiny_split, tiny_zoo
 from radin import average, load_split
-from radin.architectures import IMAGENET, Normalised
+from radin.data.splits import IMAGENET, Normalised
 from radin.errors import DataError
-from radin.stream import _Fleet, batch_logits, stream
+from radin.inference.forward import _Fleet, batch_logits, stream
 
 CPU = torch.device("cpu")
 SPLIT = tiny_split(20)
@@ -51,7 +51,12 @@ def alone(seed: int) -> Tensor:
         return network(seed)(SPLIT.images)
 
 
-@given(room=st.integers(1, 4), chunk=st.sampled_from([1, 64, 10**6]), batch=st.integers(1, 21), data=st.data())
+@given(
+    room=st.integers(1, 4),
+    chunk=st.sampled_from([1, 64, 10**6]),
+    batch=st.integers(1, 21),
+    data=st.data(),
+)
 @settings(max_examples=40, deadline=None)
 def test_whatever_fits_the_answers_are_the_networks_own(room, chunk, batch, data):
     """Networks that stay, networks that take turns, chunks of any size, networks that know a beginning."""
@@ -59,14 +64,16 @@ def test_whatever_fits_the_answers_are_the_networks_own(room, chunk, batch, data
     loaded, split = Loaded(4), Listed(SPLIT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Fleet, "_has_room", lambda fleet: len(fleet.held) < room)
-        patch.setattr("radin.stream.CHUNK", chunk)
+        patch.setattr("radin.inference.forward.CHUNK", chunk)
         found = together(stream(loaded.sources, split, CPU, batch, begins), 4)
     for k, begin in enumerate(begins):
         torch.testing.assert_close(found[k], alone(k)[begin:], rtol=1e-6, atol=1e-6)
     assert split.asked == list(range(min(begins), 20)), "each image is read once"
     assert loaded.asked[:room] == [1] * room
     if chunk == 10**6:
-        assert max(loaded.asked) == 1, "a network that takes turns is loaded for a chunk, not for a batch"
+        assert max(loaded.asked) == 1, (
+            "a network that takes turns is loaded for a chunk, not for a batch"
+        )
 
 
 class Small(nn.Module):
@@ -82,15 +89,22 @@ class Small(nn.Module):
         return self.inner(images)
 
 
-FULL = (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you"))
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+)
 
 
 @pytest.mark.parametrize("error", FULL)
 def test_too_large_a_batch_is_run_in_smaller_pieces_and_said(error):
     split = tiny_split(64)
-    with pytest.warns(UserWarning, match="cpu has too little memory for 32 images at once; going on with 16") as said:
+    with pytest.warns(
+        UserWarning, match="cpu has too little memory for 32 images at once; going on with 16"
+    ) as said:
         found = together(stream([lambda: Small(5, error)], split, CPU, 32), 1)[0]
-    assert [str(warning.message).rpartition(" ")[2] for warning in said] == ["16.", "8.", "4."], "once for each size"
+    assert [str(warning.message).rpartition(" ")[2] for warning in said] == ["16.", "8.", "4."], (
+        "once for each size"
+    )
     with torch.no_grad():
         torch.testing.assert_close(found, network(0)(split.images), rtol=1e-6, atol=1e-6)
 
@@ -148,5 +162,8 @@ def test_unreadable_images_are_counted_and_named(tmp_path):
             place.write_bytes(place.read_bytes()[:40])
     split = load_split("set", "val", root=tmp_path)
     for wrapped in (split, Normalised(split, *IMAGENET)):
-        with pytest.raises(DataError, match=r"2 of 12 images of .*(09|04)\.png.*(09|04)\.png.*replace or remove them"):
+        with pytest.raises(
+            DataError,
+            match=r"2 of 12 images of .*(09|04)\.png.*(09|04)\.png.*replace or remove them",
+        ):
             list(stream([nn.Flatten], wrapped, CPU, 4))

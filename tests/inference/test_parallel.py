@@ -15,14 +15,14 @@ import pytest
 import torch
 from joblib.parallel import BACKENDS, ThreadingBackend
 
-from radin import tasks
 from radin.errors import CheckpointError, ParameterError, RadinError
-from radin.tasks import num_workers, run_tasks, task_device
+from radin.inference import parallel
+from radin.inference.parallel import num_workers, run_tasks, task_device
 
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "PATIENCE", 0.0)
+    monkeypatch.setattr(parallel, "PATIENCE", 0.0)
 
 
 def results_of(function: Callable[[Any], Any], items: list[Any], **options: Any) -> dict[int, Any]:
@@ -87,7 +87,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Cluster]]:
 def test_without_workers_everything_runs_here_in_order():
     seen = []
     assert num_workers() == 1
-    results = results_of(lambda item: seen.append(item) or (item * item, os.getpid(), threading.get_ident()), [3, 1, 2])
+    results = results_of(
+        lambda item: seen.append(item) or (item * item, os.getpid(), threading.get_ident()),
+        [3, 1, 2],
+    )
     assert seen == [3, 1, 2]
     here = (os.getpid(), threading.get_ident())
     assert list(results.items()) == [(0, (9, *here)), (1, (1, *here)), (2, (4, *here))]
@@ -109,7 +112,9 @@ def break_at(bad: int) -> Callable[[int], int]:
     return function
 
 
-@pytest.mark.parametrize(("backend", "jobs"), [("threading", 3), ("nodes", 3), ("threading", 1), ("sequential", 1)])
+@pytest.mark.parametrize(
+    ("backend", "jobs"), [("threading", 3), ("nodes", 3), ("threading", 1), ("sequential", 1)]
+)
 def test_all_results_come_once_with_their_index(cluster, backend, jobs):
     items = [f"image {k}" for k in range(11)]
     with joblib.parallel_config(backend, n_jobs=jobs):
@@ -207,7 +212,9 @@ def test_after_a_loss_only_the_unfinished_are_run_again_by_fewer_workers(cluster
         assert items[index] not in finished
         finished.add(items[index])
 
-    with pytest.warns(RuntimeWarning, match=r"A worker was lost \(WorkerLostError: the node is gone\)") as warned:
+    with pytest.warns(
+        RuntimeWarning, match=r"A worker was lost \(WorkerLostError: the node is gone\)"
+    ) as warned:
         run_tasks(function, items, keep, progress=False)
     assert finished == set(items)
     assert again == []
@@ -239,7 +246,10 @@ def test_losses_without_progress_end_in_one_sentence(cluster):
     results: dict[int, str] = {}
     with (
         pytest.warns(RuntimeWarning, match="A worker was lost"),
-        pytest.raises(RadinError, match="lost 2 times in a row before another task finished, 1 not done .WorkerLost"),
+        pytest.raises(
+            RadinError,
+            match="lost 2 times in a row before another task finished, 1 not done .WorkerLost",
+        ),
     ):
         run_tasks(str, ["a", "lose me", "b"], results.__setitem__, attempts=2, progress=False)
     assert results == {0: "a", 2: "b"}
@@ -260,11 +270,13 @@ def test_the_last_place_of_a_cluster_is_this_process(cluster):
 
 
 def test_a_cluster_is_given_time_to_notice_its_loss(cluster, monkeypatch):
-    monkeypatch.setattr(tasks, "PATIENCE", 20.0)
+    monkeypatch.setattr(parallel, "PATIENCE", 20.0)
     cluster.losses = 1
     threading.Timer(0.6, setattr, [Cluster, "places", 2]).start()
     monkeypatch.setattr(
-        Cluster, "effective_n_jobs", lambda self, n_jobs: 8 if n_jobs == -1 and Cluster.places > 2 else 4
+        Cluster,
+        "effective_n_jobs",
+        lambda self, n_jobs: 8 if n_jobs == -1 and Cluster.places > 2 else 4,
     )
     start = time.monotonic()
     with pytest.warns(RuntimeWarning):
@@ -299,7 +311,10 @@ def test_what_cannot_be_stored_stops_the_run(cluster, backend):
     def finished(index: int, result: int) -> None:
         raise OSError("No space left on device")
 
-    with joblib.parallel_config(backend, n_jobs=2), pytest.raises(OSError, match="No space left on device"):
+    with (
+        joblib.parallel_config(backend, n_jobs=2),
+        pytest.raises(OSError, match="No space left on device"),
+    ):
         run_tasks(function, range(200), finished, progress=False)
     assert len(started) < 100
 
@@ -346,7 +361,10 @@ def test_a_process_that_is_killed_loses_only_its_own_task(tmp_path):
         stored[index] = result[0]
 
     done_before: dict[int, int] = {}
-    with joblib.parallel_config("loky", n_jobs=2), pytest.warns(RuntimeWarning, match="TerminatedWorkerError"):
+    with (
+        joblib.parallel_config("loky", n_jobs=2),
+        pytest.warns(RuntimeWarning, match="TerminatedWorkerError"),
+    ):
         run_tasks(function, range(6), finished, progress=False)
     assert stored == {item: item * item for item in range(6)}
     counts = {item: len((tmp_path / f"{item}").read_text()) for item in range(6)}

@@ -1,4 +1,4 @@
-"""radin/rows.py: logits kept as they come, cut where a killed run left them."""
+"""radin/inference/partial_logits.py: logits kept as they come, cut where a killed run left them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from radin.errors import RadinError
-from radin.rows import Rows
+from radin.inference.partial_logits import Rows
 
 
 def block(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(count, classes, generator=rng), torch.randint(classes, (count,), generator=rng)
+    return torch.randn(count, classes, generator=rng), torch.randint(
+        classes, (count,), generator=rng
+    )
 
 
 @given(

@@ -1,4 +1,4 @@
-"""radin/predict.py: one pass over the data, a store that finds what it knows, and true evaluations."""
+"""radin/inference/predict.py: one pass over the data, a store that finds what it knows, and true evaluations."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Listed, files_below, finish, run_python, save_states, state, tiny_split, tiny_zoo
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from helpers import (
+    Listed,
+    files_below,
+    finish,
+    run_python,
+    save_states,
+    state,
+    tiny_split,
+    tiny_zoo,
+)
 from radin import LogitBank, RadinError, Zoo, evaluator, fast_estimate, predict, soup_logits
-from radin.data import ArraySplit, Split
+from radin.data.splits import ArraySplit, Split
 from radin.errors import BankError, DataError, ParameterError
-from radin.projection import Projection
-from radin.stream import PROBE
+from radin.inference.forward import PROBE
+from radin.ranking.projection import Projection
 
 SPLIT = tiny_split(20)
 
@@ -75,7 +84,9 @@ def test_one_pass_over_the_data_for_any_number_of_models(tmp_path):
 
 def test_the_kind_of_dataset_changes_nothing(tmp_path):
     zoo = tiny_zoo(tmp_path)
-    assert torch.equal(run(zoo, Listed(SPLIT), cache=False).logits, run(zoo, SPLIT, cache=False).logits)
+    assert torch.equal(
+        run(zoo, Listed(SPLIT), cache=False).logits, run(zoo, SPLIT, cache=False).logits
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
@@ -90,7 +101,9 @@ def test_what_is_known_is_not_predicted_again(tmp_path):
     zoo = open_zoo(tmp_path, 0, 1)
     assert passes(zoo, cache) == 2 * 20
     assert passes(zoo, cache) == 2 * PROBE, "what is known is asked for a few images only"
-    assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 2 * PROBE, "known by content, not by place or order"
+    assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 2 * PROBE, (
+        "known by content, not by place or order"
+    )
     assert passes(open_zoo(tmp_path / "more", 0, 1, 2), cache) == 2 * PROBE + 20, "only the new one"
 
 
@@ -120,7 +133,9 @@ def test_another_precision_is_predicted_afresh(tmp_path):
 
 def test_another_architecture_is_predicted_afresh(tmp_path):
     passes(open_zoo(tmp_path, 0), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=lambda: CountingNet(nn.ReLU)), tmp_path / "cache") == 20
+    assert (
+        passes(open_zoo(tmp_path, 0, make=lambda: CountingNet(nn.ReLU)), tmp_path / "cache") == 20
+    )
 
 
 class Scaled(CountingNet):
@@ -152,14 +167,18 @@ class Shifted(CountingNet):
 
 def test_preprocessing_inside_the_network_is_predicted_afresh(tmp_path):
     passes(open_zoo(tmp_path, 0, make=lambda: Shifted(0.0)), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=lambda: Shifted(1.0)), tmp_path / "cache") == PROBE + 20
+    assert (
+        passes(open_zoo(tmp_path, 0, make=lambda: Shifted(1.0)), tmp_path / "cache") == PROBE + 20
+    )
 
 
 def test_half_and_double_networks_run_in_their_own_precision(tmp_path):
     single = predict(open_zoo(tmp_path, 0, 1), SPLIT, cache=False)
     for change in (nn.Module.half, nn.Module.double):
         zoo = open_zoo(tmp_path, 0, 1, make=lambda change=change: change(CountingNet()))
-        torch.testing.assert_close(predict(zoo, SPLIT, cache=False).logits, single.logits, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(
+            predict(zoo, SPLIT, cache=False).logits, single.logits, rtol=1e-2, atol=1e-2
+        )
         assert evaluator(zoo, SPLIT)([0.5, 0.5]) == pytest.approx(
             evaluator(open_zoo(tmp_path, 0, 1), SPLIT)([0.5, 0.5]), abs=10
         )
@@ -215,7 +234,9 @@ class Interrupted(Listed):
 def test_an_interrupted_run_goes_on_at_the_batch_where_it_stopped(tmp_path, dtype):
     cache, zoo = tmp_path / "cache", open_zoo(tmp_path / "zoo", 0, 1, 2)
     split, again = Interrupted(SPLIT), Listed(SPLIT)
-    split.fingerprint = again.fingerprint = "known"  # so that the interruption falls into the predictions
+    split.fingerprint = again.fingerprint = (
+        "known"  # so that the interruption falls into the predictions
+    )
     with pytest.raises(KeyboardInterrupt):
         run(zoo, split, cache=cache, dtype=dtype)
     assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 3
@@ -246,7 +267,9 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_known(tmp_path, monkeypatc
     zoo, cache = open_zoo(tmp_path / "zoo", 0, 1), tmp_path / "cache"
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", full)
-        with pytest.raises(RadinError, match=r"cache.*\.safetensors: could not be written \(No space left"):
+        with pytest.raises(
+            RadinError, match=r"cache.*\.safetensors: could not be written \(No space left"
+        ):
             run(zoo, cache=cache)
     assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 2
     assert passes(zoo, cache) == 2 * (PROBE + 4), "two batches of eight are known"
@@ -256,7 +279,7 @@ KILLED = """
 import pathlib, time, torch
 from helpers import tiny_zoo, tiny_split
 from radin import predict
-from radin.data import Split
+from radin.data.splits import Split
 
 class Slow(Split):
     name, part, class_names, fingerprint = "slow", "val", ["a", "b", "c"], "slow"
@@ -313,21 +336,32 @@ def test_two_processes_share_a_cache(tmp_path):
     found = files_below(tmp_path / "cache")
     assert len(found) == 6
     assert not any(".part" in name for name in found)
-    alone = run(tiny_zoo(tmp_path / "alone", 6), tiny_split(4000), cache=tmp_path / "other cache", batch_size=256)
+    alone = run(
+        tiny_zoo(tmp_path / "alone", 6),
+        tiny_split(4000),
+        cache=tmp_path / "other cache",
+        batch_size=256,
+    )
     assert said == {str(alone.logits.double().sum().item())}
     assert files_below(tmp_path / "other cache") == found
     for name in found:
-        assert (tmp_path / "cache" / name).read_bytes() == (tmp_path / "other cache" / name).read_bytes()
+        assert (tmp_path / "cache" / name).read_bytes() == (
+            tmp_path / "other cache" / name
+        ).read_bytes()
 
 
 def labelled(*labels: int) -> ArraySplit:
-    return ArraySplit("tiny", "val", SPLIT.images[: len(labels)], torch.tensor(labels), ["a", "b", "c"])
+    return ArraySplit(
+        "tiny", "val", SPLIT.images[: len(labels)], torch.tensor(labels), ["a", "b", "c"]
+    )
 
 
 @pytest.mark.parametrize("wrong", [3, -1])
 @pytest.mark.parametrize("wrap", [Listed, lambda split: split])
 def test_labels_outside_the_classes(tmp_path, wrong, wrap):
-    with pytest.raises(BankError, match=f"Image 2 has label {wrong}, but the logits have classes 0 to 2"):
+    with pytest.raises(
+        BankError, match=f"Image 2 has label {wrong}, but the logits have classes 0 to 2"
+    ):
         run(tiny_zoo(tmp_path / "zoo"), wrap(labelled(0, 1, wrong)), cache=tmp_path / "cache")
     assert files_below(tmp_path / "cache") == []
 
@@ -335,7 +369,10 @@ def test_labels_outside_the_classes(tmp_path, wrong, wrap):
 @pytest.mark.parametrize("wrap", [Listed, lambda split: split])
 @pytest.mark.parametrize("cache", [False, True])
 def test_an_empty_split(tmp_path, wrap, cache):
-    zoo, split = tiny_zoo(tmp_path), wrap(ArraySplit("tiny", "val", SPLIT.images[:0], SPLIT.labels[:0], ["a"]))
+    zoo, split = (
+        tiny_zoo(tmp_path),
+        wrap(ArraySplit("tiny", "val", SPLIT.images[:0], SPLIT.labels[:0], ["a"])),
+    )
     for use in (
         lambda: run(zoo, split, cache=tmp_path / "cache" if cache else False),
         lambda: evaluator(zoo, split, device="cpu")([1, 0, 0]),
@@ -377,7 +414,11 @@ def test_impossible_batch_sizes(tmp_path, batch_size):
 
 def test_prediction_needs_a_model(tmp_path):
     zoo = Zoo.open(save_states(tmp_path, state(0)), progress=False)
-    for use in (lambda: run(zoo), lambda: evaluator(zoo, SPLIT), lambda: soup_logits(zoo, [1], SPLIT)):
+    for use in (
+        lambda: run(zoo),
+        lambda: evaluator(zoo, SPLIT),
+        lambda: soup_logits(zoo, [1], SPLIT),
+    ):
         with pytest.raises(ParameterError, match="build="):
             use()
 
@@ -406,7 +447,9 @@ def test_half_precision_is_another_bank_and_near(tmp_path, half):
     assert bank.logits.dtype == torch.float32
     torch.testing.assert_close(bank.logits, single.logits, rtol=5e-2, atol=5e-2)
     assert torch.equal(bank.logits, single.logits) != half
-    assert abs(evaluator(zoo, SPLIT, half=half)([0.5, 0.5]) - evaluator(zoo, SPLIT)([0.5, 0.5])) <= 10
+    assert (
+        abs(evaluator(zoo, SPLIT, half=half)([0.5, 0.5]) - evaluator(zoo, SPLIT)([0.5, 0.5])) <= 10
+    )
 
 
 class Grouped(Split):
@@ -444,7 +487,9 @@ def test_a_projection_comes_after_the_average(tmp_path, groups):
     assert fast_estimate(bank, p, "nll").item() == pytest.approx(nll)
     assert bank.accuracies().tolist() == pytest.approx([percent(logits) for logits in plain.logits])
     soup, _ = soup_logits(zoo, p[0], SPLIT, device="cpu")
-    torch.testing.assert_close(soup_logits(zoo, p[0], split, device="cpu")[0], columns(soup, groups))
+    torch.testing.assert_close(
+        soup_logits(zoo, p[0], split, device="cpu")[0], columns(soup, groups)
+    )
     assert evaluator(zoo, split)(p[0]) == pytest.approx(percent(soup))
     loaded = LogitBank.load(bank.save(tmp_path / "bank.safetensors"))
     assert loaded.projection == bank.projection
@@ -469,7 +514,9 @@ class Pair(CountingNet):
 
 def test_images_that_do_not_fit_the_network(tmp_path):
     zoo = open_zoo(tmp_path, 0)
-    wide = ArraySplit("wide", "val", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a", "b", "c"])
+    wide = ArraySplit(
+        "wide", "val", torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64), ["a", "b", "c"]
+    )
     for use in (lambda: predict(zoo, wide, cache=False), lambda: soup_logits(zoo, [1], wide)):
         with pytest.raises(DataError, match=r"cannot predict images of shape \(1, 9, 9\)"):
             use()
@@ -490,10 +537,15 @@ class Fading(CountingNet):
 
 
 def test_one_broken_ingredient_costs_the_others_nothing(tmp_path):
-    cache, broken = tmp_path / "cache", [bool(state(seed)["1.weight"][0, 0] < 0) for seed in range(50)]
+    cache, broken = (
+        tmp_path / "cache",
+        [bool(state(seed)["1.weight"][0, 0] < 0) for seed in range(50)],
+    )
     whole = [seed for seed in range(50) if not broken[seed]]
     seeds = [whole[0], broken.index(True), whole[1]]
-    with pytest.raises(BankError, match="Ingredient model_1 gives NaN or infinite logits, first on image 16"):
+    with pytest.raises(
+        BankError, match="Ingredient model_1 gives NaN or infinite logits, first on image 16"
+    ):
         run(open_zoo(tmp_path, *seeds, make=Fading), cache=cache)
     CountingNet.images = 0
     run(open_zoo(tmp_path, seeds[0], seeds[2], make=Fading), cache=cache)

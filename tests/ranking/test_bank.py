@@ -1,15 +1,15 @@
-"""radin/bank.py: what makes a logit bank, and its file."""
+"""radin/ranking/bank.py: what makes a logit bank, and its file."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import random_bank, save
 from safetensors.torch import save_file
 
+from helpers import random_bank, save
 from radin import LogitBank, exhaustive, fast_estimate
-from radin.bank import accuracy
 from radin.errors import BankError, ParameterError
+from radin.ranking.bank import accuracy
 
 
 def test_a_bank_says_its_sizes():
@@ -26,7 +26,9 @@ def test_double_is_rounded_and_half_is_kept():
 
 
 def test_accuracy_by_hand_with_the_lowest_class_winning_ties():
-    logits = torch.tensor([[[1.0, 1.0], [0.0, 2.0], [3.0, 3.0]], [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]])
+    logits = torch.tensor(
+        [[[1.0, 1.0], [0.0, 2.0], [3.0, 3.0]], [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]]
+    )
     assert accuracy(logits, torch.tensor([0, 1, 1])).tolist() == pytest.approx([200 / 3, 100 / 3])
     assert LogitBank(logits, [0, 1, 1]).accuracies().dtype == torch.float64
 
@@ -34,7 +36,9 @@ def test_accuracy_by_hand_with_the_lowest_class_winning_ties():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_saved_bank_comes_back_whole(tmp_path, dtype):
     bank = random_bank()
-    bank = LogitBank(bank.logits.to(dtype).transpose(0, 1).contiguous().transpose(0, 1), bank.labels, "abc")
+    bank = LogitBank(
+        bank.logits.to(dtype).transpose(0, 1).contiguous().transpose(0, 1), bank.labels, "abc"
+    )
     found = LogitBank.load(bank.save(tmp_path / "deep" / "bank.safetensors"))
     assert torch.equal(found.logits, bank.logits)
     assert found.logits.dtype == dtype
@@ -70,7 +74,8 @@ def test_logits_that_are_not_finite(value):
     logits = torch.zeros(3, 5, 2)
     logits[1, 2:4, 1] = value
     with pytest.raises(
-        BankError, match="Ingredient bad gives NaN or infinite logits on 2 images, the first is image 2"
+        BankError,
+        match="Ingredient bad gives NaN or infinite logits on 2 images, the first is image 2",
     ):
         LogitBank(logits, torch.zeros(5, dtype=torch.int64), ["good", "bad", "fine"])
 
@@ -118,13 +123,17 @@ def test_logits_with_a_gradient_are_logits():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_bank_larger_than_memory_is_mapped_read_only(tmp_path, monkeypatch, dtype):
-    bank = LogitBank(random_bank(3, 40, 5).logits.to(dtype), random_bank(3, 40, 5).labels, ["a", "b", "c"])
+    bank = LogitBank(
+        random_bank(3, 40, 5).logits.to(dtype), random_bank(3, 40, 5).labels, ["a", "b", "c"]
+    )
     path = bank.save(tmp_path / "bank.safetensors")
 
     def refuse(*arguments, **options):
-        raise RuntimeError("unable to mmap 27044160336 bytes: Cannot allocate memory (12)")  # torch's words
+        raise RuntimeError(
+            "unable to mmap 27044160336 bytes: Cannot allocate memory (12)"
+        )  # torch's words
 
-    monkeypatch.setattr("radin.bank.safe_open", refuse)
+    monkeypatch.setattr("radin.files.safe_open", refuse)
     mapped = LogitBank.load(path)
     assert torch.equal(mapped.logits, bank.logits)
     assert torch.equal(mapped.labels, bank.labels)
@@ -135,12 +144,14 @@ def test_a_bank_larger_than_memory_is_mapped_read_only(tmp_path, monkeypatch, dt
 @pytest.mark.parametrize("cut", [4, 100, 400])
 def test_a_damaged_large_bank_is_refused_too(tmp_path, monkeypatch, cut):
     path = random_bank(3, 40, 5).save(tmp_path / "bank.safetensors")
-    path.write_bytes(path.read_bytes()[:-cut] if cut < 400 else b"\x10" + bytes(7) + b"not json at all!")
+    path.write_bytes(
+        path.read_bytes()[:-cut] if cut < 400 else b"\x10" + bytes(7) + b"not json at all!"
+    )
 
     def refuse(*arguments, **options):
         raise RuntimeError("unable to mmap")
 
-    monkeypatch.setattr("radin.bank.safe_open", refuse)
+    monkeypatch.setattr("radin.files.safe_open", refuse)
     with pytest.raises(BankError, match="damaged"):
         LogitBank.load(path)
 

@@ -1,4 +1,4 @@
-"""radin/candidates.py: subsets, all of them or a fair draw, and other mixing weights."""
+"""radin/ranking/candidates.py: subsets, all of them or a fair draw, and other mixing weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers import exact_accuracy, random_bank, tied_banks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from radin import candidates as module
+from helpers import exact_accuracy, random_bank, tied_banks
 from radin import dirichlet, exhaustive, greedy_path, monte_carlo
-from radin.candidates import distinct, from_subsets
 from radin.errors import ParameterError
-from radin.soup import check_weights
+from radin.ranking import candidates as module
+from radin.ranking.candidates import check_weights, distinct, from_subsets
 
 UNLIKELY = 1e-4  # seeds are fixed, so a fair draw passes always
 
@@ -79,9 +78,15 @@ def test_too_many_subsets_are_refused_at_once():
         exhaustive(21)
 
 
-@given(num_models=st.integers(1, 80), num_candidates=st.integers(1, 300), seed=st.integers(0, 2**32 - 1))
+@given(
+    num_models=st.integers(1, 80),
+    num_candidates=st.integers(1, 300),
+    seed=st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=60)
-def test_a_draw_holds_different_subsets_and_begins_with_every_shorter_one(num_models, num_candidates, seed):
+def test_a_draw_holds_different_subsets_and_begins_with_every_shorter_one(
+    num_models, num_candidates, seed
+):
     candidates = monte_carlo(num_models, num_candidates, seed)
     assert candidates.shape == (min(num_candidates, 2**num_models - 1), num_models)
     assert len(set(bitmasks(candidates))) == len(candidates)
@@ -89,7 +94,9 @@ def test_a_draw_holds_different_subsets_and_begins_with_every_shorter_one(num_mo
     assert torch.equal(monte_carlo(num_models, num_candidates, seed), candidates)
     shorter = max(1, num_candidates // 2)
     assert torch.equal(monte_carlo(num_models, shorter, seed), candidates[:shorter])
-    assert torch.equal(monte_carlo(num_models, num_candidates + 50, seed)[: len(candidates)], candidates)
+    assert torch.equal(
+        monte_carlo(num_models, num_candidates + 50, seed)[: len(candidates)], candidates
+    )
 
 
 def test_a_zoo_of_the_papers_size():
@@ -112,7 +119,11 @@ def test_every_ingredient_and_size_is_drawn_as_often_as_it_should_be(num_models,
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "4", None])
 def test_counts_that_are_none_are_refused(count):
-    for use in (lambda: exhaustive(count), lambda: monte_carlo(count, 5), lambda: monte_carlo(5, count)):
+    for use in (
+        lambda: exhaustive(count),
+        lambda: monte_carlo(count, 5),
+        lambda: monte_carlo(5, count),
+    ):
         with pytest.raises(ParameterError, match="whole number of at least 1, not"):
             use()
 
@@ -145,25 +156,31 @@ def test_every_subset_within_limits_comes_in_order_of_its_bitmask(limits):
 
 
 @pytest.mark.parametrize(
-    ("num_models", "min_size", "max_size"), [(21, 1, 2), (30, 3, 3), (72, 70, None), (72, 72, 72), (90, 88, 89)]
+    ("num_models", "min_size", "max_size"),
+    [(21, 1, 2), (30, 3, 3), (72, 70, None), (72, 72, 72), (90, 88, 89)],
 )
 def test_large_zoos_can_be_listed_within_limits(num_models, min_size, max_size):
     masks = bitmasks(exhaustive(num_models, min_size, max_size))
     sizes = range(min_size, (max_size or num_models) + 1)
     assert masks == sorted(set(masks))
-    assert Counter(mask.bit_count() for mask in masks) == {size: math.comb(num_models, size) for size in sizes}
+    assert Counter(mask.bit_count() for mask in masks) == {
+        size: math.comb(num_models, size) for size in sizes
+    }
 
 
 def test_as_many_subsets_are_listed_as_the_limit_allows():
     assert math.comb(24, 7) + math.comb(24, 8) == 1_081_575
-    with pytest.raises(ParameterError, match=r"1,081,575 subsets of 7 to 8 of 24 .* \(limit 1,048,575\)"):
+    with pytest.raises(
+        ParameterError, match=r"1,081,575 subsets of 7 to 8 of 24 .* \(limit 1,048,575\)"
+    ):
         exhaustive(24, 7, 8)
     assert len(exhaustive(24, 8, 8)) == 735_471
     assert len(exhaustive(20, 1, 20)) == 1_048_575
 
 
 @pytest.mark.parametrize(
-    ("num_models", "count"), [(21, "2,097,151"), (72, "more than 2\\^71 "), (20_000, "more than 2\\^19999 ")]
+    ("num_models", "count"),
+    [(21, "2,097,151"), (72, "more than 2\\^71 "), (20_000, "more than 2\\^19999 ")],
 )
 def test_the_refusal_names_how_many_subsets_there_are(num_models, count):
     with pytest.raises(ParameterError, match=count):
@@ -197,7 +214,9 @@ def test_a_draw_keeps_to_its_limits(limits, num_candidates, seed, uniform):
     uniform=st.sampled_from(["subsets", "sizes"]),
 )
 @settings(max_examples=40)
-def test_a_draw_from_a_large_zoo_keeps_to_its_limits(num_models, data, num_candidates, seed, uniform):
+def test_a_draw_from_a_large_zoo_keeps_to_its_limits(
+    num_models, data, num_candidates, seed, uniform
+):
     least = data.draw(st.integers(1, num_models))
     most = data.draw(st.integers(least, num_models))
     candidates = monte_carlo(num_models, num_candidates, seed, uniform, least, most)
@@ -226,7 +245,9 @@ def published_draw(num_models: int, num_candidates: int, seed: int) -> list[int]
 def test_a_seed_means_what_it_meant_in_the_published_book(num_models, num_candidates, seed):
     drawn = bitmasks(monte_carlo(num_models, num_candidates, seed))
     assert drawn == published_draw(num_models, num_candidates, seed)
-    assert drawn == bitmasks(monte_carlo(num_models, num_candidates, seed, "subsets", 1, num_models))
+    assert drawn == bitmasks(
+        monte_carlo(num_models, num_candidates, seed, "subsets", 1, num_models)
+    )
 
 
 @pytest.mark.parametrize("uniform", ["subsets", "sizes"])
@@ -255,7 +276,9 @@ def check_subsets_are_equally_likely() -> None:
     subsets = masks_within(4, 2, 3)
     for place in range(3):
         check_fair([row[place] for row in rows], subsets)
-    check_fair([(row[0], row[2]) for row in rows], [(a, b) for a in subsets for b in subsets if a != b])
+    check_fair(
+        [(row[0], row[2]) for row in rows], [(a, b) for a in subsets for b in subsets if a != b]
+    )
 
 
 def test_subsets_within_limits_are_equally_likely():
@@ -268,7 +291,8 @@ def test_subsets_are_equally_likely_block_by_block_too():
 
 
 @pytest.mark.parametrize(
-    ("num_models", "min_size", "max_size"), [(24, 9, 12), (72, 1, 5), (72, 66, 72), (72, 35, 37), (90, 1, 45)]
+    ("num_models", "min_size", "max_size"),
+    [(24, 9, 12), (72, 1, 5), (72, 66, 72), (72, 35, 37), (90, 1, 45)],
 )
 def test_sizes_come_as_often_as_they_have_subsets(num_models, min_size, max_size):
     candidates = monte_carlo(num_models, 20_000, 7, "subsets", min_size, max_size)
@@ -280,7 +304,8 @@ def test_sizes_come_as_often_as_they_have_subsets(num_models, min_size, max_size
     check_fair(
         merged,
         [0, *often],
-        [max(1e-9, 1 - sum(shares[s - min_size] for s in often))] + [shares[s - min_size] for s in often],
+        [max(1e-9, 1 - sum(shares[s - min_size] for s in often))]
+        + [shares[s - min_size] for s in often],
     )
     members = (candidates > 0).double().sum(0).numpy()
     assert stats.chisquare(members).pvalue > UNLIKELY  # every ingredient as often as the others
@@ -300,9 +325,17 @@ def test_sizes_are_equally_likely_and_so_are_the_subsets_of_each():
         drawn = [row[place] for row in rows]
         check_fair([mask.bit_count() for mask in drawn], [2, 3, 4])
         for size in (2, 3, 4):
-            check_fair([mask for mask in drawn if mask.bit_count() == size], masks_within(5, size, size))
-    pairs = [tuple(sorted(row, key=int.bit_count)) for row in rows if {mask.bit_count() for mask in row} == {2, 3}]
-    check_fair(pairs, [(a, b) for a in masks_within(5, 2, 2) for b in masks_within(5, 3, 3)])  # independent
+            check_fair(
+                [mask for mask in drawn if mask.bit_count() == size], masks_within(5, size, size)
+            )
+    pairs = [
+        tuple(sorted(row, key=int.bit_count))
+        for row in rows
+        if {mask.bit_count() for mask in row} == {2, 3}
+    ]
+    check_fair(
+        pairs, [(a, b) for a in masks_within(5, 2, 2) for b in masks_within(5, 3, 3)]
+    )  # independent
 
 
 def test_a_size_without_subsets_left_is_left_out_from_then_on():
@@ -321,10 +354,13 @@ def test_a_size_without_subsets_left_is_left_out_from_then_on():
     num_models=st.integers(1, 30),
     num_candidates=st.integers(1, 1500),
     seed=st.integers(0, 2**32 - 1),
-    concentration=st.floats(5e-324, 1.7e308) | st.floats(-320, 308).map(lambda power: max(10.0**power, 5e-324)),
+    concentration=st.floats(5e-324, 1.7e308)
+    | st.floats(-320, 308).map(lambda power: max(10.0**power, 5e-324)),
 )
 @settings(max_examples=80)
-def test_dirichlet_rows_are_different_mixing_weights(num_models, num_candidates, seed, concentration):
+def test_dirichlet_rows_are_different_mixing_weights(
+    num_models, num_candidates, seed, concentration
+):
     candidates = dirichlet(num_models, num_candidates, seed, concentration)
     assert candidates.dtype == torch.float32
     p = check_weights(candidates, num_models, rows=True)
@@ -340,7 +376,9 @@ def test_dirichlet_rows_are_different_mixing_weights(num_models, num_candidates,
 
 def check_beta(values: np.ndarray, a: float, b: float) -> None:
     """Chi-square against the Beta distribution, in bins that the rounding to single precision cannot blur."""
-    edges = np.array([1e-30, 1e-12, 1e-6, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
+    edges = np.array(
+        [1e-30, 1e-12, 1e-6, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999]
+    )
     shares = np.diff(stats.beta(a, b).cdf(edges), prepend=0, append=1)
     edges = edges[(shares[:-1] > 0.002) & (shares[1:] > 0.002)]
     assert len(edges) >= 2
@@ -350,7 +388,8 @@ def check_beta(values: np.ndarray, a: float, b: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_models", "concentration"), [(2, 1.0), (5, 1.0), (72, 1.0), (3, 0.05), (8, 0.3), (4, 0.01), (3, 7.5)]
+    ("num_models", "concentration"),
+    [(2, 1.0), (5, 1.0), (72, 1.0), (3, 0.05), (8, 0.3), (4, 0.01), (3, 7.5)],
 )
 def test_dirichlet_weights_are_distributed_as_they_should_be(num_models, concentration):
     p = dirichlet(num_models, 6000, 1, concentration).double().numpy()
@@ -397,17 +436,25 @@ def test_distinct_rows_come_once_in_order(rows, dtype):
     assert found.tolist() == [list(row) for row in dict.fromkeys(map(tuple, candidates.tolist()))]
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1e-45, 0.25, 1.0]), min_size=3, max_size=3), min_size=1))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, -0.0, 1e-45, 0.25, 1.0]), min_size=3, max_size=3), min_size=1
+    )
+)
 def test_distinct_rows_are_those_of_a_plain_loop(rows):
     candidates = torch.tensor(rows)
     expected = [list(row) for row in dict.fromkeys(map(tuple, candidates.tolist()))]
     assert distinct(candidates).tolist() == expected
-    assert distinct(candidates.T.contiguous().T).tolist() == expected  # whatever the layout in memory
+    assert (
+        distinct(candidates.T.contiguous().T).tolist() == expected
+    )  # whatever the layout in memory
 
 
 def test_distinct_of_nothing_repeated_is_everything():
     assert torch.equal(distinct(exhaustive(12)), exhaustive(12))
-    assert torch.equal(distinct(torch.cat([exhaustive(12), exhaustive(12).flip(0)])), exhaustive(12))
+    assert torch.equal(
+        distinct(torch.cat([exhaustive(12), exhaustive(12).flip(0)])), exhaustive(12)
+    )
     assert distinct(torch.zeros(0, 4)).shape == (0, 4)
 
 
@@ -418,7 +465,9 @@ def test_distinct_of_nothing_repeated_is_everything():
 def test_sizes_that_are_none_are_refused(size):
     for name in ("min_size", "max_size"):
         for use in (lambda limit: exhaustive(5, **limit), lambda limit: monte_carlo(5, 5, **limit)):
-            with pytest.raises(ParameterError, match=f"{name} must be a whole number of at least 1, not"):
+            with pytest.raises(
+                ParameterError, match=f"{name} must be a whole number of at least 1, not"
+            ):
                 use({name: size})
 
 
@@ -438,7 +487,9 @@ def test_an_unknown_kind_of_draw_is_refused(uniform):
         monte_carlo(5, 5, uniform=uniform)
 
 
-@pytest.mark.parametrize("concentration", [0, -1.0, math.nan, math.inf, 10**400, True, "1", None, 1j, [1.0]])
+@pytest.mark.parametrize(
+    "concentration", [0, -1.0, math.nan, math.inf, 10**400, True, "1", None, 1j, [1.0]]
+)
 def test_a_concentration_that_is_none_is_refused(concentration):
     with pytest.raises(ParameterError, match="concentration must be a finite number above 0, not"):
         dirichlet(5, 5, concentration=concentration)
@@ -461,7 +512,9 @@ def test_distinct_wants_a_table(shape):
 def test_numpy_numbers_are_numbers():
     assert torch.equal(exhaustive(np.int64(5), np.int32(2), np.uint8(3)), exhaustive(5, 2, 3))
     for uniform in ("subsets", "sizes"):
-        numpy_draw = monte_carlo(np.int64(30), np.int16(9), np.uint32(4), uniform, np.int8(2), np.int64(20))
+        numpy_draw = monte_carlo(
+            np.int64(30), np.int16(9), np.uint32(4), uniform, np.int8(2), np.int64(20)
+        )
         assert torch.equal(numpy_draw, monte_carlo(30, 9, 4, uniform, 2, 20))
     for concentration in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
         assert torch.equal(dirichlet(4, 9, 2, concentration), dirichlet(4, 9, 2, 0.5))
@@ -489,7 +542,9 @@ def test_the_greedy_path_starts_at_the_best_single_and_can_use_one_twice():
     bank = random_bank(5, 200, seed=4)
     path = greedy_path(bank, 30)
     assert path[0].argmax() == bank.accuracies().argmax()
-    assert (path > 0).sum(1).max() < 30 == len(greedy_path(random_bank(40, 50), 30, replacement=False))
+    assert (
+        (path > 0).sum(1).max() < 30 == len(greedy_path(random_bank(40, 50), 30, replacement=False))
+    )
     assert len(greedy_path(bank, replacement=False)) == 5, "each ingredient once"
 
 

@@ -1,4 +1,4 @@
-"""radin/kernels.py and radin/kernels_torch.py: what they collect and count is what a loop over all of it finds."""
+"""radin/ranking/cpu_kernels.py and radin/ranking/gpu_kernels.py: what they collect and count is what a loop over all of it finds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from helpers import exact_ensemble, mixing_weights, random_bank, tied_banks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from torch import Tensor
 
-from radin import LogitBank, kernels, kernels_torch
+from helpers import exact_ensemble, mixing_weights, random_bank, tied_banks
+from radin import LogitBank
+from radin.ranking import cpu_kernels, gpu_kernels
 
-BOTH = pytest.mark.parametrize("kernels", [kernels, kernels_torch], ids=["numba", "torch"])
+BOTH = pytest.mark.parametrize("kernels", [cpu_kernels, gpu_kernels], ids=["numba", "torch"])
 Found = tuple[int, Tensor, Tensor, Tensor]
 
 
@@ -26,7 +27,7 @@ Found = tuple[int, Tensor, Tensor, Tensor]
 def decode(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order, value = np.empty(len(bits), np.int64), np.empty(len(bits), np.float64)
     for i in range(len(bits)):
-        order[i], value[i] = kernels._order(bits[i]), kernels._value(bits[i])
+        order[i], value[i] = cpu_kernels._order(bits[i]), cpu_kernels._value(bits[i])
     return order, value
 
 
@@ -48,7 +49,7 @@ def test_without_a_folder_to_keep_them_in_loops_are_compiled_all_the_same():
     exec("def add_one(x): return x + 1", names)  # of no file, so numba finds no folder beside it
     with pytest.raises(RuntimeError, match="no locator"):
         njit(names["add_one"], cache=True)
-    assert kernels._loop(names["add_one"])(1) == 2
+    assert cpu_kernels._loop(names["add_one"])(1) == 2
 
 
 @st.composite
@@ -68,8 +69,12 @@ def odd_banks(draw: st.DrawFn) -> LogitBank:
         scale = draw(st.lists(st.integers(-10, 10), min_size=N, max_size=N))
         logits = logits.float() * 2.0 ** torch.tensor(scale).view(N, 1, 1)
     elif kind == "extreme":  # from the smallest subnormal to nearly the largest single
-        scale = draw(st.lists(st.sampled_from([-149, -148, -130, -126, 0, 120, 126]), min_size=n, max_size=n))
-        logits = (logits.sign().double() * 2.0 ** torch.tensor(scale).double().view(1, n, 1)).float()
+        scale = draw(
+            st.lists(st.sampled_from([-149, -148, -130, -126, 0, 120, 126]), min_size=n, max_size=n)
+        )
+        logits = (
+            logits.sign().double() * 2.0 ** torch.tensor(scale).double().view(1, n, 1)
+        ).float()
     memory = draw(st.sampled_from(["plain", "images first", "classes first", "every other class"]))
     if memory == "images first":
         logits = logits.transpose(0, 1).contiguous().transpose(0, 1)
@@ -83,9 +88,12 @@ def odd_banks(draw: st.DrawFn) -> LogitBank:
 def decisions(found: Found, weights: Sequence[Fraction]) -> list[bool]:
     """Whether the ensemble is right on each contested image, from its margins, in fractions."""
     _, margins, wins_ties, starts = found
-    averages = [sum(w * Fraction(m) for w, m in zip(weights, row, strict=True)) for row in margins.tolist()]
+    averages = [
+        sum(w * Fraction(m) for w, m in zip(weights, row, strict=True)) for row in margins.tolist()
+    ]
     ahead = [
-        average > 0 or (average == 0 and not tie) for average, tie in zip(averages, wins_ties.tolist(), strict=True)
+        average > 0 or (average == 0 and not tie)
+        for average, tie in zip(averages, wins_ties.tolist(), strict=True)
     ]
     return [all(ahead[start:stop]) for start, stop in pairwise(starts.tolist())]
 
@@ -97,7 +105,11 @@ def fractions(weights: Tensor) -> list[Fraction]:
 def check_form(found: Found, num_models: int) -> None:
     sure, margins, wins_ties, starts = found
     assert isinstance(sure, int)
-    assert (margins.dtype, wins_ties.dtype, starts.dtype) == (torch.float64, torch.bool, torch.int64)
+    assert (margins.dtype, wins_ties.dtype, starts.dtype) == (
+        torch.float64,
+        torch.bool,
+        torch.int64,
+    )
     assert margins.shape == (len(wins_ties), num_models)
     assert starts[0] == 0
     assert starts[-1] == len(margins)
@@ -110,7 +122,7 @@ def check_form(found: Found, num_models: int) -> None:
 def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     first = data.draw(st.integers(0, bank.num_images - 1))
     last = data.draw(st.integers(first + 1, bank.num_images))
-    found = kernels.collect(bank.logits, bank.labels, first, last)
+    found = cpu_kernels.collect(bank.logits, bank.labels, first, last)
     check_form(found, bank.num_models)
 
     logits, labels = bank.logits.tolist(), bank.labels.tolist()
@@ -118,7 +130,11 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     for i in range(first, last):
         y = labels[i]
         # For each other class, whether the label is ahead of it in each ingredient: the lower class wins ties.
-        ahead = [[(model[i][y], c) > (model[i][c], y) for model in logits] for c in range(bank.num_classes) if c != y]
+        ahead = [
+            [(model[i][y], c) > (model[i][c], y) for model in logits]
+            for c in range(bank.num_classes)
+            if c != y
+        ]
         if all(map(all, ahead)):
             sure.append(i)
         elif all(map(any, ahead)):
@@ -126,8 +142,13 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     assert found[0] == len(sure)
     assert len(found[3]) - 1 == len(contested)
 
-    for p in [*torch.eye(bank.num_models), *data.draw(st.lists(mixing_weights(bank.num_models), max_size=4))]:
-        right = [row.index(max(row)) == y for row, y in zip(exact_ensemble(bank, p), labels, strict=True)]
+    for p in [
+        *torch.eye(bank.num_models),
+        *data.draw(st.lists(mixing_weights(bank.num_models), max_size=4)),
+    ]:
+        right = [
+            row.index(max(row)) == y for row, y in zip(exact_ensemble(bank, p), labels, strict=True)
+        ]
         assert decisions(found, fractions(p)) == [right[i] for i in contested]
         assert sum(right[first:last]) == len(sure) + sum(right[i] for i in contested)
 
@@ -137,10 +158,13 @@ def test_labels_that_no_model_predicts(kernels):
     """A class at the bottom everywhere leaves nothing to decide; one that wins all ties is always right."""
     logits = random_bank(3, 40, 5).logits.half()
     logits[:, :, 4] = -65504.0
-    found = kernels.collect(logits, torch.full((40,), 4), 0, 40)
+    found = cpu_kernels.collect(logits, torch.full((40,), 4), 0, 40)
     check_form(found, 3)
     assert (found[0], found[1].shape, found[3].tolist()) == (0, (0, 3), [0])
-    assert kernels.collect(torch.zeros(3, 40, 5), torch.zeros(40, dtype=torch.int64), 0, 40)[0] == 40
+    assert (
+        cpu_kernels.collect(torch.zeros(3, 40, 5), torch.zeros(40, dtype=torch.int64), 0, 40)[0]
+        == 40
+    )
 
 
 def contested_bank(num_models: int, num_images: int, num_classes: int, seed: int = 0) -> LogitBank:
@@ -156,7 +180,7 @@ def contested_bank(num_models: int, num_images: int, num_classes: int, seed: int
 def averaged_hits(kernels: ModuleType, found: Found, weights: Tensor) -> Tensor:
     """On how many images each of the weights (M, N) is right, by what was collected."""
     sure, margins, wins_ties, starts = found
-    return sure + kernels.count_candidates(margins, wins_ties, starts, weights.T.contiguous())
+    return sure + cpu_kernels.count_candidates(margins, wins_ties, starts, weights.T.contiguous())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -164,15 +188,20 @@ def test_dominated_rivals_never_decide(dtype):
     """More rivals in an image than are compared, more rows than there is room for at first; one keeps them all."""
     bank = contested_bank(4, 300, 120)
     logits = bank.logits.to(dtype)
-    some, every = (each.collect(logits, bank.labels, 0, 300) for each in (kernels, kernels_torch))
+    some, every = (each.collect(logits, bank.labels, 0, 300) for each in (cpu_kernels, gpu_kernels))
     assert some[0] == every[0]
     assert len(some[3]) == len(every[3])
     assert len(every[1]) > len(some[1]) > 256
     assert every[3].diff().max() > 20
-    weights = torch.cat([torch.eye(4), torch.rand(200, 4, generator=torch.Generator().manual_seed(1))]).double()
-    expected = [(torch.einsum("k,knc->nc", p, logits.double()).argmax(1) == bank.labels).sum().item() for p in weights]
-    assert averaged_hits(kernels, some, weights).tolist() == expected
-    assert averaged_hits(kernels_torch, every, weights).tolist() == expected
+    weights = torch.cat(
+        [torch.eye(4), torch.rand(200, 4, generator=torch.Generator().manual_seed(1))]
+    ).double()
+    expected = [
+        (torch.einsum("k,knc->nc", p, logits.double()).argmax(1) == bank.labels).sum().item()
+        for p in weights
+    ]
+    assert averaged_hits(cpu_kernels, some, weights).tolist() == expected
+    assert averaged_hits(gpu_kernels, every, weights).tolist() == expected
 
 
 @st.composite
@@ -181,8 +210,12 @@ def margins(draw: st.DrawFn, max_models: int = 6) -> Found:
     N, rivals = draw(st.integers(1, max_models)), draw(st.lists(st.integers(1, 4), max_size=5))
     R = sum(rivals)
     numbers = draw(st.lists(st.integers(-3, 3), min_size=R * N, max_size=R * N))
-    values = torch.tensor(numbers, dtype=torch.float64).view(R, N) * 2.0 ** draw(st.integers(-140, 120))
-    wins_ties = torch.tensor(draw(st.lists(st.booleans(), min_size=R, max_size=R)), dtype=torch.bool)
+    values = torch.tensor(numbers, dtype=torch.float64).view(R, N) * 2.0 ** draw(
+        st.integers(-140, 120)
+    )
+    wins_ties = torch.tensor(
+        draw(st.lists(st.booleans(), min_size=R, max_size=R)), dtype=torch.bool
+    )
     return 0, values, wins_ties, torch.tensor([0, *rivals]).cumsum(0)
 
 
@@ -192,11 +225,13 @@ def margins(draw: st.DrawFn, max_models: int = 6) -> Found:
 def test_counts_of_all_subsets(kernels, found, at_once):
     N = found[1].shape[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels_torch, "_AT_ONCE", at_once)
-        counted = kernels.count_subsets(*found[1:]).tolist()
+        patch.setattr(gpu_kernels, "_AT_ONCE", at_once)
+        counted = cpu_kernels.count_subsets(*found[1:]).tolist()
     assert len(counted) == 2**N
     for mask in range(1, 2**N):
-        assert counted[mask] == sum(decisions(found, [Fraction(mask >> k & 1) for k in range(N)])), f"{mask:b}"
+        assert counted[mask] == sum(
+            decisions(found, [Fraction(mask >> k & 1) for k in range(N)])
+        ), f"{mask:b}"
 
 
 @BOTH
@@ -205,24 +240,30 @@ def test_counts_of_all_subsets(kernels, found, at_once):
 def test_counts_of_candidates_and_of_additions(kernels, found, data):
     _, values, wins_ties, starts = found
     N = values.shape[1]
-    rows = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=N, max_size=N), min_size=1, max_size=4))
+    rows = data.draw(
+        st.lists(st.lists(st.integers(0, 3), min_size=N, max_size=N), min_size=1, max_size=4)
+    )
     counts = torch.tensor(rows, dtype=torch.float64)
-    counted = kernels.count_candidates(values, wins_ties, starts, counts.T.contiguous())
+    counted = cpu_kernels.count_candidates(values, wins_ties, starts, counts.T.contiguous())
     assert counted.tolist() == [sum(decisions(found, fractions(row))) for row in counts]
-    more = kernels.count_additions(values, wins_ties, starts, values @ counts[0])
-    assert more.tolist() == [sum(decisions(found, fractions(counts[0] + one))) for one in torch.eye(N)]
+    more = cpu_kernels.count_additions(values, wins_ties, starts, values @ counts[0])
+    assert more.tolist() == [
+        sum(decisions(found, fractions(counts[0] + one))) for one in torch.eye(N)
+    ]
 
 
 def test_a_table_of_4096_subsets():
     bank = contested_bank(12, 150, 30)
     members = (torch.arange(2**12).unsqueeze(1) >> torch.arange(12) & 1).double()
-    for each in (kernels, kernels_torch):
+    for each in (cpu_kernels, gpu_kernels):
         found = each.collect(bank.logits, bank.labels, 0, 150)
-        assert torch.equal((found[0] + each.count_subsets(*found[1:]))[1:], averaged_hits(each, found, members)[1:])
+        assert torch.equal(
+            (found[0] + each.count_subsets(*found[1:]))[1:], averaged_hits(each, found, members)[1:]
+        )
 
 
 def undecided(kernels: ModuleType, found: Found, caps: Tensor) -> Found:
-    sure, *rest = kernels.drop_decided(*found[1:], caps)
+    sure, *rest = cpu_kernels.drop_decided(*found[1:], caps)
     return found[0] + sure, *rest
 
 
@@ -240,9 +281,11 @@ def heaviest_first(caps: list[Fraction], order: Sequence[int]) -> list[Fraction]
 @settings(max_examples=200)
 def test_what_is_dropped_is_decided_under_the_caps(kernels, found, data):
     N = found[1].shape[1]
-    eighths = data.draw(st.lists(st.integers(0, 8), min_size=N, max_size=N).filter(lambda parts: sum(parts) >= 8))
+    eighths = data.draw(
+        st.lists(st.integers(0, 8), min_size=N, max_size=N).filter(lambda parts: sum(parts) >= 8)
+    )
     caps = torch.tensor(eighths, dtype=torch.float64) / 8
-    kept = undecided(kernels, found, caps)
+    kept = undecided(cpu_kernels, found, caps)
     check_form(kept, N)
     for order in data.draw(st.lists(st.permutations(range(N)), min_size=1, max_size=6)):
         weights = heaviest_first(fractions(caps), order)
@@ -253,14 +296,16 @@ def test_what_is_dropped_is_decided_under_the_caps(kernels, found, data):
 def test_subsets_of_like_sizes_leave_little_to_decide(sizes):
     """Of 12 to 18 of 30, each ingredient weighs a twelfth at most; where one may be alone nothing is known."""
     bank = contested_bank(30, 400, 20)
-    found = kernels.collect(bank.logits, bank.labels, 0, 400)
+    found = cpu_kernels.collect(bank.logits, bank.labels, 0, 400)
     rng = torch.Generator().manual_seed(0)
     size = torch.randint(sizes[0], sizes[1] + 1, (300, 1), generator=rng)
     size[0] = sizes[0]
     weights = (torch.rand(300, 30, generator=rng).argsort(1) < size).double() / size
-    kept = undecided(kernels, found, weights.amax(0))
+    kept = undecided(cpu_kernels, found, weights.amax(0))
     check_form(kept, 30)
-    assert torch.equal(averaged_hits(kernels, kept, weights), averaged_hits(kernels, found, weights))
+    assert torch.equal(
+        averaged_hits(cpu_kernels, kept, weights), averaged_hits(cpu_kernels, found, weights)
+    )
     if sizes != (1, 30):
         assert len(kept[1]) < 0.5 * len(found[1])
         assert kept[0] > found[0]
@@ -268,8 +313,8 @@ def test_subsets_of_like_sizes_leave_little_to_decide(sizes):
 
 def test_one_candidate_under_its_own_caps_is_all_but_decided():
     bank = contested_bank(6, 300, 10)
-    found = kernels.collect(bank.logits, bank.labels, 0, 300)
+    found = cpu_kernels.collect(bank.logits, bank.labels, 0, 300)
     p = torch.tensor([[0.5, 0.25, 0.0, 0.125, 0.125, 0.0]], dtype=torch.float64)
-    kept = undecided(kernels, found, p[0] * (1 + 1e-9))
-    assert averaged_hits(kernels, kept, p).item() == averaged_hits(kernels, found, p).item()
+    kept = undecided(cpu_kernels, found, p[0] * (1 + 1e-9))
+    assert averaged_hits(cpu_kernels, kept, p).item() == averaged_hits(cpu_kernels, found, p).item()
     assert len(kept[1]) < 0.05 * len(found[1])

@@ -1,4 +1,4 @@
-"""radin/margins.py: the shortcut answers as the loop over whole ensembles does, on any bank, thread and device."""
+"""radin/ranking/margins.py: the shortcut answers as the loop over whole ensembles does, on any bank, thread and device."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from types import ModuleType
 
 import pytest
 import torch
-from helpers import exact_accuracy, finish, mixing_weights, random_bank, run_python, tied_banks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from radin import LogitBank, craft, exhaustive, fast_estimate, kernels, kernels_torch, rank
+from helpers import exact_accuracy, finish, mixing_weights, random_bank, run_python, tied_banks
+from radin import LogitBank, craft, exhaustive, fast_estimate, rank
 from radin.errors import BankError, ParameterError
-from radin.margins import Moves, collect
+from radin.ranking import cpu_kernels, gpu_kernels
+from radin.ranking.margins import Moves, collect
 
-BOTH = pytest.mark.parametrize("kernels", [kernels, kernels_torch], ids=["numba", "torch"])
+BOTH = pytest.mark.parametrize("kernels", [cpu_kernels, gpu_kernels], ids=["numba", "torch"])
 
 
 @contextmanager
 def counted_by(kernels: ModuleType) -> Iterator[None]:
     """Stage 1 on the loops of one module, whatever the device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("radin.margins.kernels_for", lambda bank: kernels)
+        patch.setattr("radin.ranking.margins.kernels_for", lambda bank: cpu_kernels)
         yield
 
 
-def agreeing(num_models: int, num_images: int, num_classes: int, scale: float | Tensor = 1.0) -> LogitBank:
+def agreeing(
+    num_models: int, num_images: int, num_classes: int, scale: float | Tensor = 1.0
+) -> LogitBank:
     """Models that are mostly right and mostly agree, as those of a real zoo do."""
     rng = torch.Generator().manual_seed(num_images)
     labels = torch.randint(num_classes, (num_images,), generator=rng)
@@ -54,7 +57,9 @@ def by_loop(bank: LogitBank, candidates: Tensor) -> list[float]:
     """The reference: every ensemble's logits, in double precision."""
     found = []
     for p in candidates.double():
-        weights = (p > 0).double() if len(p[p > 0].unique()) == 1 else p  # a subset's ties are not for 1/3 to break
+        weights = (
+            (p > 0).double() if len(p[p > 0].unique()) == 1 else p
+        )  # a subset's ties are not for 1/3 to break
         ensemble = torch.einsum("k,knc->nc", weights, bank.logits.double())
         found.append((ensemble.argmax(1) == bank.labels).sum().item() * 100 / bank.num_images)
     return found
@@ -82,13 +87,19 @@ BANKS = {
     "half, largest": lambda: rounded(agreeing(5, 300, 9, 3e4), torch.half),
     "half, subnormal": lambda: rounded(agreeing(5, 300, 9, 2e-6), torch.half),
     "bfloat16": lambda: rounded(agreeing(5, 300, 9), torch.bfloat16),
-    "whole numbers": lambda: LogitBank(agreeing(6, 300, 9).logits.round(), agreeing(6, 300, 9).labels),
+    "whole numbers": lambda: LogitBank(
+        agreeing(6, 300, 9).logits.round(), agreeing(6, 300, 9).labels
+    ),
     "order of memory": unordered,
-    "one model five times": lambda: LogitBank(agreeing(1, 300, 9).logits.expand(5, -1, -1), agreeing(1, 300, 9).labels),
+    "one model five times": lambda: LogitBank(
+        agreeing(1, 300, 9).logits.expand(5, -1, -1), agreeing(1, 300, 9).labels
+    ),
     "tiny": lambda: agreeing(4, 300, 9, 1e-38),
     "subnormal": lambda: agreeing(4, 300, 9, 1e-43),
     "huge": lambda: agreeing(4, 300, 9, 3e37),
-    "scales apart": lambda: agreeing(5, 300, 9, torch.tensor([1e-30, 1e-3, 1.0, 1e3, 1e30]).view(5, 1, 1)),
+    "scales apart": lambda: agreeing(
+        5, 300, 9, torch.tensor([1e-30, 1e-3, 1.0, 1e3, 1e30]).view(5, 1, 1)
+    ),
     "one model": lambda: agreeing(1, 300, 9),
     "two classes": lambda: agreeing(6, 300, 2),
     "one class": lambda: agreeing(3, 20, 1),
@@ -102,7 +113,7 @@ BANKS = {
 @pytest.mark.parametrize("name", BANKS)
 def test_estimates_are_those_of_the_loop(kernels, name):
     bank = BANKS[name]()
-    with counted_by(kernels):
+    with counted_by(cpu_kernels):
         for candidates in (exhaustive(bank.num_models), some_candidates(bank.num_models)):
             assert fast_estimate(bank, candidates).tolist() == by_loop(bank, candidates)
 
@@ -113,7 +124,7 @@ def test_torch_alone_is_exact_with_ties_everywhere(bank, data):
     """The loops that a GPU runs, here on the CPU; those of numba are checked in test_rank.py."""
     rows = data.draw(st.lists(mixing_weights(bank.num_models), min_size=1, max_size=6))
     for candidates in (exhaustive(bank.num_models), torch.stack(rows)):
-        with counted_by(kernels_torch):
+        with counted_by(gpu_kernels):
             estimates = fast_estimate(bank, candidates).tolist()
         assert estimates == [float(exact_accuracy(bank, p)) for p in candidates]
 
@@ -121,9 +132,9 @@ def test_torch_alone_is_exact_with_ties_everywhere(bank, data):
 @BOTH
 def test_what_is_collected_block_by_block_is_what_is_collected_at_once(kernels):
     bank = agreeing(5, 400, 30)
-    with counted_by(kernels), pytest.MonkeyPatch.context() as patch:
+    with counted_by(cpu_kernels), pytest.MonkeyPatch.context() as patch:
         whole = collect(bank)
-        patch.setattr("radin.margins._CHUNK", 5 * 30 * 7)  # seven images
+        patch.setattr("radin.ranking.margins._CHUNK", 5 * 30 * 7)  # seven images
         parts = collect(bank)
     assert (whole.sure, len(whole.starts)) == (parts.sure, len(parts.starts))
     for name in ("values", "wins_ties", "starts"):
@@ -136,7 +147,9 @@ def test_what_is_collected_block_by_block_is_what_is_collected_at_once(kernels):
 def accuracies(bank: LogitBank, ensembles: list[Tensor]) -> list[float]:
     """Exact accuracy of ensembles given by counts; minus infinity for counts that are none."""
     return [
-        float(exact_accuracy(bank, counts)) if counts.sum() > 0 and (counts >= 0).all() else -math.inf
+        float(exact_accuracy(bank, counts))
+        if counts.sum() > 0 and (counts >= 0).all()
+        else -math.inf
         for counts in ensembles
     ]
 
@@ -148,7 +161,7 @@ def test_moves_are_exact_with_ties_everywhere(kernels, bank, data):
     N = bank.num_models
     counts = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=N, max_size=N)))
     one = torch.eye(N, dtype=torch.int64)
-    with counted_by(kernels):
+    with counted_by(cpu_kernels):
         moves = Moves(bank)
         found = [moves.add(counts), moves.drop(counts), moves.swap(counts)]
     assert [answer.shape for answer in found] == [(N,), (N,), (N, N)]
@@ -157,7 +170,9 @@ def test_moves_are_exact_with_ties_everywhere(kernels, bank, data):
     assert found[0].tolist() == accuracies(bank, added)
     assert found[1].tolist() == accuracies(bank, dropped)
     for i in range(N):
-        swapped = [counts - one[i] + one[j] if counts[i] > 0 and i != j else 0 * counts for j in range(N)]
+        swapped = [
+            counts - one[i] + one[j] if counts[i] > 0 and i != j else 0 * counts for j in range(N)
+        ]
         assert found[2][i].tolist() == accuracies(bank, swapped)
 
 
@@ -171,7 +186,7 @@ def test_moves_are_fast_estimates(kernels, name):
     member = torch.arange(N) % 2 == 0
     flipped = member ^ torch.eye(N, dtype=torch.bool)
     estimates = fast_estimate(bank, flipped / flipped.sum(1, keepdim=True))
-    with counted_by(kernels):
+    with counted_by(cpu_kernels):
         moves = Moves(bank)
     assert torch.equal(moves.add(member)[~member], estimates[~member])
     assert torch.equal(moves.drop(member)[member], estimates[member])
@@ -181,7 +196,11 @@ def test_moves_are_fast_estimates(kernels, name):
         for j in range(N):
             counts = member.float() - torch.eye(N)[i] + torch.eye(N)[j]
             move = member[i] and i != j
-            alone = fast_estimate(bank, counts.unsqueeze(0) / counts.sum()).item() if move else -math.inf
+            alone = (
+                fast_estimate(bank, counts.unsqueeze(0) / counts.sum()).item()
+                if move
+                else -math.inf
+            )
             assert swaps[i, j].item() == pytest.approx(alone)
 
 
@@ -197,7 +216,14 @@ def test_there_is_no_move_from_nothing_or_to_nothing():
 def test_counts_of_any_type_are_counts():
     moves = Moves(random_bank(3))
     expected = moves.swap([1, 0, 1])
-    for dtype in (torch.bool, torch.uint8, torch.int32, torch.float16, torch.float32, torch.float64):
+    for dtype in (
+        torch.bool,
+        torch.uint8,
+        torch.int32,
+        torch.float16,
+        torch.float32,
+        torch.float64,
+    ):
         counts = torch.tensor([1, 0, 1], dtype=dtype)
         assert torch.equal(moves.swap(counts).nan_to_num(-1), expected.nan_to_num(-1))
         assert counts.tolist() == [1, 0, 1], "an argument is not written to"
@@ -237,11 +263,13 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("chunk", [2**22, 8 * 20 * 9])  # one block for each thread; blocks of nine images
+@pytest.mark.parametrize(
+    "chunk", [2**22, 8 * 20 * 9]
+)  # one block for each thread; blocks of nine images
 def test_the_number_of_threads_changes_nothing(monkeypatch, chunk):
     bank, candidates = agreeing(8, 500, 20), some_candidates(8)
     expected = None
-    monkeypatch.setattr("radin.margins._CHUNK", chunk)
+    monkeypatch.setattr("radin.ranking.margins._CHUNK", chunk)
     for number in (1, 2, 4):
         torch.set_num_threads(number)
         found = [
@@ -251,7 +279,10 @@ def test_the_number_of_threads_changes_nothing(monkeypatch, chunk):
             *vars(collect(bank)).values(),
         ]
         expected = expected or found
-        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(found, expected, strict=True))
+        assert all(
+            torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+            for a, b in zip(found, expected, strict=True)
+        )
 
 
 @pytest.mark.usefixtures("threads")
@@ -273,7 +304,7 @@ from pathlib import Path
 import torch
 from helpers import random_bank
 from radin import LogitBank, exhaustive, fast_estimate
-from radin.margins import Moves
+from radin.ranking.margins import Moves
 
 def kib(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0])
@@ -298,11 +329,16 @@ torch.manual_seed(0)
 for warm_up in (random_bank(8), random_bank(12)):
     fast_estimate(warm_up, torch.rand(50, len(warm_up)).softmax(1)), fast_estimate(warm_up, exhaustive(len(warm_up)))
 """
-linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc"
+)
 
 
 def measured(code: str, *arguments: object) -> list[float]:
-    return [float(word) for word in finish(run_python(MEASURE + code, *arguments, OMP_NUM_THREADS=1)).split()]
+    return [
+        float(word)
+        for word in finish(run_python(MEASURE + code, *arguments, OMP_NUM_THREADS=1)).split()
+    ]
 
 
 @linux
@@ -334,8 +370,8 @@ def test_memory_beside_a_bank_of_noise_is_some_blocks():
     left undecided of them. The allocator may keep as much again of an earlier thread's.
     """
     code = """
-import radin.margins
-radin.margins._CHUNK = 2**20
+import radin.ranking.margins
+radin.ranking.margins._CHUNK = 2**20
 print(peak(LogitBank(torch.randn(12, 1500, 1000), torch.arange(1500) % 1000)))
 
 logits, labels = torch.randn(8, 2000, 1000), torch.arange(2000) % 1000
@@ -354,14 +390,16 @@ print(peak(LogitBank(logits, labels)))
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [(0, 0, 0), (1, 3, 1), (2, 6, 2)])  # the first, one inside, and the last of all
+@pytest.mark.parametrize(
+    "place", [(0, 0, 0), (1, 3, 1), (2, 6, 2)]
+)  # the first, one inside, and the last of all
 def test_a_logit_that_is_not_finite_is_found_wherever_it_is(dtype, value, place):
     logits = random_bank(3, 7, 3).logits.to(dtype)
     logits[place] = value
-    mend = "leave this ingredient out" + (" or keep single precision" if dtype == torch.float16 else "")
-    said = (
-        f"Ingredient {'abc'[place[0]]} gives NaN or infinite logits on 1 images, the first is image {place[1]}; {mend}"
+    mend = "leave this ingredient out" + (
+        " or keep single precision" if dtype == torch.float16 else ""
     )
+    said = f"Ingredient {'abc'[place[0]]} gives NaN or infinite logits on 1 images, the first is image {place[1]}; {mend}"
     for memory in (logits, logits.transpose(0, 1).contiguous().transpose(0, 1)):
         with pytest.raises(BankError, match=said + r"\."):
             LogitBank(memory, torch.zeros(7, dtype=torch.int64), "abc")
@@ -381,7 +419,9 @@ def test_the_gpu_estimates_as_the_cpu_does(name):
     for candidates in (exhaustive(bank.num_models), some_candidates(bank.num_models)):
         assert torch.equal(fast_estimate(there, candidates), fast_estimate(bank, candidates))
         losses = fast_estimate(there, candidates, "nll")
-        torch.testing.assert_close(losses, fast_estimate(bank, candidates, "nll"), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            losses, fast_estimate(bank, candidates, "nll"), rtol=1e-12, atol=1e-12
+        )
 
 
 @gpu
@@ -395,12 +435,19 @@ def test_the_gpu_ranks_moves_and_crafts_as_the_cpu_does(dtype):
             assert torch.equal(found, getattr(here, name)), name
     for counts in (torch.zeros(9), torch.arange(9) % 2, torch.arange(9) % 4):
         for move in ("add", "drop", "swap"):
-            found, expected = (getattr(Moves(each), move)(counts).nan_to_num(-1) for each in (there, bank))
+            found, expected = (
+                getattr(Moves(each), move)(counts).nan_to_num(-1) for each in (there, bank)
+            )
             assert torch.equal(found, expected), move
     for recipe in ("radin", "greedy", "best_single"):
-        soups = [craft(each, lambda p: fast_estimate(bank, p.unsqueeze(0)).item(), 5, recipe) for each in (there, bank)]
+        soups = [
+            craft(each, lambda p: fast_estimate(bank, p.unsqueeze(0)).item(), 5, recipe)
+            for each in (there, bank)
+        ]
         assert torch.equal(soups[0].weights, soups[1].weights)
-        assert [trial.accuracy for trial in soups[0].trials] == [trial.accuracy for trial in soups[1].trials]
+        assert [trial.accuracy for trial in soups[0].trials] == [
+            trial.accuracy for trial in soups[1].trials
+        ]
 
 
 @gpu

@@ -1,4 +1,4 @@
-"""radin/projection.py: classes that are read from some of the logits."""
+"""radin/ranking/projection.py: classes that are read from some of the logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radin.errors import ParameterError
-from radin.projection import Projection
+from radin.ranking.projection import Projection
 
 OBJECTS = Projection([[3, 0], [2], [6, 5, 1]], 8)
 
@@ -40,11 +40,15 @@ def by_hand(projection: Projection, row: list[float]) -> list[float]:
 )
 def test_it_is_the_largest_logit_of_each_class(projection, shape, dtype, seed):
     rng = torch.Generator().manual_seed(seed)
-    logits = torch.randint(-3, 4, (*shape, projection.num_logits), generator=rng).to(dtype)  # full of ties
+    logits = torch.randint(-3, 4, (*shape, projection.num_logits), generator=rng).to(
+        dtype
+    )  # full of ties
     found = projection(logits)
     assert (found.dtype, found.shape) == (dtype, (*shape, projection.num_classes))
     rows = logits.reshape(-1, projection.num_logits).tolist()
-    assert found.reshape(-1, projection.num_classes).tolist() == [by_hand(projection, row) for row in rows]
+    assert found.reshape(-1, projection.num_classes).tolist() == [
+        by_hand(projection, row) for row in rows
+    ]
 
 
 @given(projection=projections(), seed=st.integers(0, 99))
@@ -70,7 +74,11 @@ def test_what_is_no_number_stays_visible():
 
 
 def test_what_it_says_of_itself():
-    assert (OBJECTS.num_classes, OBJECTS.num_logits, OBJECTS.groups) == (3, 8, ((3, 0), (2,), (6, 5, 1)))
+    assert (OBJECTS.num_classes, OBJECTS.num_logits, OBJECTS.groups) == (
+        3,
+        8,
+        ((3, 0), (2,), (6, 5, 1)),
+    )
     assert repr(OBJECTS) == "Projection(8 logits to 3 classes)"
 
 
@@ -115,7 +123,9 @@ def test_impossible_numbers_of_logits(num_logits):
         Projection([[0]], num_logits)
 
 
-@pytest.mark.parametrize("logits", [torch.zeros(2, 7), torch.zeros(8, 1), torch.zeros(2, 3), torch.tensor(1.0)])
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(2, 7), torch.zeros(8, 1), torch.zeros(2, 3), torch.tensor(1.0)]
+)
 def test_logits_of_another_width(logits):
     with pytest.raises(ParameterError, match="takes 8 logits, not"):
         OBJECTS(logits)

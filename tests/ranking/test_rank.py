@@ -1,4 +1,4 @@
-"""radin/rank.py: fast estimates are exact, rankings reproducible."""
+"""radin/ranking/rank.py: fast estimates are exact, rankings reproducible."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers import exact_accuracy, exact_ensemble, mixing_weights, random_bank, tied_banks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import exact_accuracy, exact_ensemble, mixing_weights, random_bank, tied_banks
 from radin import LogitBank, exhaustive, fast_estimate, monte_carlo, rank
 from radin.errors import ParameterError
-from radin.rank import effective_number, ensemble_answers
+from radin.ranking.candidates import effective_number
+from radin.ranking.rank import ensemble_answers
 
 
 @st.composite
@@ -34,7 +35,9 @@ def test_accuracy_is_exact_with_ties_everywhere(case):
     bank, candidates = case
     estimates = fast_estimate(bank, candidates)
     assert estimates.dtype == torch.float64
-    assert estimates.tolist() == pytest.approx([float(exact_accuracy(bank, p)) for p in candidates], abs=1e-9)
+    assert estimates.tolist() == pytest.approx(
+        [float(exact_accuracy(bank, p)) for p in candidates], abs=1e-9
+    )
 
 
 @given(case=banks_with_candidates(), chunk=st.integers(1, 40))
@@ -43,10 +46,12 @@ def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
     bank, candidates = case
     whole = {metric: fast_estimate(bank, candidates, metric) for metric in ("accuracy", "nll")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("radin.rank"), "_CHUNK", chunk)
-        patch.setattr("radin.margins._CHUNK", chunk)
+        patch.setattr(importlib.import_module("radin.ranking.rank"), "_CHUNK", chunk)
+        patch.setattr("radin.ranking.margins._CHUNK", chunk)
         assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
-        torch.testing.assert_close(fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12
+        )
 
 
 @given(bank=tied_banks(), at_once=st.integers(1, 40))
@@ -54,13 +59,17 @@ def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
 def test_answers_to_each_image_are_what_the_estimates_are_means_of(bank, at_once):
     subsets = exhaustive(bank.num_models)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("radin.rank"), "_ANSWERS", at_once)
+        patch.setattr(importlib.import_module("radin.ranking.rank"), "_ANSWERS", at_once)
         right, losses = ensemble_answers(bank, subsets)
     assert right.shape == losses.shape == (len(subsets), bank.num_images)
-    assert (100 * right.double().mean(1)).tolist() == pytest.approx(fast_estimate(bank, subsets).tolist(), abs=1e-9)
+    assert (100 * right.double().mean(1)).tolist() == pytest.approx(
+        fast_estimate(bank, subsets).tolist(), abs=1e-9
+    )
     # A loss is the difference of two numbers as large as the logits, and as inexact as they are in double precision.
     rounding = 16 * torch.finfo(torch.float64).eps * max(1.0, bank.logits.abs().max().item())
-    torch.testing.assert_close(losses.mean(1), fast_estimate(bank, subsets, "nll"), rtol=1e-12, atol=rounding)
+    torch.testing.assert_close(
+        losses.mean(1), fast_estimate(bank, subsets, "nll"), rtol=1e-12, atol=rounding
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -79,7 +88,8 @@ def test_many_classes_and_images_agree_with_the_loop(dtype, rows):
         p = torch.rand(rows, 9, generator=rng)
         candidates = p / p.sum(1, keepdim=True)
     expected = [
-        (torch.einsum("k,knc->nc", p, logits.double()).argmax(1) == labels).double().mean().item() * 100
+        (torch.einsum("k,knc->nc", p, logits.double()).argmax(1) == labels).double().mean().item()
+        * 100
         for p in candidates.double()
     ]
     assert fast_estimate(bank, candidates).tolist() == pytest.approx(expected, abs=1e-9)
@@ -94,8 +104,8 @@ def test_the_table_of_all_subsets_and_candidates_one_by_one_agree(bank, data):
     expected = [float(exact_accuracy(bank, p)) for p in subsets]
     for gain, unused in ((0, "count_every_subset"), (2**30, "count_candidates")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(importlib.import_module("radin.rank"), "_TABLE_GAIN", gain)
-            patch.setattr(importlib.import_module("radin.rank"), unused, None)
+            patch.setattr(importlib.import_module("radin.ranking.rank"), "_TABLE_GAIN", gain)
+            patch.setattr(importlib.import_module("radin.ranking.rank"), unused, None)
             assert fast_estimate(bank, subsets).tolist() == expected
 
 
@@ -129,12 +139,17 @@ def test_nll_by_hand():
 def test_the_ensemble_of_one_is_the_model(bank):
     alone = fast_estimate(bank, torch.eye(bank.num_models))
     right = [
-        sum(max(range(bank.num_classes), key=lambda c: (row[c], -c)) == y for row, y in zip(model, labels, strict=True))
+        sum(
+            max(range(bank.num_classes), key=lambda c: (row[c], -c)) == y
+            for row, y in zip(model, labels, strict=True)
+        )
         for labels in [bank.labels.tolist()]
         for model in bank.logits.tolist()
     ]
     assert alone.tolist() == pytest.approx([100 * r / bank.num_images for r in right])
-    assert torch.equal(alone, bank.accuracies()), "one accuracy, two roundings: ties break by chance"
+    assert torch.equal(alone, bank.accuracies()), (
+        "one accuracy, two roundings: ties break by chance"
+    )
 
 
 def test_one_number_for_one_accuracy():
@@ -142,7 +157,9 @@ def test_one_number_for_one_accuracy():
     for n in range(1, 200):
         labels = (torch.arange(n) >= n // 3).long()
         bank = LogitBank(torch.tensor([1.0, 0.0]).expand(1, n, 2).contiguous(), labels)
-        assert fast_estimate(bank, torch.ones(1, 1)).item() == bank.accuracies().item(), f"{n // 3} of {n}"
+        assert fast_estimate(bank, torch.ones(1, 1)).item() == bank.accuracies().item(), (
+            f"{n // 3} of {n}"
+        )
 
 
 @pytest.mark.parametrize(("label", "expected"), [(0, 100), (1, 0)])
@@ -166,7 +183,10 @@ def test_order_of_the_ranking(data, bank, prior):
     rows = data.draw(st.lists(st.integers(1, 2**N - 1), min_size=1, max_size=12))
     candidates = exhaustive(N)[[row - 1 for row in rows]]  # repeats among them
     sizes = [mask.bit_count() for mask in rows]
-    scores = [exact_accuracy(bank, p) + Fraction(prior) * s / N for p, s in zip(candidates, sizes, strict=True)]
+    scores = [
+        exact_accuracy(bank, p) + Fraction(prior) * s / N
+        for p, s in zip(candidates, sizes, strict=True)
+    ]
     ranking = rank(bank, candidates, prior)
     expected = sorted(range(len(rows)), key=lambda i: (-scores[i], -sizes[i], rows[i], i))
     assert ranking.order.tolist() == expected
@@ -190,7 +210,9 @@ def first_distinct(candidates: Tensor, order: Tensor, count: int) -> list[int]:
 def test_top_is_the_beginning_of_the_whole_order(data, bank, prior):
     N = bank.num_models
     rows = data.draw(st.lists(mixing_weights(N), min_size=1, max_size=5))
-    rows += [row * data.draw(st.sampled_from([1.0, 1.0, 1 + 2**-20])) for row in rows]  # repeats, and nearly so
+    rows += [
+        row * data.draw(st.sampled_from([1.0, 1.0, 1 + 2**-20])) for row in rows
+    ]  # repeats, and nearly so
     rows = [torch.where(row == 0, data.draw(st.sampled_from([0.0, -0.0])), row) for row in rows]
     subsets = exhaustive(N)[data.draw(st.lists(st.integers(0, 2**N - 2), max_size=8))]
     candidates = torch.cat([torch.stack(rows), subsets])
@@ -211,7 +233,9 @@ def test_top_finds_enough_behind_many_repeats(top):
     best = int(rank(bank, exhaustive(6)).order[0])
     candidates = torch.cat([exhaustive(6)[best].repeat(1000, 1), exhaustive(6).repeat(2, 1)])
     whole = rank(bank, candidates)
-    assert rank(bank, candidates, top=top).order.tolist() == first_distinct(candidates, whole.order, top)
+    assert rank(bank, candidates, top=top).order.tolist() == first_distinct(
+        candidates, whole.order, top
+    )
     assert len(rank(bank, candidates, top=top).order) == min(top, 63)
 
 
@@ -266,17 +290,25 @@ def test_the_prior_is_in_points_of_accuracy():
     """The full zoo, 10 points worse than the best single, overtakes it when lambda * (1 - 1/N) passes 10."""
     labels = torch.zeros(10, dtype=torch.int64)
     right, wrong = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
-    bank = LogitBank(torch.stack([right.repeat(10, 1), torch.cat([right.repeat(9, 1), wrong.view(1, 2)])]), labels)
+    bank = LogitBank(
+        torch.stack([right.repeat(10, 1), torch.cat([right.repeat(9, 1), wrong.view(1, 2)])]),
+        labels,
+    )
     candidates = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     assert rank(bank, candidates, prior=19.9).order.tolist() == [0, 1]
     assert rank(bank, candidates, prior=20.1).order.tolist() == [1, 0]
-    assert rank(bank, candidates, prior=20.0).order.tolist() == [1, 0]  # a tie goes to more ingredients
+    assert rank(bank, candidates, prior=20.0).order.tolist() == [
+        1,
+        0,
+    ]  # a tie goes to more ingredients
 
 
 @given(weights=st.integers(1, 6).flatmap(mixing_weights))
 def test_effective_number(weights):
     p = [Fraction(w) for w in weights.tolist()]
-    assert effective_number(weights.unsqueeze(0)).item() == pytest.approx(float(sum(p) ** 2 / sum(w * w for w in p)))
+    assert effective_number(weights.unsqueeze(0)).item() == pytest.approx(
+        float(sum(p) ** 2 / sum(w * w for w in p))
+    )
 
 
 def test_a_zoo_of_72_ranks():
@@ -318,7 +350,9 @@ def test_impossible_priors(prior):
 
 def test_numpy_priors_are_priors():
     bank, candidates = random_bank(), exhaustive(3)
-    assert torch.equal(rank(bank, candidates, np.float32(1)).scores, rank(bank, candidates, 1).scores)
+    assert torch.equal(
+        rank(bank, candidates, np.float32(1)).scores, rank(bank, candidates, 1).scores
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -1,18 +1,18 @@
-"""radin/search.py: searches look at different subsets, keep to their number, and find the best of small zoos."""
+"""radin/ranking/search.py: searches look at different subsets, keep to their number, and find the best of small zoos."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import random_bank, tied_banks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import random_bank, tied_banks
 from radin import LogitBank, exhaustive, fast_estimate, monte_carlo, rank, synthetic_bank
-from radin import search as module
 from radin.errors import ParameterError
-from radin.projection import Projection
-from radin.search import genetic, local_search
+from radin.ranking import search as module
+from radin.ranking.projection import Projection
+from radin.ranking.search import genetic, local_search
 
 SEARCHES = (genetic, local_search)
 each_search = pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.__name__)
@@ -23,7 +23,12 @@ def masks(candidates: torch.Tensor) -> list[int]:
 
 
 @each_search
-@given(bank=tied_banks(), num_estimates=st.integers(1, 40), seed=st.integers(0, 99), prior=st.sampled_from([0.0, 1.0]))
+@given(
+    bank=tied_banks(),
+    num_estimates=st.integers(1, 40),
+    seed=st.integers(0, 99),
+    prior=st.sampled_from([0.0, 1.0]),
+)
 @settings(max_examples=40, deadline=None)
 def test_as_many_different_subsets_as_asked(search, bank, num_estimates, seed, prior):
     found = search(bank, num_estimates, prior, seed)

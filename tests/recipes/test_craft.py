@@ -1,4 +1,4 @@
-"""radin/craft.py: recipes spend what they may, and choose what they should."""
+"""radin/recipes/craft.py: recipes spend what they may, and choose what they should."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from helpers import (
     build,
     exact_accuracy,
@@ -22,15 +26,22 @@ from helpers import (
     tiny_split,
     tiny_zoo,
 )
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
-from radin import RECIPES, LogitBank, Soup, SoupBench, Zoo, craft, evaluator, exhaustive, monte_carlo, predict, rank
-from radin.checks import Trust
-from radin.craft import LIVE_RECIPES
+from radin import (
+    RECIPES,
+    LogitBank,
+    Soup,
+    SoupBench,
+    Zoo,
+    craft,
+    evaluator,
+    exhaustive,
+    monte_carlo,
+    predict,
+    rank,
+)
 from radin.errors import ParameterError
-from radin.learned import BATCH_SIZE, learn, training_cost
+from radin.recipes.learned import BATCH_SIZE, LIVE_RECIPES, learn, training_cost
+from radin.recipes.trust_report import Trust
 
 SPENDERS = ("radin", "random", "greedy")
 
@@ -88,25 +99,44 @@ def test_the_ledger_is_kept(bank, recipe, budget, answer, prior, seed, data):
         assert trial.estimate == pytest.approx(float(exact_accuracy(bank, trial.weights)), abs=1e-9)
         if not trial.evaluated:
             assert trial.accuracy == trial.estimate
-    assert any(torch.equal(soup.weights, t.weights) and soup.accuracy == t.accuracy for t in soup.trials)
+    assert any(
+        torch.equal(soup.weights, t.weights) and soup.accuracy == t.accuracy for t in soup.trials
+    )
     assert soup.members == [k for k, weight in enumerate(soup.weights.tolist()) if weight > 0]
     if recipe in ("radin", "random"):
-        exist = len(set(map(tuple, candidates.tolist()))) if candidates is not None else 2**bank.num_models - 1
+        exist = (
+            len(set(map(tuple, candidates.tolist())))
+            if candidates is not None
+            else 2**bank.num_models - 1
+        )
         assert soup.evaluations == min(budget, exist)
         assert soup.accuracy == max(trial.accuracy for trial in soup.trials)
 
 
-@given(bank=tied_banks(), recipe=st.sampled_from(sorted(RECIPES)), seed=st.integers(0, 5), budget=st.integers(1, 6))
+@given(
+    bank=tied_banks(),
+    recipe=st.sampled_from(sorted(RECIPES)),
+    seed=st.integers(0, 5),
+    budget=st.integers(1, 6),
+)
 @settings(max_examples=60)
 def test_the_same_seed_gives_the_same_soup(bank, recipe, seed, budget):
-    one, other = (craft(bank, Counting(ANSWERS["by the weights"]), budget, recipe, seed=seed) for _ in range(2))
+    one, other = (
+        craft(bank, Counting(ANSWERS["by the weights"]), budget, recipe, seed=seed)
+        for _ in range(2)
+    )
     assert torch.equal(one.weights, other.weights)
     assert one.accuracy == other.accuracy
-    assert [trial.weights.tolist() for trial in one.trials] == [trial.weights.tolist() for trial in other.trials]
+    assert [trial.weights.tolist() for trial in one.trials] == [
+        trial.weights.tolist() for trial in other.trials
+    ]
 
 
 def test_another_seed_gives_another_draw():
-    drawn = [craft(random_bank(5), lambda weights: 1.0, 4, "random", seed=seed).trials for seed in range(5)]
+    drawn = [
+        craft(random_bank(5), lambda weights: 1.0, 4, "random", seed=seed).trials
+        for seed in range(5)
+    ]
     assert len({str([trial.weights.tolist() for trial in trials]) for trials in drawn}) == 5
 
 
@@ -174,8 +204,14 @@ def test_greedy_keeps_its_best_single_when_all_additions_harm():
 def test_greedy_keeps_an_addition_that_changes_nothing(tmp_path, num_images):
     """Ingredients that agree on every image: all soups are equally accurate, so none does harm."""
     last = {"3.weight": 1.0, "3.bias": 1.0}
-    states = [{key: (1 + k / 8) * t if key in last else t for key, t in state(0).items()} for k in range(3)]
-    zoo, split = Zoo.open(save_states(tmp_path, *states), build, progress=False), tiny_split(num_images)
+    states = [
+        {key: (1 + k / 8) * t if key in last else t for key, t in state(0).items()}
+        for k in range(3)
+    ]
+    zoo, split = (
+        Zoo.open(save_states(tmp_path, *states), build, progress=False),
+        tiny_split(num_images),
+    )
     bank = predict(zoo, split, device="cpu", cache=False, progress=False)
     assert bank.logits.argmax(-1).unique(dim=0).shape[0] == 1
     soup = craft(bank, evaluator(zoo, split, device="cpu"), 2, "greedy")
@@ -208,7 +244,9 @@ def test_a_large_zoo_gets_monte_carlo_candidates():
     bank = random_bank(16, 10)
     soup = craft(bank, lambda weights: 50.0, 3)
     drawn = monte_carlo(16, 2**13 - 1, seed=0)
-    assert torch.equal(torch.stack([t.weights for t in soup.trials]), drawn[rank(bank, drawn).order[:3]])
+    assert torch.equal(
+        torch.stack([t.weights for t in soup.trials]), drawn[rank(bank, drawn).order[:3]]
+    )
 
 
 @pytest.mark.parametrize("recipe", [*SPENDERS, "uniform", "best_single"])
@@ -239,7 +277,9 @@ def test_impossible_budgets(budget, recipe):
 
 @pytest.mark.parametrize("recipe", ["Radin", "", None, 3])
 def test_unknown_recipes(recipe):
-    with pytest.raises(ParameterError, match="Unknown recipe .* choose one of radin, greedy, uniform"):
+    with pytest.raises(
+        ParameterError, match="Unknown recipe .* choose one of radin, greedy, uniform"
+    ):
         craft(random_bank(), never, 1, recipe)
 
 
@@ -306,7 +346,9 @@ def test_learned_keeps_its_budget(zoo, bank, budget, batch_size, seed):
     assert soup.forward_equivalents <= budget
     size = min(batch_size, BATCH_SIZE)
     steps = next(k for k in range(10_000) if training_cost(k + 1, NUM_IMAGES, size) > budget - 1)
-    assert soup.forward_equivalents == pytest.approx(1 + float(training_cost(steps, NUM_IMAGES, size)))
+    assert soup.forward_equivalents == pytest.approx(
+        1 + float(training_cost(steps, NUM_IMAGES, size))
+    )
     if steps == 0:
         assert soup.weights.tolist() == pytest.approx([1 / 3] * 3)
         assert "too small a budget for one gradient step" in soup.note
@@ -334,9 +376,13 @@ def test_a_zoo_of_one_needs_no_learning(tmp_path):
 
 @pytest.mark.parametrize("recipe", sorted(LIVE_RECIPES))
 def test_live_recipes_say_that_a_look_up_is_not_enough(zoo, bank, recipe):
-    bench = SoupBench.build(zoo, tiny_split(), tiny_split(part="test"), device="cpu", cache=False, progress=False)
+    bench = SoupBench.build(
+        zoo, tiny_split(), tiny_split(part="test"), device="cpu", cache=False, progress=False
+    )
     for evaluate, its_bank in ((bench.evaluator("val"), bench.val), (never, bank)):
-        with pytest.raises(ParameterError, match=r"real networks and images.*radin\.evaluator\(zoo, split\)"):
+        with pytest.raises(
+            ParameterError, match=r"real networks and images.*radin\.evaluator\(zoo, split\)"
+        ):
             craft(its_bank, evaluate, 5, recipe)
 
 
@@ -344,7 +390,9 @@ def test_live_recipes_say_that_a_look_up_is_not_enough(zoo, bank, recipe):
 def test_live_recipes_refuse_a_bank_of_something_else(zoo, recipe):
     evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu")
     for other in (random_bank(4, NUM_IMAGES), random_bank(3, 7)):
-        with pytest.raises(ParameterError, match=f"The bank holds .* evaluate has 3 and {NUM_IMAGES}"):
+        with pytest.raises(
+            ParameterError, match=f"The bank holds .* evaluate has 3 and {NUM_IMAGES}"
+        ):
             craft(other, evaluate, 5, recipe)
 
 
@@ -381,7 +429,9 @@ def test_trust_is_asked_for_once(zoo, bank, monkeypatch):
         asked.append((arguments, options))
         return Trust(())
 
-    monkeypatch.setattr(importlib.import_module("radin.craft"), "trust", counting)  # radin.craft is the function
+    monkeypatch.setattr(
+        importlib.import_module("radin.recipes.craft"), "trust", counting
+    )  # radin.craft is the function
     soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3)
     assert not asked
     assert soup.trust is soup.trust

@@ -1,4 +1,4 @@
-"""radin/learned.py: gradients that are right, a soup that is no worse for them, and a bill that adds up."""
+"""radin/recipes/learned.py: gradients that are right, a soup that is no worse for them, and a bill that adds up."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CLASSES, build, save_states, state, tiny_split, tiny_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from helpers import CLASSES, build, save_states, state, tiny_split, tiny_zoo
 from radin import Zoo, average, digits_zoo, evaluator, load_split, soup_logits
-from radin.data import ArraySplit
+from radin.data.splits import ArraySplit
 from radin.errors import BankError, DataError, ParameterError
-from radin.learned import LearnedSoup, Mixture, learn, steps_within, training_cost
-from radin.models import DigitsNet
+from radin.experiments.networks import DigitsNet
+from radin.recipes.learned import LearnedSoup, Mixture, learn, steps_within, training_cost
 
 CPU = torch.device("cpu")
 SPLIT = tiny_split(24)
@@ -65,9 +65,14 @@ def test_the_gradient_by_finite_differences(tmp_path, per_tensor):
 
     def by_hand(a: Tensor, s: Tensor) -> float:
         model = net()
-        shares = [torch.exp(row) / torch.exp(row).sum() for row in (a if per_tensor else [a] * len(keys))]
+        shares = [
+            torch.exp(row) / torch.exp(row).sum() for row in (a if per_tensor else [a] * len(keys))
+        ]
         model.load_state_dict(
-            {key: sum(p[k] * states[k][key] for k in range(3)) for key, p in zip(keys, shares, strict=True)}
+            {
+                key: sum(p[k] * states[k][key] for k in range(3))
+                for key, p in zip(keys, shares, strict=True)
+            }
         )
         with torch.no_grad():
             return F.cross_entropy(s.exp() * model(images.double()), labels).item()
@@ -91,7 +96,10 @@ def test_two_ingredients_reach_the_best_point_between_them(small_digits, tmp_pat
     """A search along the line of all soups of two is the reference."""
     zoo = open_zoo(tmp_path, [dict(small_digits[k]) for k in (0, 2)], DigitsNet)
     split = load_split("digits", "val")
-    line = [cross_entropy(zoo, torch.tensor([1 - t, t]), split) for t in torch.linspace(0, 1, 51).tolist()]
+    line = [
+        cross_entropy(zoo, torch.tensor([1 - t, t]), split)
+        for t in torch.linspace(0, 1, 51).tolist()
+    ]
     found = learn(zoo, split, 60, batch_size=len(split), device="cpu")
     assert found.losses[0] == pytest.approx(line[25], abs=1e-5)
     gained = line[25] - cross_entropy(zoo, found.weights, split)
@@ -108,7 +116,9 @@ def test_the_loss_falls_below_the_uniform_soups(small_digits):
         learn(small_digits, split, 150, device="cpu", **options)
         for options in ({}, {"per_tensor": True}, {"learn_scale": True})
     )
-    after, after_each = (cross_entropy(small_digits, found.state_dict(), split) for found in (one, each))
+    after, after_each = (
+        cross_entropy(small_digits, found.state_dict(), split) for found in (one, each)
+    )
     assert after_each < after < start
     assert one.scale == each.scale == 1
     assert scaled.scale != 1
@@ -146,9 +156,13 @@ def test_each_tensor_by_hand(zoo):
     assert found.alpha.shape == (4, 3)
     assert len({tuple(row.tolist()) for row in found.tensor_weights.values()}) == 4
     for key, tensor in found.state_dict().items():
-        by_hand = sum(found.tensor_weights[key][k].double() * zoo[k][key].double() for k in range(3))
+        by_hand = sum(
+            found.tensor_weights[key][k].double() * zoo[k][key].double() for k in range(3)
+        )
         torch.testing.assert_close(tensor, by_hand.float(), rtol=1e-6, atol=1e-6)
-    with pytest.raises(ParameterError, match=r"weights of its own; use \.tensor_weights or \.state_dict"):
+    with pytest.raises(
+        ParameterError, match=r"weights of its own; use \.tensor_weights or \.state_dict"
+    ):
         _ = found.weights
 
 
@@ -180,7 +194,9 @@ def test_other_precisions(zoo, tmp_path, dtype, network_too):
 
 
 def test_the_seed_decides(zoo):
-    one, same, other = (learn(zoo, SPLIT, 12, batch_size=5, seed=seed, device="cpu") for seed in (3, 3, 4))
+    one, same, other = (
+        learn(zoo, SPLIT, 12, batch_size=5, seed=seed, device="cpu") for seed in (3, 3, 4)
+    )
     assert one.losses == same.losses
     assert torch.equal(one.alpha, same.alpha)
     assert one.losses != other.losses
@@ -196,7 +212,9 @@ def test_a_caller_without_gradients(zoo):
 
 
 def normed() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, CLASSES))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, CLASSES)
+    )
 
 
 def test_buffers_and_dropout(tmp_path):
@@ -211,7 +229,11 @@ def test_buffers_and_dropout(tmp_path):
     zoo = open_zoo(tmp_path, states, normed)
     mixture = Mixture(zoo, CPU)
     assert list(mixture.rows) == [name for name, _ in normed().named_parameters()]
-    for alpha, heaviest in (([0.0, 2, 1], 1), ([1.0, 1, 1], 0), ([[3.0, 0, 0]] + [[0, 0, 1]] * 5, 2)):
+    for alpha, heaviest in (
+        ([0.0, 2, 1], 1),
+        ([1.0, 1, 1], 0),
+        ([[3.0, 0, 0]] + [[0, 0, 1]] * 5, 2),
+    ):
         found = LearnedSoup(zoo, torch.tensor(alpha), mixture.rows, 1.0, [], 0.0)
         mixed = mixture.state(torch.tensor(alpha).softmax(-1))
         for soup in (found.state_dict(), mixed):
@@ -223,8 +245,12 @@ def test_buffers_and_dropout(tmp_path):
         torch.testing.assert_close(mixed["2.running_var"], by_hand)
     for per_tensor in (False, True):
         found = learn(zoo, SPLIT, 8, per_tensor, batch_size=len(SPLIT), device="cpu")
-        assert found.losses[0] == pytest.approx(cross_entropy(zoo, torch.full((3,), 1 / 3), SPLIT), abs=1e-5)
-        assert found.losses == sorted(found.losses, reverse=True)  # the same images each time, and no noise
+        assert found.losses[0] == pytest.approx(
+            cross_entropy(zoo, torch.full((3,), 1 / 3), SPLIT), abs=1e-5
+        )
+        assert found.losses == sorted(
+            found.losses, reverse=True
+        )  # the same images each time, and no noise
 
 
 class Tied(nn.Module):
@@ -239,10 +265,14 @@ class Tied(nn.Module):
 
 def test_tied_tensors(tmp_path):
     weights = [torch.randn(4, 4, generator=torch.Generator().manual_seed(k)) for k in range(3)]
-    zoo = open_zoo(tmp_path, [{"first.weight": w, "second.weight": w.clone()} for w in weights], Tied)
+    zoo = open_zoo(
+        tmp_path, [{"first.weight": w, "second.weight": w.clone()} for w in weights], Tied
+    )
     for per_tensor in (False, True):
         found = learn(zoo, SPLIT, 10, per_tensor, batch_size=len(SPLIT), device="cpu")
-        assert found.losses[0] == pytest.approx(cross_entropy(zoo, torch.full((3,), 1 / 3), SPLIT), abs=1e-5)
+        assert found.losses[0] == pytest.approx(
+            cross_entropy(zoo, torch.full((3,), 1 / 3), SPLIT), abs=1e-5
+        )
         soup = found.state_dict()
         assert torch.equal(soup["first.weight"], soup["second.weight"])  # still tied
         assert cross_entropy(zoo, soup, SPLIT) < found.losses[-1]
@@ -259,8 +289,12 @@ class Detached(nn.Module):
 
 
 def test_a_network_without_gradients(tmp_path):
-    zoo = open_zoo(tmp_path, [{f"net.{key}": t for key, t in state(k).items()} for k in range(2)], Detached)
-    with pytest.raises(DataError, match=r"Detached gives logits without a gradient.*torch\.no_grad"):
+    zoo = open_zoo(
+        tmp_path, [{f"net.{key}": t for key, t in state(k).items()} for k in range(2)], Detached
+    )
+    with pytest.raises(
+        DataError, match=r"Detached gives logits without a gradient.*torch\.no_grad"
+    ):
         learn(zoo, SPLIT, 1, device="cpu")
 
 
@@ -269,12 +303,19 @@ def test_a_network_without_gradients(tmp_path):
 
 def test_an_empty_split(zoo):
     with pytest.raises(DataError, match="empty; a split needs at least one image"):
-        learn(zoo, ArraySplit("tiny", "val", SPLIT.images[:0], SPLIT.labels[:0], ["a"]), 1, device="cpu")
+        learn(
+            zoo,
+            ArraySplit("tiny", "val", SPLIT.images[:0], SPLIT.labels[:0], ["a"]),
+            1,
+            device="cpu",
+        )
 
 
 def test_labels_outside_the_classes(zoo):
     wrong = ArraySplit("tiny", "val", SPLIT.images[:2], torch.tensor([0, CLASSES]), ["a"])
-    with pytest.raises(BankError, match=f"label {CLASSES}, but the logits have classes 0 to {CLASSES - 1}"):
+    with pytest.raises(
+        BankError, match=f"label {CLASSES}, but the logits have classes 0 to {CLASSES - 1}"
+    ):
         learn(zoo, wrong, 1, device="cpu")
 
 
@@ -285,7 +326,11 @@ def test_learning_needs_a_model(tmp_path):
 
 def test_a_loss_that_is_no_number(tmp_path):
     huge = [{key: 1e30 * tensor for key, tensor in state(k).items()} for k in range(2)]
-    zoo = open_zoo(tmp_path, huge, lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    zoo = open_zoo(
+        tmp_path,
+        huge,
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)),
+    )
     with pytest.raises(DataError, match="The loss is (nan|inf) at step 1"):
         learn(zoo, SPLIT, 3, device="cpu")
 
@@ -311,7 +356,12 @@ def test_impossible_numbers(zoo, name, value):
 # The bill ------------------------------------------------------------------------------------------
 
 
-@given(n=st.integers(1, 40), batch_size=st.integers(1, 50), steps=st.integers(0, 60), passes=st.integers(0, 30))
+@given(
+    n=st.integers(1, 40),
+    batch_size=st.integers(1, 50),
+    steps=st.integers(0, 60),
+    passes=st.integers(0, 30),
+)
 @settings(max_examples=300)
 def test_steps_and_their_cost_by_walking_through_the_epochs(n, batch_size, steps, passes):
     def bills() -> list[Fraction]:
@@ -324,7 +374,9 @@ def test_steps_and_their_cost_by_walking_through_the_epochs(n, batch_size, steps
 
     walked = bills()
     assert training_cost(steps, n, batch_size) == walked[steps]
-    assert steps_within(passes, n, batch_size) == max(k for k, bill in enumerate(walked) if bill <= passes)
+    assert steps_within(passes, n, batch_size) == max(
+        k for k, bill in enumerate(walked) if bill <= passes
+    )
 
 
 def test_an_epoch_sees_every_image_once_and_costs_three(zoo):

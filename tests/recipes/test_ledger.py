@@ -1,4 +1,4 @@
-"""radin/ledger.py: whatever is asked of it, it pays out no more than the budget."""
+"""radin/recipes/ledger.py: whatever is asked of it, it pays out no more than the budget."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import random_bank
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import random_bank
 from radin.errors import BudgetError, ParameterError
-from radin.ledger import Ledger
+from radin.recipes.ledger import Ledger
 
 HALVES = torch.tensor([0.5, 0.5])
 
@@ -66,7 +66,9 @@ def test_thirds_add_up():
         book.charge(Fraction(1, 3))
     assert book.left == 1
     book.spend(HALVES)
-    with pytest.raises(BudgetError, match=r"costs 0\.01 evaluations does not fit: 2\.00 of 2 are spent"):
+    with pytest.raises(
+        BudgetError, match=r"costs 0\.01 evaluations does not fit: 2\.00 of 2 are spent"
+    ):
         book.charge(0.01)
 
 

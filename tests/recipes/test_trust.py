@@ -1,4 +1,4 @@
-"""radin/trust.py: a healthy zoo is trusted, and each way of being broken is found and named."""
+"""radin/recipes/trust.py: a healthy zoo is trusted, and each way of being broken is found and named."""
 
 from __future__ import annotations
 
@@ -8,21 +8,43 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build, mixing_weights, random_bank, save, save_states, state, tied_banks, tiny_split, tiny_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import radin
-from radin import LogitBank, Trial, Zoo, craft, evaluator, exhaustive, fast_estimate, predict, soup_logits, trust
-from radin.broken import broken_zoo
-from radin.checks import Check, Trust
-from radin.data import ArraySplit
+from helpers import (
+    build,
+    mixing_weights,
+    random_bank,
+    save,
+    save_states,
+    state,
+    tied_banks,
+    tiny_split,
+    tiny_zoo,
+)
+from radin import (
+    LogitBank,
+    Trial,
+    Zoo,
+    craft,
+    evaluator,
+    exhaustive,
+    fast_estimate,
+    predict,
+    soup_logits,
+    trust,
+)
+from radin.checkpoints.inspection import STRANGERS
+from radin.data.splits import ArraySplit
 from radin.errors import ParameterError
-from radin.models import DigitsNet, Mlp, SmallResNet, SmallTransformer
-from radin.related import LEAST_COSINE, MOST_DRIFT, STRANGERS
-from radin.trust import EXPANSION, MOST_GAP, MOST_LOUDNESS
+from radin.experiments.networks import DigitsNet, Mlp, SmallResNet, SmallTransformer
+from radin.experiments.zoos.broken import broken_zoo
+from radin.recipes.trust import EXPANSION, MOST_GAP, MOST_LOUDNESS
+from radin.recipes.trust_report import Check, Trust
+from radin.recipes.weight_checks import LEAST_COSINE, MOST_DRIFT
 
 State = dict[str, Tensor]
 
@@ -47,7 +69,9 @@ def near(start: State, size: float, num_models: int = 3) -> list[State]:
     for seed in range(num_models):
         rng = torch.Generator().manual_seed(seed + 1)
         steps = {key: torch.randn(t.shape, generator=rng) for key, t in start.items()}
-        states.append({key: t + size * steps[key] * t.square().mean().sqrt() for key, t in start.items()})
+        states.append(
+            {key: t + size * steps[key] * t.square().mean().sqrt() for key, t in start.items()}
+        )
     return states
 
 
@@ -92,7 +116,19 @@ def test_a_healthy_zoo_is_trusted(healthy):
     assert found.verdict == "yes"
     assert (found.failed, found.advice) == ([], [])
     names = [check.name for check in found.checks]
-    assert names == [DISAGREE, LOUD, GAIN, COSINE, SINGLE, TASKS, DISTANCE, GAP, ANSWERS, ERROR, BEST]
+    assert names == [
+        DISAGREE,
+        LOUD,
+        GAIN,
+        COSINE,
+        SINGLE,
+        TASKS,
+        DISTANCE,
+        GAP,
+        ANSWERS,
+        ERROR,
+        BEST,
+    ]
     lines = str(found).splitlines()
     assert lines[0] == "trust in the fast estimate: yes"
     assert len(lines) == 1 + len(found.checks)
@@ -114,7 +150,17 @@ def test_each_argument_adds_its_checks(healthy):
     assert names(bank, trials=trials) == [DISAGREE, LOUD, GAIN, ERROR, BEST]
     assert names(bank, bare) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE]
     assert names(bank, zoo) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE, TASKS, DISTANCE]
-    assert names(bank, zoo, split) == [DISAGREE, LOUD, GAIN, COSINE, SINGLE, TASKS, DISTANCE, GAP, ANSWERS]
+    assert names(bank, zoo, split) == [
+        DISAGREE,
+        LOUD,
+        GAIN,
+        COSINE,
+        SINGLE,
+        TASKS,
+        DISTANCE,
+        GAP,
+        ANSWERS,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +172,11 @@ def test_each_argument_adds_its_checks(healthy):
         (Check("a", 2.0, 1, 3), True, "ok  a: 2.00 (at least 1.00, at most 3.00)"),
         (Check("a", 0.5, least=1, advice="b."), False, "NO  a: 0.50 (at least 1.00)\n    b."),
         (Check("a", 4.0, 1, 3, "b."), False, "NO  a: 4.00 (at least 1.00, at most 3.00)\n    b."),
-        (Check("a", math.nan, 1, 3, "b."), False, "NO  a: nan (at least 1.00, at most 3.00)\n    b."),
+        (
+            Check("a", math.nan, 1, 3, "b."),
+            False,
+            "NO  a: nan (at least 1.00, at most 3.00)\n    b.",
+        ),
         (Check("a", math.inf, most=3, advice="b."), False, "NO  a: inf (at most 3.00)\n    b."),
     ],
 )
@@ -136,7 +186,11 @@ def test_one_check_is_one_line_and_its_advice(check, passed, said):
 
 
 def test_a_report_by_hand():
-    ok, told, bad = Check("one", 1, most=2, advice="never"), Check("two", 2), Check("three", 3, most=1, advice="do it.")
+    ok, told, bad = (
+        Check("one", 1, most=2, advice="never"),
+        Check("two", 2),
+        Check("three", 3, most=1, advice="do it."),
+    )
     found = Trust((ok, told, bad, Check("four", 4, most=1, advice="do it.")))
     assert found.verdict == "no"
     assert [check.name for check in found.failed] == ["three", "four"]
@@ -156,12 +210,19 @@ def test_values_from_the_bank():
     bank = random_bank(4, 30, 5)
     found = quiet(bank)
     differ = [
-        sum(int(a.argmax() != b.argmax()) for a, b in zip(bank.logits[i], bank.logits[j], strict=True)) / 30
+        sum(
+            int(a.argmax() != b.argmax())
+            for a, b in zip(bank.logits[i], bank.logits[j], strict=True)
+        )
+        / 30
         for i in range(4)
         for j in range(i)
     ]
     assert found[DISAGREE] == pytest.approx(100 * sum(differ) / 6)
-    spreads = [sum((row - row.mean()).square().mean().sqrt().item() for row in logits) / 30 for logits in bank.logits]
+    spreads = [
+        sum((row - row.mean()).square().mean().sqrt().item() for row in logits) / 30
+        for logits in bank.logits
+    ]
     assert found[LOUD] == pytest.approx(max(spreads) / sorted(spreads)[1], rel=1e-5)
     uniform = torch.full((1, 4), 0.25)
     gained = fast_estimate(bank, torch.eye(4), "nll").mean() - fast_estimate(bank, uniform, "nll")
@@ -177,7 +238,9 @@ def test_values_from_the_bank():
 @settings(max_examples=60)
 def test_any_bank_has_a_report(bank):
     found = quiet(bank)
-    assert [check.name for check in found.checks] == ([DISAGREE, LOUD, GAIN] if bank.num_models > 1 else [])
+    assert [check.name for check in found.checks] == (
+        [DISAGREE, LOUD, GAIN] if bank.num_models > 1 else []
+    )
     assert not any(math.isnan(check.value) for check in found.checks)
     assert 0 <= sum(check.value for check in found.checks if check.name == DISAGREE) <= 100
 
@@ -261,9 +324,13 @@ def test_values_from_the_weights(healthy):
     assert found[SINGLE] == pytest.approx(min(lowest([key]) for key in matrices))
     start = vector(zoo.init, zoo.keys())
     tasks = [vector(zoo[k], zoo.keys()) - start for k in range(3)]
-    cosines = [torch.cosine_similarity(tasks[i], tasks[j], 0).item() for i in range(3) for j in range(i)]
+    cosines = [
+        torch.cosine_similarity(tasks[i], tasks[j], 0).item() for i in range(3) for j in range(i)
+    ]
     assert found[TASKS] == pytest.approx(sum(cosines) / 3)
-    assert found[DISTANCE] == pytest.approx(sum((task.norm() / start.norm()).item() for task in tasks) / 3)
+    assert found[DISTANCE] == pytest.approx(
+        sum((task.norm() / start.norm()).item() for task in tasks) / 3
+    )
 
 
 @pytest.mark.parametrize("stranger", range(3))
@@ -287,7 +354,11 @@ def test_a_permuted_ingredient_is_a_stranger(tmp_path):
     states = near(start, 0.05)
     order = torch.tensor([3, 0, 4, 1, 5, 2])
     one = states[1]
-    states[1] = one | {key: one[key][order] for key in ("1.weight", "1.bias")} | {"3.weight": one["3.weight"][:, order]}
+    states[1] = (
+        one
+        | {key: one[key][order] for key in ("1.weight", "1.bias")}
+        | {"3.weight": one["3.weight"][:, order]}
+    )
     zoo, split = opened(tmp_path, states), tiny_split()
     bank = predicted(zoo, split)
     assert quiet(bank).verdict == "yes"
@@ -351,13 +422,17 @@ def test_heads_that_were_made_separately(tmp_path, network, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize(("network", "key"), [("SmallResNet", "stem.weight"), ("SmallTransformer", "positions")])
+@pytest.mark.parametrize(
+    ("network", "key"), [("SmallResNet", "stem.weight"), ("SmallTransformer", "positions")]
+)
 def test_another_layer_that_was_drawn_anew(tmp_path, network, key, suffix):
     make, shape = NETWORKS[network]
     start, states = fresh_states(make, 0.05)
     size = start[key].square().mean().sqrt()
     for seed, one in enumerate(states):
-        one[key] = size * torch.randn(start[key].shape, generator=torch.Generator().manual_seed(100 + seed))
+        one[key] = size * torch.randn(
+            start[key].shape, generator=torch.Generator().manual_seed(100 + seed)
+        )
     zoo = opened(tmp_path, states, make, start, suffix)
     found = quiet(predicted(zoo, photos(shape)), zoo)
     assert SINGLE in failed(found)
@@ -457,9 +532,13 @@ def test_values_from_the_networks(healthy):
     found = quiet(bank, zoo, split)
     soup, _ = soup_logits(zoo, [1 / 3] * 3, split, device="cpu")
     ensemble = bank.logits.mean(0)
-    assert found[ANSWERS] == pytest.approx(100 * (soup.argmax(1) == ensemble.argmax(1)).double().mean().item())
+    assert found[ANSWERS] == pytest.approx(
+        100 * (soup.argmax(1) == ensemble.argmax(1)).double().mean().item()
+    )
     gap, wide = (z - z.mean(1, keepdim=True) for z in (soup - ensemble, ensemble))
-    assert found[GAP] == pytest.approx((gap.norm() / wide.norm()).item(), rel=0.1)  # to second order
+    assert found[GAP] == pytest.approx(
+        (gap.norm() / wide.norm()).item(), rel=0.1
+    )  # to second order
 
 
 def test_a_gap_as_wide_as_the_logits(tmp_path):
@@ -488,7 +567,11 @@ def test_so_many_images_are_asked(healthy, num_images, used):
 
 def test_networks_in_half_precision(tmp_path, healthy):
     bank, zoo, split = healthy
-    half = opened(tmp_path, [{key: t.half() for key, t in zoo[k].items()} for k in range(3)], lambda: build().half())
+    half = opened(
+        tmp_path,
+        [{key: t.half() for key, t in zoo[k].items()} for k in range(3)],
+        lambda: build().half(),
+    )
     found, expected = quiet(bank, half, split), quiet(bank, zoo, split)
     for name in (COSINE, SINGLE, GAP, ANSWERS):
         assert found[name] == pytest.approx(expected[name], rel=0.1)
@@ -556,7 +639,9 @@ whole_numbers = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_si
 def test_rank_correlation_is_spearmans(pairs, N, data):
     bank = random_bank(N, 20)
     p = data.draw(mixing_weights(N).filter(lambda p: (p > 0).sum() > 1))
-    found = quiet(bank, trials=[Trial(p, float(estimate), float(accuracy)) for estimate, accuracy in pairs])
+    found = quiet(
+        bank, trials=[Trial(p, float(estimate), float(accuracy)) for estimate, accuracy in pairs]
+    )
     estimates, accuracies = zip(*pairs, strict=True)
     names = [check.name for check in found.checks]
     if len(set(estimates)) == 1 or len(set(accuracies)) == 1:
@@ -599,7 +684,9 @@ def test_impossible_values(healthy):
     with pytest.raises(ParameterError, match=r"needs the networks too: trust\(bank, zoo, split\)"):
         quiet(bank, split=split)
     for other in (tiny_split(39), tiny_split(41)):
-        with pytest.raises(ParameterError, match=f"The bank holds 40 images, the split {len(other)}"):
+        with pytest.raises(
+            ParameterError, match=f"The bank holds 40 images, the split {len(other)}"
+        ):
             quiet(bank, zoo, other)
     with pytest.raises(ParameterError, match="without build"):
         quiet(bank, Zoo.open(zoo.paths, progress=False), split)
@@ -611,7 +698,9 @@ def test_impossible_values(healthy):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_gpu_says_the_same(healthy):
     bank, zoo, split = healthy
-    here, there = (quiet(b, zoo, split, device=d) for b, d in ((bank, "cpu"), (bank.to("cuda"), "cuda")))
+    here, there = (
+        quiet(b, zoo, split, device=d) for b, d in ((bank, "cpu"), (bank.to("cuda"), "cuda"))
+    )
     assert [check.name for check in here.checks] == [check.name for check in there.checks]
     for one, other in zip(here.checks, there.checks, strict=True):
         assert one.value == pytest.approx(other.value, rel=1e-2, abs=1e-3)
@@ -633,7 +722,9 @@ def test_strangers_are_told_from_runaways_by_the_initialisation(tmp_path):
     first, second = (quiet(predicted(zoo, tiny_split()), zoo) for zoo in (strangers, runaways))
     for found in (first, second):
         assert found[COSINE] < LEAST_COSINE
-    assert any("model_0, model_1, model_2: next to nothing in common" in advice for advice in first.advice)
+    assert any(
+        "model_0, model_1, model_2: next to nothing in common" in advice for advice in first.advice
+    )
     assert any("have moved too far apart" in advice for advice in second.advice)
 
 
@@ -646,7 +737,9 @@ def test_a_zoo_of_another_architecture_is_no_relative(healthy, tmp_path):
 
 def test_a_soup_that_is_its_ensemble_has_no_gap(tmp_path):
     """Zero beside zero is no gap: a head that starts at zero gives logits of zero."""
-    states = [{**state(k), "3.weight": torch.zeros(3, 6), "3.bias": torch.zeros(3)} for k in range(2)]
+    states = [
+        {**state(k), "3.weight": torch.zeros(3, 6), "3.bias": torch.zeros(3)} for k in range(2)
+    ]
     zoo = opened(tmp_path, [{**states[0], "1.bias": states[0]["1.bias"] + k} for k in (0.0, 0.1)])
     split = tiny_split()
     assert quiet(predicted(zoo, split), zoo, split)[GAP] == 0
@@ -662,7 +755,9 @@ def test_a_soup_that_is_its_ensemble_has_no_gap(tmp_path):
     ],
 )
 def test_other_kinds_of_argument(healthy, arguments, said):
-    given = [real if word == "real" else word for word, real in zip(arguments, healthy, strict=False)]
+    given = [
+        real if word == "real" else word for word, real in zip(arguments, healthy, strict=False)
+    ]
     with pytest.raises(ParameterError, match=said):
         quiet(*given)
 

@@ -1,4 +1,4 @@
-"""radin/soup.py: the average is the average, whatever the precision, the order and the kind of number."""
+"""radin/soup/average.py: the average is the average, whatever the precision, the order and the kind of number."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from helpers import (
     build,
     files_below,
@@ -24,18 +30,14 @@ from helpers import (
     tiny_split,
     tiny_zoo,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
 from radin import Zoo, average, interpolate, save_soup
+from radin.checkpoints.checkpoint import open_checkpoint
 from radin.errors import ParameterError, RadinError
-from radin.evaluate import refresh_batch_norm
-from radin.shards import write_at
-from radin.soup import average_many, check_weights, save_soups
-from radin.zoo import open_checkpoint
+from radin.inference.batch_norm import refresh_batch_norm
+from radin.ranking.candidates import check_weights
+from radin.soup.average import average_many
+from radin.soup.save import save_soups
+from radin.soup.shards import write_at
 
 N = 4
 
@@ -50,7 +52,11 @@ def open_states(folder, *states: dict[str, Tensor], suffix: str = ".safetensors"
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.numpy().tobytes() == other.numpy().tobytes()
+    )
 
 
 @given(weights=mixing_weights(N))
@@ -60,7 +66,10 @@ def test_average_is_the_weighted_mean(zoo, weights):
     for key, tensor in average(zoo, weights).items():
         assert tensor.dtype == torch.float32
         columns = zip(*(zoo[k][key].flatten().tolist() for k in range(N)), strict=True)
-        exact = [float(sum(w * Fraction(x) for w, x in zip(p, column, strict=True)) / sum(p)) for column in columns]
+        exact = [
+            float(sum(w * Fraction(x) for w, x in zip(p, column, strict=True)) / sum(p))
+            for column in columns
+        ]
         assert np.allclose(tensor.flatten().numpy(), exact, rtol=1e-6, atol=1e-7)
 
 
@@ -70,7 +79,9 @@ def test_average_is_linear(zoo, p, q, share):
     p, q = p.double() / p.double().sum(), q.double() / q.double().sum()
     both, one, other = average(zoo, share * p + (1 - share) * q), average(zoo, p), average(zoo, q)
     for key, tensor in both.items():
-        torch.testing.assert_close(tensor, share * one[key] + (1 - share) * other[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            tensor, share * one[key] + (1 - share) * other[key], rtol=1e-5, atol=1e-6
+        )
 
 
 @given(weights=mixing_weights(N), order=st.permutations(range(N)))
@@ -83,7 +94,9 @@ def test_average_does_not_depend_on_the_order_of_ingredients(zoo, weights, order
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_soup_of_one_is_the_ingredient_bit_for_bit(tmp_path, dtype):
-    values = torch.tensor([0.0, -0.0, 1.1, -1.1, torch.finfo(dtype).max, torch.finfo(dtype).tiny], dtype=dtype)
+    values = torch.tensor(
+        [0.0, -0.0, 1.1, -1.1, torch.finfo(dtype).max, torch.finfo(dtype).tiny], dtype=dtype
+    )
     zoo = open_states(tmp_path, {"w": values}, {"w": values + 1})
     soup = average(zoo, [1, 0])["w"]
     assert soup.dtype == dtype
@@ -107,7 +120,10 @@ def test_a_soup_of_one_does_not_share_memory_with_the_ingredient(tmp_path):
     ],
 )
 def test_sums_run_in_double(tmp_path, dtype, values):
-    states = [{"w": torch.tensor([value], dtype=dtype), "id": torch.tensor(k)} for k, value in enumerate(values)]
+    states = [
+        {"w": torch.tensor([value], dtype=dtype), "id": torch.tensor(k)}
+        for k, value in enumerate(values)
+    ]
     zoo = open_states(tmp_path, *states)
     exact = torch.tensor([float(sum(map(Fraction, values)) / N)], dtype=torch.float64).to(dtype)
     assert torch.equal(average(zoo, [0.25] * N)["w"], exact)
@@ -117,7 +133,11 @@ def test_sums_run_in_double(tmp_path, dtype, values):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_whole_numbers_are_copied_from_the_heaviest_ingredient(tmp_path, dtype, suffix):
     states = [
-        {"w": torch.ones(1) * k, "counter": torch.tensor(k % 2, dtype=dtype), "ids": torch.arange(k, k + 3).to(dtype)}
+        {
+            "w": torch.ones(1) * k,
+            "counter": torch.tensor(k % 2, dtype=dtype),
+            "ids": torch.arange(k, k + 3).to(dtype),
+        }
         for k in range(3)
     ]
     zoo = open_states(tmp_path, *states, suffix=suffix)
@@ -129,7 +149,9 @@ def test_whole_numbers_are_copied_from_the_heaviest_ingredient(tmp_path, dtype, 
 
 def test_large_counters_stay_exact(tmp_path):
     counter = torch.tensor(2**53 + 1)
-    zoo = open_states(tmp_path, {"w": torch.zeros(1), "c": counter}, {"w": torch.ones(1), "c": counter})
+    zoo = open_states(
+        tmp_path, {"w": torch.zeros(1), "c": counter}, {"w": torch.ones(1), "c": counter}
+    )
     assert average(zoo, [0.5, 0.5])["c"].item() == 2**53 + 1
 
 
@@ -141,13 +163,19 @@ def test_mixed_precisions_give_one_dtype_whatever_the_order(tmp_path):
 
 
 def test_parameters_saved_with_their_gradients_make_a_plain_soup(tmp_path):
-    zoo = open_states(tmp_path, *({k: t.requires_grad_() for k, t in state(s).items()} for s in (0, 1)), suffix=".pt")
+    zoo = open_states(
+        tmp_path,
+        *({k: t.requires_grad_() for k, t in state(s).items()} for s in (0, 1)),
+        suffix=".pt",
+    )
     assert not any(tensor.requires_grad for tensor in average(zoo, [0.5, 0.5]).values())
     save_soup(zoo, [0.5, 0.5], tmp_path / "soup.safetensors")
 
 
 def test_buffers_that_lie_transposed_can_be_saved(tmp_path):
-    states = [{"w": torch.ones(2, 3).t() * k, "ids": torch.arange(6).view(2, 3).t()} for k in range(2)]
+    states = [
+        {"w": torch.ones(2, 3).t() * k, "ids": torch.arange(6).view(2, 3).t()} for k in range(2)
+    ]
     zoo = open_states(tmp_path, *states, suffix=".pt")
     save_soup(zoo, [0.5, 0.5], tmp_path / "soup.safetensors")
     with safe_open(tmp_path / "soup.safetensors", framework="pt") as file:
@@ -192,11 +220,16 @@ def test_a_saved_soup_is_what_safetensors_would_write(zoo, tmp_path):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     save_file(average(zoo, [0.5, 0.25, 0.25, 0]), tmp_path / "theirs.safetensors", metadata)
-    (ours, numbers), (theirs, their_numbers) = header_of(path), header_of(tmp_path / "theirs.safetensors")
+    (ours, numbers), (theirs, their_numbers) = (
+        header_of(path),
+        header_of(tmp_path / "theirs.safetensors"),
+    )
     assert ours == theirs  # the order of two metadata entries is random there
     assert list(ours)[1:] == list(theirs)[1:]
     assert numbers == their_numbers
-    assert metadata["format"] == "pt", "readers in the manner of transformers refuse files without it"
+    assert metadata["format"] == "pt", (
+        "readers in the manner of transformers refuse files without it"
+    )
 
 
 ROWS = [[0.5, 0.25, 0.25, 0], [0, 0, 1, 0], [0.25] * 4]
@@ -208,17 +241,26 @@ def test_several_soups_at_once_are_those_made_one_by_one(zoo, tmp_path):
         assert list(soup) == list(alone)
         assert all(same_bits(soup[key], alone[key]) for key in alone)
     told = [{"recipe": "greedy"}, None, {"accuracy": 81.25}]
-    paths = save_soups(zoo, torch.tensor(ROWS), [tmp_path / f"{m}.safetensors" for m in range(3)], told)
+    paths = save_soups(
+        zoo, torch.tensor(ROWS), [tmp_path / f"{m}.safetensors" for m in range(3)], told
+    )
     for row, path, about in zip(ROWS, paths, told, strict=True):
         alone = save_soup(zoo, row, tmp_path / "alone.safetensors", about)
         assert path.read_bytes() == alone.read_bytes()
 
 
 def test_soups_at_once_may_differ_in_their_kind_of_number(tmp_path):
-    states = [{"w": torch.ones(3, dtype=kind), "b": torch.ones(2)} for kind in (torch.float16, torch.float32)]
+    states = [
+        {"w": torch.ones(3, dtype=kind), "b": torch.ones(2)}
+        for kind in (torch.float16, torch.float32)
+    ]
     zoo = open_states(tmp_path, states[0], {"w": states[1]["w"] * 2, "b": states[1]["b"]})
     rows = [[1, 0], [0.5, 0.5], [0, 1]]
-    assert [soup["w"].dtype for soup in average_many(zoo, rows)] == [torch.float16, torch.float32, torch.float32]
+    assert [soup["w"].dtype for soup in average_many(zoo, rows)] == [
+        torch.float16,
+        torch.float32,
+        torch.float32,
+    ]
     paths = save_soups(zoo, rows, [tmp_path / f"soup_{m}.safetensors" for m in range(3)])
     for row, path in zip(rows, paths, strict=True):
         assert path.read_bytes() == save_soup(zoo, row, tmp_path / "alone.safetensors").read_bytes()
@@ -238,7 +280,10 @@ def test_soups_at_once_may_differ_in_their_kind_of_number(tmp_path):
     ],
 )
 def test_soups_at_once_are_refused_before_any_work(zoo, tmp_path, rows, names, told, said):
-    paths = [tmp_path / (name if "." in name[1:] and "/" not in name else f"{name}.safetensors") for name in names]
+    paths = [
+        tmp_path / (name if "." in name[1:] and "/" not in name else f"{name}.safetensors")
+        for name in names
+    ]
     with pytest.raises(ParameterError, match=said):
         save_soups(zoo, rows, paths, told)
     assert list(tmp_path.iterdir()) == []
@@ -251,7 +296,8 @@ SIZES = {"a": 40, "b": 10, "c": 10, "large": 400, "d": 30, "e": 1}
 def wide_zoo(tmp_path_factory) -> Zoo:
     """Tensors of several sizes, for shards, and an integer buffer."""
     states = [
-        {name: torch.arange(float(size)) * (k + 1) for name, size in SIZES.items()} | {"count": torch.tensor(k)}
+        {name: torch.arange(float(size)) * (k + 1) for name, size in SIZES.items()}
+        | {"count": torch.tensor(k)}
         for k in range(3)
     ]
     return open_states(tmp_path_factory.mktemp("wide"), *states)
@@ -271,7 +317,9 @@ def test_a_large_soup_becomes_shards_with_an_index(wide_zoo, tmp_path):
     assert index == tmp_path / "soup.safetensors.index.json"
     shards = shards_of(index)
     count = len(shards)
-    assert sorted(shards) == [f"soup-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    assert sorted(shards) == [
+        f"soup-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)
+    ]
     assert files_below(tmp_path) == [*sorted(shards), index.name]
     assert ["large"] in shards.values(), "a tensor larger than a shard has its own"
     total = json.loads(index.read_text())["metadata"]["total_size"]
@@ -280,27 +328,38 @@ def test_a_large_soup_becomes_shards_with_an_index(wide_zoo, tmp_path):
         with safe_open(tmp_path / name, framework="pt") as file:
             assert sorted(file.keys()) == sorted(keys)
             assert keys == ["large"] or sum(soup[key].nbytes for key in keys) <= 200
-            assert [each["weight"] for each in json.loads(file.metadata()["radin"])["ingredients"]] == weights
+            assert [
+                each["weight"] for each in json.loads(file.metadata()["radin"])["ingredients"]
+            ] == weights
             assert json.loads(file.metadata()["radin"])["recipe"] == "radin"
     for opened in (open_checkpoint(index), open_checkpoint(tmp_path)):
         assert sorted(opened) == sorted(soup)
         assert all(same_bits(opened[key], soup[key]) for key in soup)
     assert len(Zoo.open([*wide_zoo.paths, index], progress=False)) == 4
-    with pytest.warns(UserWarning, match="same weights"):  # the same soup in one file is the same ingredient
-        Zoo.open([index, save_soup(wide_zoo, weights, tmp_path / "one.safetensors")], progress=False)
+    with pytest.warns(
+        UserWarning, match="same weights"
+    ):  # the same soup in one file is the same ingredient
+        Zoo.open(
+            [index, save_soup(wide_zoo, weights, tmp_path / "one.safetensors")], progress=False
+        )
 
 
 @pytest.mark.parametrize("size", ["2GB", 10**6, "3 KiB"])
 def test_a_soup_that_fits_in_one_shard_is_one_file(wide_zoo, tmp_path, size):
     path = save_soup(wide_zoo, [1, 0, 0], tmp_path / "soup.safetensors", max_shard_size=size)
     assert path == tmp_path / "soup.safetensors"
-    assert path.read_bytes() == save_soup(wide_zoo, [1, 0, 0], tmp_path / "plain.safetensors").read_bytes()
+    assert (
+        path.read_bytes()
+        == save_soup(wide_zoo, [1, 0, 0], tmp_path / "plain.safetensors").read_bytes()
+    )
     assert files_below(tmp_path) == ["plain.safetensors", "soup.safetensors"]
 
 
 @pytest.mark.parametrize("size", [0, -5, 2.5, True, "", "large", "2 apples", "-1GB"])
 def test_what_is_no_size_of_a_shard_is_refused(wide_zoo, tmp_path, size):
-    with pytest.raises(ParameterError, match="max_shard_size must be a number of bytes or a text such as"):
+    with pytest.raises(
+        ParameterError, match="max_shard_size must be a number of bytes or a text such as"
+    ):
         save_soup(wide_zoo, [1, 0, 0], tmp_path / "soup.safetensors", max_shard_size=size)
     assert list(tmp_path.iterdir()) == []
 
@@ -316,18 +375,22 @@ def test_a_sharded_soup_replaces_another_one(wide_zoo, tmp_path):
 
 def test_a_given_state_can_be_sharded(wide_zoo, tmp_path):
     state = {key: tensor + 1 for key, tensor in average(wide_zoo, [1, 0, 0]).items()}
-    index = save_soup(wide_zoo, [1, 0, 0], tmp_path / "soup.safetensors", state=state, max_shard_size=200)
+    index = save_soup(
+        wide_zoo, [1, 0, 0], tmp_path / "soup.safetensors", state=state, max_shard_size=200
+    )
     assert all(same_bits(tensor, state[key]) for key, tensor in open_checkpoint(index).items())
 
 
 def test_a_soup_can_take_the_place_of_its_ingredient(tmp_path, monkeypatch):
     """Also where the ingredients are read from their files while the soup is written."""
     for large in (0, 1 << 40):
-        monkeypatch.setattr("radin.blocks.LARGE", large)
+        monkeypatch.setattr("radin.soup.blockwise.LARGE", large)
         zoo = open_states(tmp_path / str(large), state(0), state(1))
         soup = average(zoo, [0.5, 0.5])
         save_soup(zoo, [0.5, 0.5], zoo.paths[0])
-        assert all(same_bits(tensor, soup[key]) for key, tensor in open_checkpoint(zoo.paths[0]).items())
+        assert all(
+            same_bits(tensor, soup[key]) for key, tensor in open_checkpoint(zoo.paths[0]).items()
+        )
 
 
 LIMITED = """
@@ -335,7 +398,7 @@ import resource, torch
 from pathlib import Path
 from helpers import files_below, save_states
 from radin import RadinError, Zoo, save_soup
-from radin.soup import save_soups
+from radin.soup.save import save_soups
 out = Path(sys.argv[1]) / "out"
 states = [{name: torch.rand(3000) for name in "abcdef"} for _ in range(2)]
 zoo = Zoo.open(save_states(out.parent / "zoo", *states), progress=False)
@@ -359,11 +422,15 @@ for write in (
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no limits on file sizes, or no asking for room, there")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="no limits on file sizes, or no asking for room, there"
+)
 def test_a_disk_that_really_refuses_a_soup(tmp_path):
     said = finish(run_python("import os\n" + LIMITED, tmp_path)).splitlines()
     place = tmp_path / "out"
-    assert [line.split(": could not be written (File too large); free some space")[0] for line in said] == [
+    assert [
+        line.split(": could not be written (File too large); free some space")[0] for line in said
+    ] == [
         *[str(place / "soup.safetensors")] * 2,
         *[f"{place / 'soup-00001-of-00002.safetensors'} and 2 more"] * 2,
         *[f"{place / 'a.safetensors'} and 1 more"] * 2,
@@ -384,14 +451,20 @@ def test_a_disk_that_fills_up_leaves_the_old_soup(wide_zoo, tmp_path, monkeypatc
             raise failure
         write_at(*arguments)
 
-    monkeypatch.setattr("radin.soup.write_at", write_some)
+    monkeypatch.setattr("radin.soup.save.write_at", write_some)
     for write in (
         lambda: save_soup(wide_zoo, [0, 1, 0], path, max_shard_size=200),
-        lambda: save_soups(wide_zoo, [[0, 1, 0], [0, 0, 1]], [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]),
+        lambda: save_soups(
+            wide_zoo,
+            [[0, 1, 0], [0, 0, 1]],
+            [tmp_path / "a.safetensors", tmp_path / "b.safetensors"],
+        ),
     ):
         with pytest.raises((RadinError, KeyboardInterrupt)) as caught:
             write()
-        assert isinstance(caught.value, KeyboardInterrupt) or "No space left on device" in str(caught.value)
+        assert isinstance(caught.value, KeyboardInterrupt) or "No space left on device" in str(
+            caught.value
+        )
         assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
         writes.clear()
 
@@ -400,12 +473,13 @@ KILLED = """
 import os, random, signal, torch
 from pathlib import Path
 from helpers import files_below, save_states
-from radin import Zoo, average, blocks, files, save_soup, soup
-from radin.checkpoints import open_checkpoint
-from radin.soup import save_soups
+from radin import Zoo, average, files, save_soup
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.soup import blockwise, save
+from radin.soup.save import save_soups
 
-folder, blocks.PIECE = Path(sys.argv[1]), blocks.BLOCK
-states = [{name: torch.rand(2 * blocks.BLOCK + 5) for name in "abcd"} for _ in range(3)]
+folder, blockwise.PIECE = Path(sys.argv[1]), blockwise.BLOCK
+states = [{name: torch.rand(2 * blockwise.BLOCK + 5) for name in "abcd"} for _ in range(3)]
 zoo = Zoo.open(save_states(folder / "zoo", *states), progress=False)
 old, new = [1, 0, 0], [0.25, 0.5, 0.25]
 one, other = (average(zoo, weights) for weights in (old, new))
@@ -421,7 +495,7 @@ def step(name):
         return real[name](*arguments, **options)
     return stepped
 
-for place, name in ((soup, "write_at"), (os, "fsync"), (os, "replace"), (os, "unlink"), (files, "lock")):
+for place, name in ((save, "write_at"), (os, "fsync"), (os, "replace"), (os, "unlink"), (files, "lock")):
     real[name] = getattr(place, name)
     setattr(place, name, step(name))
 
@@ -476,12 +550,18 @@ def test_killed_at_any_moment_a_soup_is_whole_or_absent(tmp_path):
 def test_interpolation_is_a_straight_line(zoo, weights, amount):
     soup = average(zoo, weights)
     for key, tensor in interpolate(zoo, weights, amount).items():
-        torch.testing.assert_close(tensor, zoo.init[key] + amount * (soup[key] - zoo.init[key]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            tensor, zoo.init[key] + amount * (soup[key] - zoo.init[key]), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_ends_of_the_interpolation(zoo):
     weights = torch.full((N,), 1 / N)
-    start, end, soup = interpolate(zoo, weights, 0), interpolate(zoo, weights, 1), average(zoo, weights)
+    start, end, soup = (
+        interpolate(zoo, weights, 0),
+        interpolate(zoo, weights, 1),
+        average(zoo, weights),
+    )
     for key in zoo.keys():
         assert torch.equal(start[key], zoo.init[key])
         assert torch.equal(end[key], soup[key])
@@ -532,7 +612,9 @@ def test_rows_of_weights_are_checked_one_by_one():
         check_weights(torch.zeros(0, 3), 3, rows=True)
 
 
-@pytest.mark.parametrize("weights", [torch.full((3,), 1 / 3), torch.full((72,), 1 / 72), torch.full((1000,), 1e-3)])
+@pytest.mark.parametrize(
+    "weights", [torch.full((3,), 1 / 3), torch.full((72,), 1 / 72), torch.full((1000,), 1e-3)]
+)
 def test_rounding_is_no_reason_to_refuse(weights):
     check_weights(weights, len(weights))
 
@@ -553,7 +635,9 @@ def test_a_soup_with_batch_norm_is_saved_with_its_own_statistics(tmp_path):
         torch.manual_seed(seed)
         states.append({key: tensor + seed for key, tensor in network().state_dict().items()})
     zoo = Zoo.open(save_states(tmp_path / "zoo", *states), network, progress=False)
-    with pytest.warns(UserWarning, match="averaged running statistics of batch norm, which fit no soup"):
+    with pytest.warns(
+        UserWarning, match="averaged running statistics of batch norm, which fit no soup"
+    ):
         save_soup(zoo, [0.5, 0.5], tmp_path / "stale.safetensors")
     refreshed = refresh_batch_norm(zoo, [0.5, 0.5], tiny_split(30), device="cpu")
     path = save_soup(zoo, [0.5, 0.5], tmp_path / "fresh.safetensors", state=refreshed)

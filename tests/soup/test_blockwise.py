@@ -1,4 +1,4 @@
-"""radin/blocks.py: the bits of an average depend on its ingredients and its weights, on nothing else."""
+"""radin/soup/blockwise.py: the bits of an average depend on its ingredients and its weights, on nothing else."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 import torch
-from helpers import finish, run_python, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from radin import blocks
-from radin.blocks import BLOCK, average, gather, mix_blocks, shares
-from radin.checkpoints import open_checkpoint
+from helpers import finish, run_python, save
+from radin.checkpoints.checkpoint import open_checkpoint
 from radin.errors import CheckpointError
+from radin.soup import blockwise
+from radin.soup.blockwise import BLOCK, average, gather, mix_blocks, shares
 
 N = 6
 
@@ -30,7 +30,9 @@ def threads(request) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def states(num_models: int = N, kinds: tuple[torch.dtype, ...] = (torch.float32,)) -> list[dict[str, Tensor]]:
+def states(
+    num_models: int = N, kinds: tuple[torch.dtype, ...] = (torch.float32,)
+) -> list[dict[str, Tensor]]:
     """Tensors that end in the middle of a block, in several kinds of number, orders and sizes."""
     rng = torch.Generator().manual_seed(0)
 
@@ -53,10 +55,14 @@ def states(num_models: int = N, kinds: tuple[torch.dtype, ...] = (torch.float32,
     ]
 
 
-def mixed(sources: list[Mapping[str, Tensor]], rows: Tensor, keys: list[str] | None = None) -> list[dict[str, Tensor]]:
+def mixed(
+    sources: list[Mapping[str, Tensor]], rows: Tensor, keys: list[str] | None = None
+) -> list[dict[str, Tensor]]:
     """What `mix_blocks` puts, set together; no number twice and none forgotten."""
     keys = keys or list(sources[0])
-    found: dict[tuple[int, str], dict[int, Tensor]] = {(m, key): {} for m in range(len(rows)) for key in keys}
+    found: dict[tuple[int, str], dict[int, Tensor]] = {
+        (m, key): {} for m in range(len(rows)) for key in keys
+    }
     lock = threading.Lock()
 
     def put(number: int, key: str, start: int, block: Tensor) -> None:
@@ -73,7 +79,9 @@ def mixed(sources: list[Mapping[str, Tensor]], rows: Tensor, keys: list[str] | N
             assert start == end
             end += len(block)
         assert end == sources[0][key].numel()
-        whole[number][key] = torch.cat([pieces[start] for start in sorted(pieces)]) if pieces else torch.empty(0)
+        whole[number][key] = (
+            torch.cat([pieces[start] for start in sorted(pieces)]) if pieces else torch.empty(0)
+        )
     assert counted == sum(sources[0][key].numel() for key in keys)
     return whole
 
@@ -94,7 +102,8 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 ROWS = torch.tensor(
-    [[1, 2, 3, 4, 5, 6], [0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0.0]], dtype=torch.double
+    [[1, 2, 3, 4, 5, 6], [0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0.0]],
+    dtype=torch.double,
 )
 
 
@@ -115,41 +124,64 @@ def test_compiled_and_plain_sums_have_the_same_bits(data):
     size = data.draw(st.integers(BLOCK, 3 * BLOCK))
     kind = data.draw(st.sampled_from([torch.float32, torch.float64]))
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    tensors = [torch.randn(size, generator=rng, dtype=kind) * 10.0 ** (k - 5) for k in range(num_models)]
+    tensors = [
+        torch.randn(size, generator=rng, dtype=kind) * 10.0 ** (k - 5) for k in range(num_models)
+    ]
     rows = [
         [(k, data.draw(st.floats(1e-3, 1))) for k in data.draw(st.permutations(range(num_models)))]
         for _ in range(data.draw(st.integers(1, 3)))
     ]
-    from radin.kernels_soup import averages
+    from radin.soup.cpu_kernel import averages
 
     for row, compiled in zip(rows, averages(tensors, rows), strict=True):
         assert same_bits(compiled, average([(tensors[k], p) for k, p in row], kind))
 
 
 def test_extreme_numbers_pass_through_the_compiled_sum():
-    values = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.finfo().max, torch.finfo().tiny, 1e-45])
+    values = torch.tensor(
+        [0.0, -0.0, torch.inf, -torch.inf, torch.finfo().max, torch.finfo().tiny, 1e-45]
+    )
     tensor = values.repeat(BLOCK)
     soup = mixed([{"w": tensor}, {"w": tensor}], torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
     assert all(same_bits(each["w"], tensor) for each in soup)
-    broken = mixed([{"w": tensor}, {"w": torch.full_like(tensor, torch.nan)}], torch.tensor([[1.0, 1.0]]))
+    broken = mixed(
+        [{"w": tensor}, {"w": torch.full_like(tensor, torch.nan)}], torch.tensor([[1.0, 1.0]])
+    )
     assert broken[0]["w"].isnan().all()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("kinds", [(torch.float32,), (torch.bfloat16,), (torch.float16, torch.float64, torch.float32)])
-def test_files_that_are_read_give_the_bits_of_those_that_are_mapped(tmp_path, monkeypatch, threads, suffix, kinds):
+@pytest.mark.parametrize(
+    "kinds", [(torch.float32,), (torch.bfloat16,), (torch.float16, torch.float64, torch.float32)]
+)
+def test_files_that_are_read_give_the_bits_of_those_that_are_mapped(
+    tmp_path, monkeypatch, threads, suffix, kinds
+):
     tensors = states(kinds=kinds)
     if suffix == ".safetensors":  # it keeps tensors in their own order only
         tensors = [{key: tensor.contiguous() for key, tensor in each.items()} for each in tensors]
-    sources = [open_checkpoint(save(each, tmp_path / f"{k}{suffix}")) for k, each in enumerate(tensors)]
+    sources = [
+        open_checkpoint(save(each, tmp_path / f"{k}{suffix}")) for k, each in enumerate(tensors)
+    ]
     from_memory = mixed(tensors, ROWS)
     asked = []
-    for large, cached, piece in ((1 << 40, 1, BLOCK), (0, 1, BLOCK), (0, 1 << 30, 3 * BLOCK), (0, 1 << 30, 1 << 20)):
-        monkeypatch.setattr(blocks, "LARGE", large)
-        monkeypatch.setattr(blocks, "CACHED", cached)
-        monkeypatch.setattr(blocks, "PIECE", piece)
+    for large, cached, piece in (
+        (1 << 40, 1, BLOCK),
+        (0, 1, BLOCK),
+        (0, 1 << 30, 3 * BLOCK),
+        (0, 1 << 30, 1 << 20),
+    ):
+        monkeypatch.setattr(blockwise, "LARGE", large)
+        monkeypatch.setattr(blockwise, "CACHED", cached)
+        monkeypatch.setattr(blockwise, "PIECE", piece)
         with gather(sources, shares(ROWS), list(tensors[0])) as gathered:
-            asked.append({part.place is not None for parts in gathered.parts.values() for part in parts.values()})
+            asked.append(
+                {
+                    part.place is not None
+                    for parts in gathered.parts.values()
+                    for part in parts.values()
+                }
+            )
         for soup, expected in zip(mixed(sources, ROWS), from_memory, strict=True):
             assert all(same_bits(soup[key], expected[key]) for key in expected)
     if sys.platform == "linux":
@@ -180,7 +212,7 @@ class Forbidden(Mapping):
 
 @pytest.mark.parametrize("large", [0, 1 << 40])
 def test_an_ingredient_of_weight_zero_is_not_touched(monkeypatch, large):
-    monkeypatch.setattr(blocks, "LARGE", large)
+    monkeypatch.setattr(blockwise, "LARGE", large)
     sources = [states(1)[0], Forbidden(), states(2)[1]]
     rows = torch.tensor([[1.0, 0, 0], [0.5, 0, 0.5]])
     soup = mixed(sources, rows, list(sources[0]))
@@ -190,7 +222,7 @@ def test_an_ingredient_of_weight_zero_is_not_touched(monkeypatch, large):
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, CheckpointError])
 def test_a_failure_ends_the_work(monkeypatch, threads, failure):
     """It reaches the caller, and pieces that were not begun are left alone."""
-    monkeypatch.setattr(blocks, "PIECE", BLOCK)
+    monkeypatch.setattr(blockwise, "PIECE", BLOCK)
     sources = [{"w": torch.zeros(200 * BLOCK)}]
     calls = []
 
@@ -198,7 +230,10 @@ def test_a_failure_ends_the_work(monkeypatch, threads, failure):
         calls.append(1)
         raise failure("on purpose")
 
-    with gather(sources, shares(torch.ones(1, 1)), ["w"]) as gathered, pytest.raises(failure, match="on purpose"):
+    with (
+        gather(sources, shares(torch.ones(1, 1)), ["w"]) as gathered,
+        pytest.raises(failure, match="on purpose"),
+    ):
         for _ in mix_blocks(gathered, shares(torch.ones(1, 1)), put):
             pass
     assert len(calls) < 100
@@ -206,7 +241,7 @@ def test_a_failure_ends_the_work(monkeypatch, threads, failure):
 
 
 def test_a_caller_who_leaves_ends_the_work(monkeypatch, threads):
-    monkeypatch.setattr(blocks, "PIECE", BLOCK)
+    monkeypatch.setattr(blockwise, "PIECE", BLOCK)
     with gather([{"w": torch.zeros(50 * BLOCK)}], shares(torch.ones(1, 1)), ["w"]) as gathered:
         for _ in mix_blocks(gathered, shares(torch.ones(1, 1)), lambda *_: None):
             break
@@ -218,7 +253,7 @@ import resource, torch
 from pathlib import Path
 from helpers import save
 from radin import Zoo, average, save_soup
-from radin.checkpoints import open_checkpoint
+from radin.checkpoints.checkpoint import open_checkpoint
 
 folder, suffix, size = Path(sys.argv[1]), sys.argv[2], 8 << 20
 paths = [
@@ -233,7 +268,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (4 
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files stay in memory until it is needed")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere mapped files stay in memory until it is needed"
+)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_memory_stays_below_one_model(tmp_path, suffix):
     """Pages of the ingredients' files count, too: eight models of 32 MB are read."""

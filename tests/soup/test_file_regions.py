@@ -1,4 +1,4 @@
-"""radin/places.py: a tensor is read from its file only where the file holds what the tensor does."""
+"""radin/soup/file_regions.py: a tensor is read from its file only where the file holds what the tensor does."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import save
 from safetensors import safe_open
 from torch import Tensor
 
+from helpers import save
 from radin.errors import CheckpointError
-from radin.places import Place, Places
+from radin.soup.file_regions import Place, Places
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped where")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells what is mapped where"
+)
 
 SIZE = 300_000  # numbers: more than the system maps at once
 
 
 def mapped(path: Path) -> dict[str, Tensor]:
-    tensors = {"a": torch.arange(float(SIZE)), "b": torch.arange(SIZE, 0, -1).half(), "c": torch.tensor(3)}
+    tensors = {
+        "a": torch.arange(float(SIZE)),
+        "b": torch.arange(SIZE, 0, -1).half(),
+        "c": torch.tensor(3),
+    }
     save(tensors, path)
     if path.suffix == ".pt":
         return torch.load(path, mmap=True, weights_only=True)
@@ -143,7 +149,9 @@ def test_files_are_closed(tmp_path):
     tensors = mapped(tmp_path / "a.pt")
     before = os.listdir("/proc/self/fd")
     with Places() as places:
-        assert {places.find(tensor).descriptor for tensor in tensors.values()} == {places.find(tensors["a"]).descriptor}
+        assert {places.find(tensor).descriptor for tensor in tensors.values()} == {
+            places.find(tensors["a"]).descriptor
+        }
         assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     assert os.listdir("/proc/self/fd") == before
 

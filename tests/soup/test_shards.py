@@ -1,4 +1,4 @@
-"""radin/shards.py: files planned before a number is known are those that safetensors and Hugging Face write."""
+"""radin/soup/shards.py: files planned before a number is known are those that safetensors and Hugging Face write."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_zoo
 from huggingface_hub import load_state_dict_from_file, save_torch_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers import tiny_zoo
 from radin import average, save_soup
-from radin.checkpoints import open_checkpoint
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.checkpoints.formats import read_index
 from radin.errors import ParameterError
-from radin.formats import read_index
-from radin.shards import FilePlan, Layout, parse_size, plan, plan_file, write_at
+from radin.soup.shards import FilePlan, Layout, parse_size, plan, plan_file, write_at
 
-KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8]
+KINDS = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int8,
+    torch.uint8,
+]
 
 
 def layout_of(tensors: dict[str, Tensor]) -> Layout:
@@ -41,7 +50,9 @@ def write(planned: FilePlan, tensors: dict[str, Tensor]) -> None:
 def test_planned_files_are_those_of_safetensors(tmp_path_factory, data):
     """Byte for byte: any mixture of kinds and shapes, empty tensors and single numbers among them."""
     folder = tmp_path_factory.mktemp("planned")
-    names = data.draw(st.lists(st.text("ab.é_", min_size=1, max_size=6), unique=True, min_size=1, max_size=6))
+    names = data.draw(
+        st.lists(st.text("ab.é_", min_size=1, max_size=6), unique=True, min_size=1, max_size=6)
+    )
     shapes = st.lists(st.integers(0, 3), max_size=3)
     tensors = {
         name: torch.arange(math.prod(shape)).reshape(shape).to(kind)
@@ -51,7 +62,9 @@ def test_planned_files_are_those_of_safetensors(tmp_path_factory, data):
     metadata = data.draw(st.sampled_from([{}, {"radin": '{"a": "\u00e9", "b": 1}'}]))
     save_file(tensors, folder / "theirs.safetensors", metadata=metadata or None)
     write(plan_file(folder / "ours.safetensors", layout_of(tensors), metadata), tensors)
-    assert (folder / "ours.safetensors").read_bytes() == (folder / "theirs.safetensors").read_bytes()
+    assert (folder / "ours.safetensors").read_bytes() == (
+        folder / "theirs.safetensors"
+    ).read_bytes()
 
 
 def test_kinds_of_number_without_a_name_are_refused():
@@ -65,13 +78,17 @@ def test_shards_are_those_of_hugging_face(tmp_path_factory, sizes, most):
     """Names, contents and index, for tensors larger than a shard, too."""
     ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
     tensors = {f"w{i}": torch.arange(float(size)) + i for i, size in enumerate(sizes)}
-    save_torch_state_dict(tensors, theirs, filename_pattern="soup{suffix}.safetensors", max_shard_size=most)
+    save_torch_state_dict(
+        tensors, theirs, filename_pattern="soup{suffix}.safetensors", max_shard_size=most
+    )
     planned = plan(ours / "soup.safetensors", layout_of(tensors), {"format": "pt"}, most)
     for file in planned.files:
         write(file, tensors)
     if planned.contents:
         planned.path.write_bytes(planned.contents)
-    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+    assert sorted(path.name for path in ours.iterdir()) == sorted(
+        path.name for path in theirs.iterdir()
+    )
     for path in ours.iterdir():
         if path.suffix == ".json":
             assert json.loads(path.read_text()) == json.loads((theirs / path.name).read_text())
@@ -104,7 +121,10 @@ def test_what_an_index_of_the_same_name_had_is_stale(tmp_path):
     old = {"a": "soup-00001-of-00002.safetensors", "b": "soup-00001-of-00004.safetensors"}
     index.write_text(json.dumps({"weight_map": old}))
     assert planned.stale() == [index, tmp_path / "soup-00001-of-00004.safetensors"]
-    for hostile in ("../precious.safetensors", "/precious.safetensors"):  # an index names no file outside its folder
+    for hostile in (
+        "../precious.safetensors",
+        "/precious.safetensors",
+    ):  # an index names no file outside its folder
         index.write_text(json.dumps({"weight_map": {"a": hostile}}))
         assert planned.stale() == [index]
 
@@ -126,9 +146,13 @@ def test_sizes(text, size):
     assert parse_size("max_shard_size", text) == size
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None, "", "GB", "2", "2 G", "-2GB", "2XB", "1e3MB", "0.1B", "0GB"])
+@pytest.mark.parametrize(
+    "wrong", [0, -1, 1.5, True, None, "", "GB", "2", "2 G", "-2GB", "2XB", "1e3MB", "0.1B", "0GB"]
+)
 def test_what_is_no_size_is_refused(wrong):
-    with pytest.raises(ParameterError, match='max_shard_size must be a number of bytes or a text such as "2GB"'):
+    with pytest.raises(
+        ParameterError, match='max_shard_size must be a number of bytes or a text such as "2GB"'
+    ):
         parse_size("max_shard_size", wrong)
 
 

@@ -1,4 +1,4 @@
-"""radin/forward_mode.py: second derivatives against differences, where torch's own are wrong or missing."""
+"""radin/theory/forward_mode.py: second derivatives against differences, where torch's own are wrong or missing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from radin.errors import ParameterError
-from radin.forward_mode import differentiable, network_logits
+from radin.theory.forward_mode import differentiable, network_logits
 
 Function = Callable[..., Tensor]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + sum(shape)))
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + sum(shape))
+    )
 
 
 def channels(count: int) -> list[Tensor]:
@@ -27,8 +29,14 @@ def channels(count: int) -> list[Tensor]:
 
 
 FUNCTIONS: dict[str, tuple[Function, Sequence[Tensor]]] = {
-    "layer norm": (lambda x, w, b: F.layer_norm(x, (5,), w, b), [normal(3, 5), normal(5), normal(5, seed=1)]),
-    "layer norm over two dimensions": (lambda x: F.layer_norm(x, [4, 5], eps=1e-2), [normal(2, 4, 5)]),
+    "layer norm": (
+        lambda x, w, b: F.layer_norm(x, (5,), w, b),
+        [normal(3, 5), normal(5), normal(5, seed=1)],
+    ),
+    "layer norm over two dimensions": (
+        lambda x: F.layer_norm(x, [4, 5], eps=1e-2),
+        [normal(2, 4, 5)],
+    ),
     "batch norm": (
         lambda x, w, b, mean, root: F.batch_norm(x, mean, root.square() + 0.5, w, b),
         [normal(3, 4, 2, 2), *channels(4)],
@@ -41,19 +49,30 @@ FUNCTIONS: dict[str, tuple[Function, Sequence[Tensor]]] = {
         lambda x, mean, root: F.batch_norm(x, running_mean=mean, running_var=root.square() + 0.5),
         [normal(3, 4, 2), *channels(4)[2:]],
     ),
-    "instance norm": (lambda x, w, b: F.instance_norm(x, None, None, w, b), [normal(2, 4, 5), *channels(4)[:2]]),
+    "instance norm": (
+        lambda x, w, b: F.instance_norm(x, None, None, w, b),
+        [normal(2, 4, 5), *channels(4)[:2]],
+    ),
     "instance norm with running statistics": (
-        lambda x, w, b, mean, root: F.instance_norm(x, mean, root.square() + 0.5, w, b, use_input_stats=False),
+        lambda x, w, b, mean, root: F.instance_norm(
+            x, mean, root.square() + 0.5, w, b, use_input_stats=False
+        ),
         [normal(2, 4, 5), *channels(4)],
     ),
-    "group norm": (lambda x, w, b: F.group_norm(x, 2, w, b), [normal(2, 4, 3, 3), *channels(4)[:2]]),
+    "group norm": (
+        lambda x, w, b: F.group_norm(x, 2, w, b),
+        [normal(2, 4, 3, 3), *channels(4)[:2]],
+    ),
     "rms norm": (lambda x, w: F.rms_norm(x, (5,), w), [normal(3, 5), normal(5)]),
     "silu": (F.silu, [normal(3, 5)]),
     "silu in place": (lambda x: F.silu(x + 0, inplace=True), [normal(3, 5)]),
     "gelu": (F.gelu, [normal(3, 5)]),
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), [normal(3, 5)]),
     "softmax": (lambda x: x.softmax(-1), [normal(3, 5)]),
-    "attention": (F.scaled_dot_product_attention, [normal(2, 2, 4, 3, seed=seed) for seed in range(3)]),
+    "attention": (
+        F.scaled_dot_product_attention,
+        [normal(2, 2, 4, 3, seed=seed) for seed in range(3)],
+    ),
     "causal attention": (
         lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True),
         [normal(2, 2, 4, 3, seed=seed) for seed in range(3)],
@@ -62,7 +81,10 @@ FUNCTIONS: dict[str, tuple[Function, Sequence[Tensor]]] = {
         lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1),
         [normal(2, 3, 6, 6), normal(4, 3, 3, 3), normal(4)],
     ),
-    "cross-entropy": (lambda z: F.cross_entropy(z, torch.tensor([2, 0, 1]), reduction="none"), [normal(3, 4)]),
+    "cross-entropy": (
+        lambda z: F.cross_entropy(z, torch.tensor([2, 0, 1]), reduction="none"),
+        [normal(3, 4)],
+    ),
 }
 
 
@@ -84,7 +106,10 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "BatchNorm2d": (lambda: nn.BatchNorm2d(4, affine=False), normal(3, 4, 2, 2)),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(4, affine=True), normal(2, 4, 3, 3)),
     "InstanceNorm1d of one image": (lambda: nn.InstanceNorm1d(4), normal(4, 5)),
-    "InstanceNorm1d tracking": (lambda: nn.InstanceNorm1d(4, track_running_stats=True), normal(2, 4, 5)),
+    "InstanceNorm1d tracking": (
+        lambda: nn.InstanceNorm1d(4, track_running_stats=True),
+        normal(2, 4, 5),
+    ),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), normal(2, 4, 3)),
     "SiLU": (lambda: nn.Sequential(nn.Linear(5, 4), nn.SiLU(), nn.Linear(4, 3)), normal(3, 5)),
     "MultiheadAttention": (lambda: SelfAttention(need_weights=False), normal(2, 3, 4)),
@@ -94,7 +119,9 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
         normal(2, 3, 4),
     ),
     "TransformerEncoderLayer, norm first": (
-        lambda: nn.TransformerEncoderLayer(4, 2, 8, activation="gelu", batch_first=True, norm_first=True),
+        lambda: nn.TransformerEncoderLayer(
+            4, 2, 8, activation="gelu", batch_first=True, norm_first=True
+        ),
         normal(2, 3, 4),
     ),
 }
@@ -106,7 +133,9 @@ def of_module(name: str) -> tuple[Function, list[Tensor]]:
     module = make().double().eval()
     keys = [key for key, tensor in module.state_dict().items() if tensor.is_floating_point()]
     centre = [
-        1 + 0.3 * normal(*t.shape).abs() if key.endswith("running_var") else 0.5 * normal(*t.shape, seed=place)
+        1 + 0.3 * normal(*t.shape).abs()
+        if key.endswith("running_var")
+        else 0.5 * normal(*t.shape, seed=place)
         for place, (key, t) in enumerate((key, module.state_dict()[key]) for key in keys)
     ]
 
@@ -125,18 +154,25 @@ def steps(centre: Sequence[Tensor]) -> list[Tensor]:
     return [0.3 * normal(*tensor.shape, seed=100 + place) for place, tensor in enumerate(centre)]
 
 
-def forward_mode(function: Function, centre: Sequence[Tensor], direction: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def forward_mode(
+    function: Function, centre: Sequence[Tensor], direction: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """Value, first and second derivative as radin takes them."""
     at, along = tuple(centre), tuple(direction)
-    (value, slope), (_, curvature) = jvp(lambda *moved: jvp(function, moved, along)[:2], (at,)[0], along)[:2]
+    (value, slope), (_, curvature) = jvp(
+        lambda *moved: jvp(function, moved, along)[:2], (at,)[0], along
+    )[:2]
     return value, slope, curvature
 
 
-def differences(function: Function, centre: Sequence[Tensor], direction: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def differences(
+    function: Function, centre: Sequence[Tensor], direction: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """First and second derivative by central differences of fourth order."""
     h = 4e-3
     back2, back, here, there, there2 = (
-        function(*(tensor + k * h * d for tensor, d in zip(centre, direction, strict=True))) for k in range(-2, 3)
+        function(*(tensor + k * h * d for tensor, d in zip(centre, direction, strict=True)))
+        for k in range(-2, 3)
     )
     first = (back2 - 8 * back + 8 * there - there2) / (12 * h)
     return first, (-back2 + 16 * back - 30 * here + 16 * there - there2) / (12 * h**2)
@@ -177,8 +213,12 @@ def test_the_same_under_torchs_other_names(name):
     x, (w, b, mean, root) = normal(3, 4, 5), channels(4)
     function: Function = {
         "torch.layer_norm": lambda x: torch.layer_norm(x, (5,)),
-        "torch.instance_norm": lambda x: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
-        "torch.batch_norm": lambda x: torch.batch_norm(x, w, b, mean, root.square(), False, 0.1, 1e-5, False) ** 2,
+        "torch.instance_norm": lambda x: torch.instance_norm(
+            x, w, b, None, None, True, 0.1, 1e-5, False
+        ),
+        "torch.batch_norm": lambda x: (
+            torch.batch_norm(x, w, b, mean, root.square(), False, 0.1, 1e-5, False) ** 2
+        ),
     }[name]
     _, second = differences(function, [x], steps([x]))
     with differentiable():
@@ -220,12 +260,17 @@ def test_values_by_hand_are_those_of_torch(dtype, shape):
         lambda x: F.batch_norm(x, torch.zeros(4).double(), torch.ones(4).double(), training=True),
         lambda x: F.batch_norm(x, None, None, training=True),
         lambda x: nn.BatchNorm1d(4).double().train()(x),
-        lambda x: nn.BatchNorm1d(4, track_running_stats=False).double().eval()(x),  # uses the batch's own, always
+        lambda x: (
+            nn.BatchNorm1d(4, track_running_stats=False).double().eval()(x)
+        ),  # uses the batch's own, always
     ],
 )
 def test_batch_norm_of_the_batch_itself_is_refused(refused):
     refused(normal(3, 4))
-    with differentiable(), pytest.raises(ParameterError, match=r"in evaluation mode: model\.eval\(\)"):
+    with (
+        differentiable(),
+        pytest.raises(ParameterError, match=r"in evaluation mode: model\.eval\(\)"),
+    ):
         refused(normal(3, 4))
 
 
@@ -234,13 +279,21 @@ def test_refused_batch_norm_keeps_its_statistics():
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     with differentiable(), pytest.raises(ParameterError):
         network_logits(module, module.state_dict(), normal(3, 4))
-    assert all(torch.equal(before[key], tensor) for key, tensor in module.state_dict().items() if "num" not in key)
+    assert all(
+        torch.equal(before[key], tensor)
+        for key, tensor in module.state_dict().items()
+        if "num" not in key
+    )
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_settings_are_restored_even_after_an_error(enabled):
     x = normal(3, 5)
-    outside = F.silu(x), torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+    outside = (
+        F.silu(x),
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+    )
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(enabled)
     try:

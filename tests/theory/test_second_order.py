@@ -1,4 +1,4 @@
-"""radin/second_order.py: what banks and weights tell about second order, against loops and real soups."""
+"""radin/theory/second_order.py: what banks and weights tell about second order, against loops and real soups."""
 
 from __future__ import annotations
 
@@ -9,27 +9,44 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build, mixing_weights, random_bank, save, save_states, state, tied_banks, tiny_split, tiny_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from radin import LogitBank, Zoo, average, evaluator, exhaustive, fast_estimate, monte_carlo, predict, soup_logits
-from radin.data import ArraySplit
+from helpers import (
+    build,
+    mixing_weights,
+    random_bank,
+    save,
+    save_states,
+    state,
+    tied_banks,
+    tiny_split,
+    tiny_zoo,
+)
+from radin import (
+    LogitBank,
+    Zoo,
+    average,
+    evaluator,
+    exhaustive,
+    fast_estimate,
+    monte_carlo,
+    predict,
+    soup_logits,
+)
+from radin.data.splits import ArraySplit
 from radin.errors import BankError, ParameterError
-from radin.models import DigitsNet
-from radin.second_order import (
+from radin.experiments.networks import DigitsNet
+from radin.theory.second_order import (
     WAYS,
     corrected_estimate,
     corrected_logits,
     first_order_losses,
-    gram,
-    inner_products,
     loss_variance,
     pair_gaps,
-    spread,
-    task_products,
 )
+from radin.theory.weight_geometry import gram, inner_products, spread, task_products
 
 
 def rows(num_models: int) -> st.SearchStrategy[Tensor]:
@@ -56,7 +73,9 @@ def looped_variance(bank: LogitBank, candidates: Tensor) -> list[float]:
             for w, row in zip(p, f, strict=True):
                 d = (row - ensemble).tolist()
                 mean = sum(q_y * d_y for q_y, d_y in zip(q, d, strict=True))
-                total += 0.5 * w * sum(q_y * (d_y - mean) ** 2 for q_y, d_y in zip(q, d, strict=True))
+                total += (
+                    0.5 * w * sum(q_y * (d_y - mean) ** 2 for q_y, d_y in zip(q, d, strict=True))
+                )
         found.append(total / bank.num_images)
     return found
 
@@ -84,7 +103,9 @@ def test_variance_does_not_see_a_number_added_to_all_classes(data, bank):
     moved = LogitBank(logits.double() + shift.view(bank.num_models, -1, 1), bank.labels)
     expected = loss_variance(LogitBank(logits, bank.labels), candidates)
     # What is small is rounded when a number is added in single precision.
-    assert loss_variance(moved, candidates).tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-4)
+    assert loss_variance(moved, candidates).tolist() == pytest.approx(
+        expected.tolist(), rel=1e-4, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -108,7 +129,7 @@ def test_variance_in_blocks(monkeypatch):
     bank, candidates = random_bank(5, 23, 4), monte_carlo(5, 20)
     whole = loss_variance(bank, candidates)
     for at_once in (1, 7 * 20 * 4, 10**9):
-        monkeypatch.setattr("radin.second_order._AT_ONCE", at_once)
+        monkeypatch.setattr("radin.theory.second_order._AT_ONCE", at_once)
         torch.testing.assert_close(loss_variance(bank, candidates), whole, rtol=1e-12, atol=1e-15)
 
 
@@ -176,7 +197,7 @@ def test_products_of_flat_parameters(batch_norm_zoo, monkeypatch, at_once):
     if at_once == 1:
         zoo = Zoo.open(zoo.paths[:2], progress=False)  # one number at a time takes long
         states = states[:2]
-    monkeypatch.setattr("radin.second_order._READ", at_once)
+    monkeypatch.setattr("radin.theory.weight_geometry._READ", at_once)
     found = inner_products(zoo, progress=False)
     assert sorted(found) == sorted(name for name, _ in build_batch_norm().named_parameters())
     for key, product in found.items():
@@ -210,21 +231,33 @@ def test_spread_is_its_definition(batch_norm_zoo, data):
     expected = []
     for p in normalised(candidates):
         mean = sum(w * vector for w, vector in zip(p, vectors, strict=True))
-        expected.append(sum(w * (vector - mean).square().sum().item() for w, vector in zip(p, vectors, strict=True)))
+        expected.append(
+            sum(
+                w * (vector - mean).square().sum().item()
+                for w, vector in zip(p, vectors, strict=True)
+            )
+        )
     assert found.dtype == torch.float64
-    assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6 * vectors.square().sum(1).max().item())
+    assert found.tolist() == pytest.approx(
+        expected, rel=1e-6, abs=1e-6 * vectors.square().sum(1).max().item()
+    )
 
 
 def test_no_spread_is_negative():
     same = torch.full((2, 2), 100.0, dtype=torch.float64)  # two equal task vectors of length 10
-    assert spread(same, torch.tensor([[0.50004, 0.50004]])).tolist() == pytest.approx([0.0], abs=1e-9)
+    assert spread(same, torch.tensor([[0.50004, 0.50004]])).tolist() == pytest.approx(
+        [0.0], abs=1e-9
+    )
 
 
 def test_one_ingredient_has_products_and_no_spread(tmp_path):
     with_init = tiny_zoo(tmp_path, 1)
     without = Zoo.open(with_init.paths, build, progress=False)
     assert gram(without).tolist() == [[0.0]]
-    moved = sum((with_init[0][k].double() - with_init.init[k].double()).square().sum() for k in with_init.keys())
+    moved = sum(
+        (with_init[0][k].double() - with_init.init[k].double()).square().sum()
+        for k in with_init.keys()
+    )
     assert gram(with_init).tolist() == [[pytest.approx(moved.item())]]
     for zoo in (with_init, without):
         assert spread(gram(zoo), torch.ones(1, 1)).tolist() == [0.0]
@@ -233,7 +266,9 @@ def test_one_ingredient_has_products_and_no_spread(tmp_path):
 def test_products_of_half_precision(tmp_path):
     half = [{key: t.half() for key, t in state(seed).items()} for seed in range(3)]
     zoo = Zoo.open(save_states(tmp_path, *half), progress=False)
-    vectors = torch.stack([torch.cat([t.double().flatten() for t in tensors.values()]) for tensors in half])
+    vectors = torch.stack(
+        [torch.cat([t.double().flatten() for t in tensors.values()]) for tensors in half]
+    )
     vectors = vectors - vectors.mean(0)
     torch.testing.assert_close(gram(zoo), vectors @ vectors.T)
 
@@ -247,9 +282,13 @@ PAIRS = list(combinations(range(4), 2))
 def near_zoo(folder: Path, size: float, num_models: int = 4, half: bool = False) -> Zoo:
     """Tiny networks at a distance from a common start."""
     start = state(99)
-    states = [{k: start[k] + size * t for k, t in state(seed).items()} for seed in range(num_models)]
+    states = [
+        {k: start[k] + size * t for k, t in state(seed).items()} for seed in range(num_models)
+    ]
     if half:
-        start, *states = ({key: tensor.half() for key, tensor in tensors.items()} for tensors in (start, *states))
+        start, *states = (
+            {key: tensor.half() for key, tensor in tensors.items()} for tensors in (start, *states)
+        )
     init = save(start, folder / "init.safetensors")
     return Zoo.open(save_states(folder, *states), build, init=init, progress=False)
 
@@ -266,7 +305,9 @@ def bank(zoo) -> LogitBank:
 
 @pytest.fixture(scope="module")
 def gaps(zoo) -> dict[str, Tensor]:
-    return {by: pair_gaps(zoo, tiny_split(NUM_IMAGES), by, device="cpu", progress=False) for by in WAYS}
+    return {
+        by: pair_gaps(zoo, tiny_split(NUM_IMAGES), by, device="cpu", progress=False) for by in WAYS
+    }
 
 
 def half_half(i: int, j: int, num_models: int = 4) -> Tensor:
@@ -277,7 +318,9 @@ def test_midpoints_are_soups_less_ensembles(zoo, bank, gaps):
     assert (gaps["midpoints"].dtype, gaps["midpoints"].shape) == (torch.float32, (6, NUM_IMAGES, 3))
     for gap, (i, j) in zip(gaps["midpoints"], PAIRS, strict=True):
         soup, _ = soup_logits(zoo, half_half(i, j), tiny_split(NUM_IMAGES), device="cpu")
-        torch.testing.assert_close(gap, soup - (bank.logits[i] + bank.logits[j]) / 2, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            gap, soup - (bank.logits[i] + bank.logits[j]) / 2, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_curvatures_are_the_limits_of_differences(zoo, gaps):
@@ -286,7 +329,9 @@ def test_curvatures_are_the_limits_of_differences(zoo, gaps):
     model, images = build().double(), tiny_split(NUM_IMAGES).images.double()
 
     def logits(step: float, i: int, j: int) -> Tensor:
-        model.load_state_dict({k: t + step * (zoo[i][k].double() - zoo[j][k].double()) for k, t in uniform.items()})
+        model.load_state_dict(
+            {k: t + step * (zoo[i][k].double() - zoo[j][k].double()) for k, t in uniform.items()}
+        )
         with torch.no_grad():
             return model(images)
 
@@ -323,7 +368,9 @@ def test_both_ways_agree_near_the_start(tmp_path):
 def test_gaps_of_half_precision_checkpoints(tmp_path, by):
     split = tiny_split(6)
     half, whole = (near_zoo(tmp_path / str(half), 0.3, 3, half) for half in (True, False))
-    found, expected = (pair_gaps(zoo, split, by, device="cpu", progress=False) for zoo in (half, whole))
+    found, expected = (
+        pair_gaps(zoo, split, by, device="cpu", progress=False) for zoo in (half, whole)
+    )
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
 
@@ -370,13 +417,18 @@ def test_losses_to_first_order(zoo, batch_size):
     model, start = build().double(), {key: zoo.init[key].double() for key in zoo.keys()}
 
     def mean_loss(step: float, k: int) -> float:
-        model.load_state_dict({key: t + step * (zoo[k][key].double() - t) for key, t in start.items()})
+        model.load_state_dict(
+            {key: t + step * (zoo[k][key].double() - t) for key, t in start.items()}
+        )
         with torch.no_grad():
             return F.cross_entropy(model(split.images.double()), split.labels).item()
 
     assert loss == pytest.approx(mean_loss(0, 0), rel=1e-5)
     expected = [(mean_loss(1e-4, k) - mean_loss(-1e-4, k)) / 2e-4 for k in range(4)]
-    assert (slopes.dtype, slopes.tolist()) == (torch.float64, pytest.approx(expected, rel=1e-4, abs=1e-5))
+    assert (slopes.dtype, slopes.tolist()) == (
+        torch.float64,
+        pytest.approx(expected, rel=1e-4, abs=1e-5),
+    )
 
 
 def test_losses_to_first_order_need_an_initialisation(zoo):
@@ -418,7 +470,7 @@ def test_corrected_logits_in_blocks(monkeypatch):
     expected = looped_logits(bank, gaps, candidates)
     whole = [corrected_estimate(bank, gaps, candidates, metric) for metric in ("accuracy", "nll")]
     for at_once, blocks in ((1, 23), (15 * 5 * 4, 6), (10**9, 1)):
-        monkeypatch.setattr("radin.second_order._AT_ONCE", at_once)
+        monkeypatch.setattr("radin.theory.second_order._AT_ONCE", at_once)
         parts = list(corrected_logits(bank, gaps, candidates))
         assert len(parts) == blocks
         assert [i for images, _ in parts for i in range(23)[images]] == list(range(23))
@@ -433,9 +485,13 @@ def test_midpoints_make_the_estimate_of_a_pair_that_of_its_soup(zoo, bank, gaps)
     candidates = torch.stack([half_half(i, j) for i, j in PAIRS])
     found = corrected_estimate(bank, gaps["midpoints"], candidates)
     assert found.tolist() == pytest.approx([evaluate(p) for p in candidates])
-    assert found.tolist() != pytest.approx(fast_estimate(bank, candidates).tolist()), "a correction must be needed"
+    assert found.tolist() != pytest.approx(fast_estimate(bank, candidates).tolist()), (
+        "a correction must be needed"
+    )
     losses = [F.cross_entropy(*soup_logits(zoo, p, split, device="cpu")).item() for p in candidates]
-    assert corrected_estimate(bank, gaps["midpoints"], candidates, "nll").tolist() == pytest.approx(losses, rel=1e-5)
+    assert corrected_estimate(bank, gaps["midpoints"], candidates, "nll").tolist() == pytest.approx(
+        losses, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("by", WAYS)
@@ -471,7 +527,8 @@ def test_without_gaps_it_is_the_fast_estimate(data, N, seed, half):
     none, candidates = torch.zeros(N * (N - 1) // 2, 9, 4), data.draw(rows(N))
     for metric in ("accuracy", "nll"):
         torch.testing.assert_close(
-            corrected_estimate(bank, none, candidates, metric), fast_estimate(bank, candidates, metric)
+            corrected_estimate(bank, none, candidates, metric),
+            fast_estimate(bank, candidates, metric),
         )
 
 
@@ -485,7 +542,9 @@ def test_without_gaps_a_tie_stays_a_tie(votes):
     assert corrected_estimate(bank, torch.zeros(N * (N - 1) // 2, 1, 2), uniform).item() == 100
 
 
-@pytest.mark.parametrize("shape", [(5, 20, 3), (7, 20, 3), (6, 19, 3), (6, 20, 4), (6, 20), (0,), (6, 3, 20)])
+@pytest.mark.parametrize(
+    "shape", [(5, 20, 3), (7, 20, 3), (6, 19, 3), (6, 20, 4), (6, 20), (0,), (6, 3, 20)]
+)
 def test_gaps_of_another_bank(shape):
     with pytest.raises(BankError, match=r"gaps must have shape \(6, 20, 3\), .* not \("):
         corrected_estimate(random_bank(4), torch.zeros(shape), exhaustive(4))
@@ -534,4 +593,6 @@ def test_a_bank_on_the_gpu(bank, gaps):
     torch.testing.assert_close(loss_variance(moved, candidates), loss_variance(bank, candidates))
     for metric in ("accuracy", "nll"):
         found = corrected_estimate(moved, gaps["midpoints"], candidates, metric)
-        torch.testing.assert_close(found, corrected_estimate(bank, gaps["midpoints"], candidates, metric))
+        torch.testing.assert_close(
+            found, corrected_estimate(bank, gaps["midpoints"], candidates, metric)
+        )

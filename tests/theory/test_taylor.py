@@ -1,4 +1,4 @@
-"""radin/taylor.py: first- and second-order terms against differences, and the order of the soup-ensemble gap."""
+"""radin/theory/taylor.py: first- and second-order terms against differences, and the order of the soup-ensemble gap."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build, state
 from torch import Tensor, nn
 
+from helpers import build, state
 from radin.errors import ParameterError
-from radin.models import DigitsNet, Mlp, SmallResNet, SmallTransformer
-from radin.taylor import by_image, combine, derivatives, directions, first_order, gap, orders, soup_ensemble_linear
+from radin.experiments.networks import DigitsNet, Mlp, SmallResNet, SmallTransformer
+from radin.theory.taylor import (
+    by_image,
+    combine,
+    derivatives,
+    directions,
+    first_order,
+    gap,
+    orders,
+    soup_ensemble_linear,
+)
 
 IMAGES = torch.randn(5, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 START = {key: tensor.double() for key, tensor in state(0).items()}
-INGREDIENTS = [{key: START[key] + 0.1 * t.double() for key, t in state(seed).items()} for seed in (1, 2, 3)]
+INGREDIENTS = [
+    {key: START[key] + 0.1 * t.double() for key, t in state(seed).items()} for seed in (1, 2, 3)
+]
 WEIGHTS = [0.5, 0.3, 0.2]
 
 
@@ -38,7 +49,9 @@ def test_directions_lead_from_the_start_to_the_ingredients():
         for key, tensor in combine(START, deltas, one_hot).items():
             torch.testing.assert_close(tensor, ingredient[key])
     for key, tensor in combine(START, deltas, WEIGHTS).items():
-        torch.testing.assert_close(tensor, sum(w * i[key] for w, i in zip(WEIGHTS, INGREDIENTS, strict=True)))
+        torch.testing.assert_close(
+            tensor, sum(w * i[key] for w, i in zip(WEIGHTS, INGREDIENTS, strict=True))
+        )
 
 
 def test_the_derivative_is_the_limit_of_differences():
@@ -51,9 +64,15 @@ def test_the_derivative_is_the_limit_of_differences():
 
 
 def test_soup_and_ensemble_are_what_they_say():
-    soup, ensemble, _ = soup_ensemble_linear(build().double(), START, directions(START, INGREDIENTS), WEIGHTS, IMAGES)
-    mean = {key: sum(w * i[key] for w, i in zip(WEIGHTS, INGREDIENTS, strict=True)) for key in START}
-    torch.testing.assert_close(soup, logits(mean), rtol=1e-6, atol=1e-6)  # weights come in single precision
+    soup, ensemble, _ = soup_ensemble_linear(
+        build().double(), START, directions(START, INGREDIENTS), WEIGHTS, IMAGES
+    )
+    mean = {
+        key: sum(w * i[key] for w, i in zip(WEIGHTS, INGREDIENTS, strict=True)) for key in START
+    }
+    torch.testing.assert_close(
+        soup, logits(mean), rtol=1e-6, atol=1e-6
+    )  # weights come in single precision
     votes = sum(w * logits(i) for w, i in zip(WEIGHTS, INGREDIENTS, strict=True))
     torch.testing.assert_close(ensemble, votes, rtol=1e-6, atol=1e-6)
 
@@ -65,7 +84,10 @@ def test_gaps_close_with_the_square_of_the_distance():
     for scale in scales:
         soup, ensemble, linear = soup_ensemble_linear(model, START, deltas, WEIGHTS, IMAGES, scale)
         gaps.append(
-            [(one - other).norm().item() for one, other in ((soup, ensemble), (soup, linear), (ensemble, linear))]
+            [
+                (one - other).norm().item()
+                for one, other in ((soup, ensemble), (soup, linear), (ensemble, linear))
+            ]
         )
     for column in np.log(np.array(gaps)).T:
         assert np.polyfit(np.log(scales), column, 1)[0] == pytest.approx(2, abs=0.1)
@@ -79,9 +101,15 @@ def test_the_three_agree_where_the_network_is_linear():
     model = Linear().double()
     rng = torch.Generator().manual_seed(1)
     states = [
-        {k: torch.randn(t.shape, dtype=t.dtype, generator=rng) for k, t in model.state_dict().items()} for _ in "abcd"
+        {
+            k: torch.randn(t.shape, dtype=t.dtype, generator=rng)
+            for k, t in model.state_dict().items()
+        }
+        for _ in "abcd"
     ]
-    soup, ensemble, linear = soup_ensemble_linear(model, states[0], directions(states[0], states[1:]), WEIGHTS, IMAGES)
+    soup, ensemble, linear = soup_ensemble_linear(
+        model, states[0], directions(states[0], states[1:]), WEIGHTS, IMAGES
+    )
     torch.testing.assert_close(soup, ensemble)
     torch.testing.assert_close(soup, linear)
 
@@ -150,38 +178,54 @@ def case(architecture: str, num_images: int = 4) -> Case:
             continue
         noise = torch.randn(4, *tensor.shape, dtype=torch.float64, generator=rng)
         size = 1.0 if tensor.ndim < 2 else tensor.square().mean().sqrt().item()
-        start[key] = tensor + 0.2 * (noise[0].abs() if key.endswith("running_var") else size * noise[0])
+        start[key] = tensor + 0.2 * (
+            noise[0].abs() if key.endswith("running_var") else size * noise[0]
+        )
         for delta, step in zip(deltas, noise[1:], strict=True):
             delta[key] = 0.1 * size * (step.abs() if key.endswith("running_var") else step)
     images = torch.randn(num_images, *shape, dtype=torch.float64, generator=rng)
-    return Case(model, start, deltas, images, torch.randint(num_classes, (num_images,), generator=rng))
+    return Case(
+        model, start, deltas, images, torch.randint(num_classes, (num_images,), generator=rng)
+    )
 
 
 every_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 
 
 def moved(state: dict[str, Tensor], direction: dict[str, Tensor], step: float) -> dict[str, Tensor]:
-    return {key: tensor + step * direction[key] if key in direction else tensor for key, tensor in state.items()}
+    return {
+        key: tensor + step * direction[key] if key in direction else tensor
+        for key, tensor in state.items()
+    }
 
 
-def by_differences(function: Callable[[dict[str, Tensor]], Tensor], state, direction) -> tuple[Tensor, Tensor]:
+def by_differences(
+    function: Callable[[dict[str, Tensor]], Tensor], state, direction
+) -> tuple[Tensor, Tensor]:
     """First and second derivative along a direction, by central differences of fourth order."""
     h = 1e-2
-    back2, back, here, there, there2 = (function(moved(state, direction, k * h)) for k in range(-2, 3))
+    back2, back, here, there, there2 = (
+        function(moved(state, direction, k * h)) for k in range(-2, 3)
+    )
     first = (back2 - 8 * back + 8 * there - there2) / (12 * h)
     return first, (-back2 + 16 * back - 30 * here + 16 * there - there2) / (12 * h**2)
 
 
 def assert_near(one: Tensor, other: Tensor, rtol: float) -> None:
     assert one.shape == other.shape
-    assert (one - other).norm() <= rtol * other.norm(), f"{(one - other).norm() / other.norm():.1e} apart"
+    assert (one - other).norm() <= rtol * other.norm(), (
+        f"{(one - other).norm() / other.norm():.1e} apart"
+    )
 
 
 def mean_of(case: Case, weights: Sequence[float], scale: float = 1.0) -> dict[str, Tensor]:
     """The soup, written out."""
     soup = dict(case.start)
     for key in case.deltas[0]:
-        soup[key] = sum(w * (case.start[key] + scale * d[key]) for w, d in zip(weights, case.deltas, strict=True))
+        soup[key] = sum(
+            w * (case.start[key] + scale * d[key])
+            for w, d in zip(weights, case.deltas, strict=True)
+        )
     return soup
 
 
@@ -268,13 +312,19 @@ def test_every_difference_has_its_order(architecture, capsys):
     c = case(architecture)
     found = orders(c.model, c.start, c.deltas, WEIGHTS, c.images, c.labels, SCALES)
     assert found.keys() == EXPECTED_ORDER.keys()
-    slopes = {name: np.polyfit(np.log(SCALES), np.log(values), 1)[0] for name, values in found.items()}
+    slopes = {
+        name: np.polyfit(np.log(SCALES), np.log(values), 1)[0] for name, values in found.items()
+    }
     errors = {
-        of: found[f"{of}: soup - ensemble - gap"][-1] / found[f"{of}: soup - ensemble"][-1] for of in ("logits", "loss")
+        of: found[f"{of}: soup - ensemble - gap"][-1] / found[f"{of}: soup - ensemble"][-1]
+        for of in ("logits", "loss")
     }
     with capsys.disabled():
         fits = ", ".join(f"{slope:.3f}" for slope in slopes.values())
-        print(f" {architecture}: slopes {fits}; T3 misses {errors['logits']:.2%} and {errors['loss']:.2%} ", end="")
+        print(
+            f" {architecture}: slopes {fits}; T3 misses {errors['logits']:.2%} and {errors['loss']:.2%} ",
+            end="",
+        )
     for name, slope in slopes.items():
         assert slope == pytest.approx(EXPECTED_ORDER[name], abs=0.05), name
     assert max(errors.values()) < 0.02
@@ -287,7 +337,9 @@ def test_orders_by_hand(architecture):
     p = torch.tensor(WEIGHTS, dtype=torch.float64)
     p = (p / p.sum()).tolist()
     found = orders(c.model, c.start, c.deltas, WEIGHTS, c.images, c.labels, [scale])
-    mean_delta = {key: sum(w * d[key] for w, d in zip(p, c.deltas, strict=True)) for key in c.deltas[0]}
+    mean_delta = {
+        key: sum(w * d[key] for w, d in zip(p, c.deltas, strict=True)) for key in c.deltas[0]
+    }
     soup_state = moved(c.start, mean_delta, scale)
     soup, at_start = c.logits(soup_state), c.logits(c.start)
     alone = [c.logits(moved(c.start, d, scale)) for d in c.deltas]
@@ -312,7 +364,9 @@ def test_orders_by_hand(architecture):
         "loss: ensemble - linear": losses(ensemble) - line,
         "loss: mean - linear": mean - line,
         "loss: soup - ensemble": losses(soup) - losses(ensemble),
-        "loss: soup - ensemble - gap": losses(soup) - losses(ensemble) - (gradient * predicted).sum(1),
+        "loss: soup - ensemble - gap": losses(soup)
+        - losses(ensemble)
+        - (gradient * predicted).sum(1),
     }
     for name, difference in differences.items():
         expected = difference.square().mean().sqrt().item()
@@ -364,7 +418,8 @@ def test_batches_and_weights_of_zero_change_nothing(architecture, monkeypatch):
 
     passes = []
     monkeypatch.setattr(
-        "radin.taylor.derivatives", lambda *arguments: passes.append(arguments) or derivatives(*arguments)
+        "radin.theory.taylor.derivatives",
+        lambda *arguments: passes.append(arguments) or derivatives(*arguments),
     )
     two = gap(c.model, c.start, [c.deltas[0], c.deltas[2]], [0.6, 0.4], c.images)
     assert len(passes) == 2
@@ -384,7 +439,9 @@ def test_one_ingredient_and_one_image(architecture):
     c = case(architecture, num_images=1)
     for weights, deltas in (([1.0], c.deltas[:1]), ([0.0, 1.0, 0.0], c.deltas)):
         found = gap(c.model, c.start, deltas, weights, c.images)
-        torch.testing.assert_close(found.soup, c.logits(moved(c.start, deltas[weights.index(1)], 1)))
+        torch.testing.assert_close(
+            found.soup, c.logits(moved(c.start, deltas[weights.index(1)], 1))
+        )
         assert found.slopes.shape == (len(weights), *found.soup.shape)
         assert not found.logits.any()
         assert not found.loss(c.labels).any()
@@ -397,8 +454,13 @@ def test_single_and_half_precision():
     for dtype, rtol in ((torch.float32, 1e-5), (torch.float16, 0.05), (torch.bfloat16, 0.2)):
         start = {key: tensor.to(dtype) for key, tensor in c.start.items()}
         ends = [{key: (c.start[key] + d[key]).to(dtype) for key in d} for d in c.deltas]
-        found = gap(deepcopy(c.model).to(dtype), start, directions(start, ends), WEIGHTS, c.images.to(dtype))
-        assert {t.dtype for t in (found.soup, found.slopes, found.curvatures, found.logits, found.weights)} == {dtype}
+        found = gap(
+            deepcopy(c.model).to(dtype), start, directions(start, ends), WEIGHTS, c.images.to(dtype)
+        )
+        assert {
+            t.dtype
+            for t in (found.soup, found.slopes, found.curvatures, found.logits, found.weights)
+        } == {dtype}
         assert_near(found.soup.double(), exact.soup, rtol)
         assert_near(found.logits.double(), exact.logits, 10 * rtol)
         assert found.loss(c.labels).dtype == dtype
@@ -408,7 +470,10 @@ def test_where_the_network_is_linear_the_gap_is_zero():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double()
     rng = torch.Generator().manual_seed(1)
     states = [
-        {key: torch.randn(t.shape, dtype=t.dtype, generator=rng) for key, t in model.state_dict().items()}
+        {
+            key: torch.randn(t.shape, dtype=t.dtype, generator=rng)
+            for key, t in model.state_dict().items()
+        }
         for _ in range(4)
     ]
     labels = torch.tensor([0, 1, 1, 0, 0])
@@ -428,9 +493,13 @@ def test_where_the_network_is_linear_the_gap_is_zero():
 def test_images_one_by_one(architecture):
     c, weights = case(architecture), [0.5, 0.25, 0.25]
     found = by_image(c.model, c.start, c.deltas, weights, c.images)
-    mean = {key: sum(w * d[key] for w, d in zip(weights, c.deltas, strict=True)) for key in c.deltas[0]}
+    mean = {
+        key: sum(w * d[key] for w, d in zip(weights, c.deltas, strict=True)) for key in c.deltas[0]
+    }
     soup = c.logits(mean_of(c, weights))
-    ensemble = sum(w * c.logits(moved(c.start, d, 1)) for w, d in zip(weights, c.deltas, strict=True))
+    ensemble = sum(
+        w * c.logits(moved(c.start, d, 1)) for w, d in zip(weights, c.deltas, strict=True)
+    )
     linear = c.logits(c.start) + by_differences(c.logits, c.start, mean)[0]
     predicted = gap(c.model, c.start, c.deltas, weights, c.images).logits
     differences = {

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radin import archives, class_names
-from radin.download import check_sha256, download, offline, only_one
+from radin.data.download import archives, class_names
+from radin.data.download.transfer import check_sha256, download, offline, only_one
 from radin.errors import DataError
 from radin.files import data_root
 
@@ -61,7 +61,9 @@ class DataSet:
     @property
     def layout(self) -> str:
         """Where its images belong, for people."""
-        tops = self.domains or tuple(folder for archive in self.archives for folder in archive.folders)
+        tops = self.domains or tuple(
+            folder for archive in self.archives for folder in archive.folders
+        )
         return f"{self.name}/{{{','.join(tops)}}}/<class>/<image>"
 
 
@@ -116,7 +118,9 @@ def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> P
     try:
         place.mkdir(parents=True, exist_ok=True)
         with only_one(lock):
-            folder = _lying(name, place) or _build(known, place, progress)  # another process may just have fetched it
+            folder = _lying(name, place) or _build(
+                known, place, progress
+            )  # another process may just have fetched it
         lock.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
@@ -137,10 +141,14 @@ def _lying(name: str, place: Path) -> Path | None:
         return exact
     if name in KNOWN and place.is_dir():
         pattern = re.compile(rf"{re.escape(name)}-\d+")
-        sized = sorted(path for path in place.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+        sized = sorted(
+            path for path in place.iterdir() if pattern.fullmatch(path.name) and path.is_dir()
+        )
         if len(sized) > 1:
             names = ", ".join(path.name for path in sized)
-            raise DataError(f"{place} holds more than one {name}: {names}; ask for one of them by its full name.")
+            raise DataError(
+                f"{place} holds more than one {name}: {names}; ask for one of them by its full name."
+            )
         if sized:
             return sized[0]
     return Path(name) if Path(name).is_dir() else None
@@ -164,11 +172,16 @@ def _build(known: DataSet, place: Path, progress: bool) -> Path:
         known.arrange(source, unpacking, progress)
         for folder in archive.folders:
             if not (unpacking / folder).is_dir():
-                raise DataError(f"{source}: holds no images for {known.name}/{folder}; get it anew.")
+                raise DataError(
+                    f"{source}: holds no images for {known.name}/{folder}; get it anew."
+                )
             shutil.rmtree(staging / folder, ignore_errors=True)
             (unpacking / folder).rename(staging / folder)
         shutil.rmtree(unpacking)
-        for name in (archive.name, f"{archive.name}.part"):  # a download, and one that an archive put there replaced
+        for name in (
+            archive.name,
+            f"{archive.name}.part",
+        ):  # a download, and one that an archive put there replaced
             (staging / name).unlink(missing_ok=True)
     return staging.rename(place / known.name)
 
@@ -185,15 +198,23 @@ def _archive(archive: Archive, known: DataSet, place: Path, staging: Path, progr
         f"images there as {known.layout}."
     )
     if offline():
-        raise DataError(f"{known.name} is not under {place}, and RADIN_OFFLINE forbids downloading it. {by_hand}")
-    if shutil.disk_usage(place).free < 3 * archive.num_bytes:  # small files fill more blocks than their archive does
+        raise DataError(
+            f"{known.name} is not under {place}, and RADIN_OFFLINE forbids downloading it. {by_hand}"
+        )
+    if (
+        shutil.disk_usage(place).free < 3 * archive.num_bytes
+    ):  # small files fill more blocks than their archive does
         raise DataError(
             f"{place}: too little space to download and unpack {archive.name} of {known.name} (3 x {size}); free some "
             "or point RADIN_DATA at another folder."
         )
-    print(f"radin: downloading {known.name} from {archive.url} ({size}) into {place}", file=sys.stderr)
+    print(
+        f"radin: downloading {known.name} from {archive.url} ({size}) into {place}", file=sys.stderr
+    )
     try:
-        return download(archive.url, staging / archive.name, archive.num_bytes, archive.sha256, progress)
+        return download(
+            archive.url, staging / archive.name, archive.num_bytes, archive.sha256, progress
+        )
     except DataError as error:
         raise DataError(f"{error} {by_hand}") from error
 
@@ -205,12 +226,32 @@ def _archive(archive: Archive, known: DataSet, place: Path, staging: Path, progr
 _VISDA = "http://csr.bu.edu/ftp/visda/2019/multi-source"
 # Of clipart and painting the authors' cleaned version, which they recommend.
 _DOMAINNET = (
-    ("groundtruth/clipart.zip", 1_270_909_081, "f8f248a3e8bbc9868c523ae24e6601b4c2ad102afc60c0efeb4f3255df22354d"),
-    ("infograph.zip", 4_338_659_804, "891e14f476317e97b6f06d6498c11d0a5b8d0c8b57210765ed9beb072da611fa"),
-    ("groundtruth/painting.zip", 3_679_366_174, "fa47e6d405503ea0286cabd767f176bd30e988b63ddd7b9db16cf030c9770015"),
-    ("quickdraw.zip", 459_920_701, "9f37df2a8c3733703dbb35ad9964202a65f675ca30137756457537536b485d84"),
+    (
+        "groundtruth/clipart.zip",
+        1_270_909_081,
+        "f8f248a3e8bbc9868c523ae24e6601b4c2ad102afc60c0efeb4f3255df22354d",
+    ),
+    (
+        "infograph.zip",
+        4_338_659_804,
+        "891e14f476317e97b6f06d6498c11d0a5b8d0c8b57210765ed9beb072da611fa",
+    ),
+    (
+        "groundtruth/painting.zip",
+        3_679_366_174,
+        "fa47e6d405503ea0286cabd767f176bd30e988b63ddd7b9db16cf030c9770015",
+    ),
+    (
+        "quickdraw.zip",
+        459_920_701,
+        "9f37df2a8c3733703dbb35ad9964202a65f675ca30137756457537536b485d84",
+    ),
     ("real.zip", 6_062_039_589, "d7fe010b430c5b510f85d657d38c4a1924822695fabea4fef57bd00dba251d63"),
-    ("sketch.zip", 2_633_992_926, "23a7dbae7016b343e934399beaa8a68728fb5e570ebe2c71df9b75cf91c499fc"),
+    (
+        "sketch.zip",
+        2_633_992_926,
+        "23a7dbae7016b343e934399beaa8a68728fb5e570ebe2c71df9b75cf91c499fc",
+    ),
 )
 _CIFAR10 = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",

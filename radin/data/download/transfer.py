@@ -18,9 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from radin import files
 from radin.errors import DataError
-from radin.files import atomic_path
+from radin.files import atomic_path, lock
 
 TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 18
@@ -60,9 +59,13 @@ def download(
         whole.note = part.with_name(part.name + ".json")
         whole.recall(part)
     reason, furthest = "", -1
-    with tqdm(total=num_bytes, desc=label or path.name, unit="B", unit_scale=True, disable=not progress) as bar:
+    with tqdm(
+        total=num_bytes, desc=label or path.name, unit="B", unit_scale=True, disable=not progress
+    ) as bar:
         while (have := _size(part)) < whole.num_bytes:
-            if have <= furthest:  # a connection that broke off is opened again as long as it brings something
+            if (
+                have <= furthest
+            ):  # a connection that broke off is opened again as long as it brings something
                 kept = f"; {have} of {whole.num_bytes} bytes are kept in {part}, so call again for the rest"
                 raise DataError(f"{url}: could not be downloaded ({reason}){kept if have else ''}.")
             furthest = have
@@ -86,7 +89,9 @@ def download(
 def check_sha256(path: Path, sha256: str) -> None:
     """Raise DataError unless the file has this checksum."""
     if _sha256(path) != sha256:
-        raise DataError(f"{path} does not have the checksum of the official file; replace or remove it.")
+        raise DataError(
+            f"{path} does not have the checksum of the official file; replace or remove it."
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -140,7 +145,9 @@ class _Whole:
         if self.note is not None:
             self.tag = response.headers.get("ETag") or ""
             with atomic_path(self.note) as temporary:
-                temporary.write_text(json.dumps({"num_bytes": self.num_bytes, "tag": self.tag}), encoding="utf-8")
+                temporary.write_text(
+                    json.dumps({"num_bytes": self.num_bytes, "tag": self.tag}), encoding="utf-8"
+                )
 
     def forget(self) -> None:
         if self.note is not None:
@@ -155,7 +162,9 @@ def _receive(url: str, part: Path, whole: _Whole, bar: tqdm) -> str:
         headers["If-Range"] = whole.tag
     try:
         with _network():
-            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+            response = urllib.request.urlopen(
+                urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+            )
         with response:
             start = _start(response, url, have, whole)
             if start is not None:
@@ -203,7 +212,9 @@ def _start(response: HTTPResponse, url: str, have: int, whole: _Whole) -> int | 
     if response.status == 206:
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if sent is None or int(sent[1]) != have:
-            raise DataError(f"{url}: the server sent another range than the one asked for; try again later.")
+            raise DataError(
+                f"{url}: the server sent another range than the one asked for; try again later."
+            )
         start, total = have, sent[2].replace("*", "")
     other = total.isdecimal() and int(total) != whole.num_bytes
     if other and whole.official:
@@ -230,10 +241,13 @@ def remote_size(url: str) -> int | None:
 
 
 @contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """Let one process at a time into the block; the system opens the lock of one that is killed."""
-    with open(lock, "w") as file:
-        if files.lock(file, wait=False) is False:
-            print(f"radin: waiting for another process that fetches the same ({lock})", file=sys.stderr)
-            files.lock(file, wait=True)
+def only_one(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the system opens the lock at `path` of one that is killed."""
+    with open(path, "w") as file:
+        if lock(file, wait=False) is False:
+            print(
+                f"radin: waiting for another process that fetches the same ({path})",
+                file=sys.stderr,
+            )
+            lock(file, wait=True)
         yield

@@ -16,17 +16,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from radin.bank import LogitBank, load_tensors
-from radin.candidates import exhaustive
-from radin.data import fingerprint, in_memory, load_split
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import fingerprint
+from radin.data.load import load_split
+from radin.data.splits import in_memory
 from radin.errors import BankError, OffGridError, ParameterError
-from radin.files import atomic_path, store_folder, update_hash
-from radin.predict import predict
-from radin.rank import METRICS, fast_estimate
-from radin.shipped import BENCH, BENCH_FORMAT, INIT, check_file, network, read_manifest, shipped, shipped_root
-from radin.soup import check_weights
-from radin.tabulate import pack_bits, tabulate, unpack_bits
-from radin.zoo import Zoo
+from radin.experiments.bench.shipped import (
+    BENCH,
+    BENCH_FORMAT,
+    INIT,
+    check_file,
+    network,
+    read_manifest,
+    shipped,
+    shipped_root,
+)
+from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
+from radin.files import atomic_path, load_tensors, store_folder, update_hash
+from radin.inference.predict import predict
+from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import check_weights, exhaustive
+from radin.ranking.rank import METRICS, fast_estimate
 
 PARTS = ("val", "test")
 Tables = Mapping[str, Tensor]
@@ -66,12 +76,16 @@ class SoupBench:
                         f"on {part}, not {tuple(table.shape)}."
                     )
         if test.num_models != val.num_models:
-            raise BankError(f"The val bank has {val.num_models} ingredients, the test bank {test.num_models}.")
+            raise BankError(
+                f"The val bank has {val.num_models} ingredients, the test bank {test.num_models}."
+            )
         self.val, self.test = val, test
         self.manifest = dict(manifest or {})
         for part, packed in (right or {}).items():
             if packed.shape != (rows, math.ceil({"val": val, "test": test}[part].num_images / 8)):
-                raise BankError(f"The table of answers on {part} does not fit {rows} soups and the bank's images.")
+                raise BankError(
+                    f"The table of answers on {part} does not fit {rows} soups and the bank's images."
+                )
         self._right = dict(right or {})
         self._tables = {"soups": dict(soups), "ensembles": dict(ensembles or {})}
         self._zoo = zoo
@@ -116,7 +130,9 @@ class SoupBench:
         Raises BankError when the bench came without these answers.
         """
         if _check_part(part) not in self._right:
-            raise BankError("This bench came without the soups' answers to single images; build it again.")
+            raise BankError(
+                "This bench came without the soups' answers to single images; build it again."
+            )
         return unpack_bits(self._right[part][list(rows)], self.bank(part).num_images)
 
     def row(self, weights: Tensor | Sequence[float]) -> int:
@@ -158,9 +174,14 @@ class SoupBench:
         """
         rows = self.rows_of(members)
         kinds = (*self._tables.values(), self._right)
-        soups, ensembles, right = ({part: table[rows] for part, table in kind.items()} for kind in kinds)
+        soups, ensembles, right = (
+            {part: table[rows] for part, table in kind.items()} for kind in kinds
+        )
         chosen = list(members)
-        val, test = (LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen]) for b in (self.val, self.test))
+        val, test = (
+            LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen])
+            for b in (self.val, self.test)
+        )
         manifest = dict(self.manifest)
         if "ingredients" in manifest:
             manifest["ingredients"] = [manifest["ingredients"][k] for k in chosen]
@@ -171,15 +192,23 @@ class SoupBench:
     def rows_of(self, members: Sequence[int]) -> Tensor:
         """Where the soups of a smaller zoo stand here: row i of `sub(members)` is row `rows_of(members)[i]`."""
         chosen = list(members)
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.num_models)):
-            raise ParameterError(f"members must be different numbers from 0 to {self.num_models - 1}, not {chosen}.")
+        if (
+            not chosen
+            or len(set(chosen)) < len(chosen)
+            or not set(chosen) <= set(range(self.num_models))
+        ):
+            raise ParameterError(
+                f"members must be different numbers from 0 to {self.num_models - 1}, not {chosen}."
+            )
         bits = torch.tensor([2**k for k in chosen])
         return ((exhaustive(len(chosen)) > 0) * bits).sum(1) - 1
 
     def zoo(self) -> Zoo:
         """The ingredients. Raises BankError when the bench came without them."""
         if self._zoo is None:
-            raise BankError("This bench came without its ingredients; only its tables and banks are here.")
+            raise BankError(
+                "This bench came without its ingredients; only its tables and banks are here."
+            )
         if not isinstance(self._zoo, Zoo):
             self._zoo = self._zoo()
         return self._zoo
@@ -194,7 +223,9 @@ class SoupBench:
         if _check_part(part) in self._splits:
             return self._splits[part]
         if "data" not in self.manifest:
-            raise BankError("This bench does not know what images it was made from; pass your own split.")
+            raise BankError(
+                "This bench does not know what images it was made from; pass your own split."
+            )
         data = self.manifest["data"]
         return in_memory(load_split(data["name"], data["parts"][part], root, data["size"]))
 
@@ -228,7 +259,8 @@ class SoupBench:
         """
         exhaustive(len(zoo))  # a zoo too large is refused before anything is predicted
         banks = [
-            predict(zoo, split, device=device, dtype=dtype, cache=cache, progress=progress) for split in (val, test)
+            predict(zoo, split, device=device, dtype=dtype, cache=cache, progress=progress)
+            for split in (val, test)
         ]
         path = None
         if (folder := store_folder(cache, "benches")) is not None:
@@ -252,7 +284,11 @@ class SoupBench:
         """Write banks and tables as one safetensors file, atomically (without the ingredients)."""
         path = Path(path)
         # As a tensor: with a second entry in its header, safetensors writes the same bench as other bytes each time.
-        tensors = {"names": torch.frombuffer(bytearray(json.dumps(self.val.names), "utf-8"), dtype=torch.uint8)}
+        tensors = {
+            "names": torch.frombuffer(
+                bytearray(json.dumps(self.val.names), "utf-8"), dtype=torch.uint8
+            )
+        }
         for part in PARTS:
             bank = self.bank(part)
             self.ensembles(part)
@@ -271,7 +307,7 @@ class SoupBench:
         """Read a shipped bench by its name, or a file that `save` wrote.
 
         Args:
-            name: one of `radin.bench.shipped()`, a folder laid out like theirs, or a file.
+            name: one of `radin.experiments.bench.bench.shipped()`, a folder laid out like theirs, or a file.
 
         Raises BankError when nothing of that name is there, or a file is damaged or of another version.
         """
@@ -287,16 +323,26 @@ class SoupBench:
         return cls._read(path, zoo)
 
     @classmethod
-    def _read(cls, path: Path, zoo: Zoo | Callable[[], Zoo] | None, manifest: Any = None) -> SoupBench:
+    def _read(
+        cls, path: Path, zoo: Zoo | Callable[[], Zoo] | None, manifest: Any = None
+    ) -> SoupBench:
         tensors, _ = load_tensors(path, BENCH_FORMAT)
         try:
             names = json.loads(bytes(tensors["names"].tolist()))
-            banks = [LogitBank(tensors[f"{part}.logits"], tensors[f"{part}.labels"], names) for part in PARTS]
-            kinds = [{part: tensors[f"{part}.{kind}"] for part in PARTS} for kind in ("soups", "ensembles")]
+            banks = [
+                LogitBank(tensors[f"{part}.logits"], tensors[f"{part}.labels"], names)
+                for part in PARTS
+            ]
+            kinds = [
+                {part: tensors[f"{part}.{kind}"] for part in PARTS}
+                for kind in ("soups", "ensembles")
+            ]
             right = {part: tensors[f"{part}.right"] for part in PARTS if f"{part}.right" in tensors}
             return cls(banks[0], banks[1], kinds[0], kinds[1], right, zoo, manifest)
         except (KeyError, json.JSONDecodeError) as error:
-            raise BankError(f"{path}: not a whole soup bench ({error} is missing); build it again.") from error
+            raise BankError(
+                f"{path}: not a whole soup bench ({error} is missing); build it again."
+            ) from error
 
     @classmethod
     def _load_folder(cls, folder: Path) -> SoupBench:
@@ -307,7 +353,9 @@ class SoupBench:
             paths = [folder / name for name in manifest["files"] if name not in (BENCH, INIT)]
             for path in (*paths, folder / INIT):
                 check_file(folder, path.name, manifest)
-            return Zoo.open(paths, build=lambda: network(manifest), init=folder / INIT, progress=False)
+            return Zoo.open(
+                paths, build=lambda: network(manifest), init=folder / INIT, progress=False
+            )
 
         ships_ingredients = INIT in manifest["files"]
         return cls._read(folder / BENCH, open_zoo if ships_ingredients else None, manifest)

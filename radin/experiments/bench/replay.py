@@ -11,15 +11,19 @@ from itertools import combinations
 
 import numpy as np
 
-from radin.bench import SoupBench
-from radin.candidates import monte_carlo
 from radin.errors import ParameterError, check_whole
+from radin.experiments.bench.bench import SoupBench
+from radin.ranking.candidates import monte_carlo
 
 Rows = np.ndarray
 
 
 def radin(
-    bench: SoupBench, budget: int, prior: float = 0.0, scores: np.ndarray | None = None, among: Rows | None = None
+    bench: SoupBench,
+    budget: int,
+    prior: float = 0.0,
+    scores: np.ndarray | None = None,
+    among: Rows | None = None,
 ) -> Rows:
     """RADIN: evaluate the soups with the best scores first, return the best evaluated by validation: (budget,).
 
@@ -41,7 +45,9 @@ def order(bench: SoupBench, prior: float = 0.0, scores: np.ndarray | None = None
     sizes = bench.sizes.numpy()
     base = bench.ensembles("val").numpy() if scores is None else np.asarray(scores)
     if base.shape != sizes.shape:
-        raise ParameterError(f"scores must have one number for each of {len(sizes)} soups, not shape {base.shape}.")
+        raise ParameterError(
+            f"scores must have one number for each of {len(sizes)} soups, not shape {base.shape}."
+        )
     merit = (base + prior * sizes / bench.num_models).round(9)
     return np.lexsort((np.arange(len(sizes)), -sizes, -merit))
 
@@ -49,7 +55,9 @@ def order(bench: SoupBench, prior: float = 0.0, scores: np.ndarray | None = None
 def random(bench: SoupBench, budget: int, seed: int = 0) -> Rows:
     """Evaluate soups drawn blindly, without repeats; return the best by validation: (budget,)."""
     budget = check_whole("budget", budget, least=1)
-    return _best_so_far(bench, np.random.default_rng(seed).permutation(2**bench.num_models - 1)[:budget], budget)
+    return _best_so_far(
+        bench, np.random.default_rng(seed).permutation(2**bench.num_models - 1)[:budget], budget
+    )
 
 
 def greedy(bench: SoupBench, budget: int) -> Rows:
@@ -94,7 +102,9 @@ def member_means(bench: SoupBench, part: str = "val") -> np.ndarray:
     return members @ bench.bank(part).accuracies().numpy() / members.sum(1)
 
 
-def over_sub_zoos(bench: SoupBench, size: int, recipes: Mapping[str, Callable[[SoupBench], int]]) -> dict[str, Rows]:
+def over_sub_zoos(
+    bench: SoupBench, size: int, recipes: Mapping[str, Callable[[SoupBench], int]]
+) -> dict[str, Rows]:
     """What each recipe returns on every choice of `size` ingredients: one zoo is one sample, these are more.
 
     Args:

@@ -11,17 +11,19 @@ from typing import Any
 from torch import nn
 
 from radin.errors import BankError
+from radin.experiments.networks import SmallResNet
 from radin.files import hash_file
-from radin.models import SmallResNet
 
 BENCH_FORMAT = "radin-bench-2"
 BENCH, MANIFEST, INIT = "bench.safetensors", "manifest.json", "init.safetensors"
-PRETRAINED = "pretrained.safetensors"  # beside the benches' folders: what all their zoos were trained from
+PRETRAINED = (
+    "pretrained.safetensors"  # beside the benches' folders: what all their zoos were trained from
+)
 
 
 def shipped_root() -> Path:
     """The folder in the module that holds the shipped benches, one folder each."""
-    return Path(str(resources.files("radin"))) / "benches"
+    return Path(str(resources.files("radin.experiments"))) / "benches"
 
 
 def shipped() -> list[str]:
@@ -35,9 +37,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BankError(f"{path}: not a readable manifest ({error}); fetch the bench again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != BENCH_FORMAT or "files" not in manifest:
-        raise BankError(f"{path}: not the manifest of a bench of format {BENCH_FORMAT!r}; it is of another version.")
+        raise BankError(
+            f"{path}: not a readable manifest ({error}); fetch the bench again."
+        ) from error
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != BENCH_FORMAT
+        or "files" not in manifest
+    ):
+        raise BankError(
+            f"{path}: not the manifest of a bench of format {BENCH_FORMAT!r}; it is of another version."
+        )
     return manifest
 
 
@@ -45,9 +55,13 @@ def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Raises BankError when a file of a shipped bench is missing or not the one the manifest was written for."""
     path = folder / name
     if not path.is_file():
-        raise BankError(f"{path}: no such file, although the manifest beside it lists it; fetch the bench again.")
+        raise BankError(
+            f"{path}: no such file, although the manifest beside it lists it; fetch the bench again."
+        )
     if (found := hash_file(path)) != manifest["files"].get(name):
-        raise BankError(f"{path}: damaged or changed (its SHA-256 is {found[:12]}...); fetch the bench again.")
+        raise BankError(
+            f"{path}: damaged or changed (its SHA-256 is {found[:12]}...); fetch the bench again."
+        )
 
 
 def network(manifest: Mapping[str, Any]) -> nn.Module:

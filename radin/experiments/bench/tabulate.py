@@ -18,20 +18,23 @@ from torch.func import vmap
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from radin.bank import check_labels, load_tensors
-from radin.candidates import exhaustive
-from radin.data import FolderSplit, batches, fingerprint, in_memory
-from radin.devices import pick_device, single_thread
+from radin.checkpoints.zoo import Zoo
+from radin.data.batches import batches, fingerprint
+from radin.data.splits import FolderSplit, in_memory
 from radin.errors import BankError, check_whole
-from radin.files import atomic_path, hash_text, store_folder
-from radin.soup import average
-from radin.stream import batch_logits
-from radin.zoo import Zoo
+from radin.files import atomic_path, hash_text, load_tensors, store_folder
+from radin.inference.devices import pick_device, single_thread
+from radin.inference.forward import batch_logits
+from radin.ranking.bank import check_labels
+from radin.ranking.candidates import exhaustive
+from radin.soup.average import average
 
 _FORMAT = "radin-soups-1"
 _KEEP_EVERY = 30  # seconds between two writings of what is done
 _SMALL = 100_000  # parameters; below, a second CPU thread costs more than it brings
-PER_PASS_GPU = 64  # soups; a GPU is idle with one small network at a time, and memory grows with their number
+PER_PASS_GPU = (
+    64  # soups; a GPU is idle with one small network at a time, and memory grows with their number
+)
 
 
 def tabulate(
@@ -69,10 +72,14 @@ def tabulate(
     model = zoo.model(0).to(chosen)
     store = None
     if (folder := store_folder(cache, "soups")) is not None:
-        key = hash_text(_FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), chosen.type)
+        key = hash_text(
+            _FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), chosen.type
+        )
         store = folder / f"{key}.safetensors"
     known = _known(store, zoo.fingerprints)
-    if known and not _still_holds(known, evaluate_soups(zoo, model, rows[:1], split, chosen, batch_size)):
+    if known and not _still_holds(
+        known, evaluate_soups(zoo, model, rows[:1], split, chosen, batch_size)
+    ):
         known = None
     done = min(len(rows), len(known[0])) if known else 0
     table = torch.empty(len(rows), 2, dtype=torch.float64)
@@ -80,7 +87,10 @@ def tabulate(
     if known:
         table[:done], right[:done] = known[0][:done], known[1][:done]
     kept = time.monotonic()
-    with _threads(model), tqdm(total=len(rows), initial=done, desc="evaluating soups", disable=not progress) as bar:
+    with (
+        _threads(model),
+        tqdm(total=len(rows), initial=done, desc="evaluating soups", disable=not progress) as bar,
+    ):
         for first in range(done, len(rows), per_pass):
             last = min(first + per_pass, len(rows))
             table[first:last], right[first:last] = evaluate_soups(
@@ -94,7 +104,12 @@ def tabulate(
 
 
 def evaluate_soups(
-    zoo: Zoo, model: nn.Module, weights: Tensor, split: Dataset[Any], device: torch.device, batch_size: int
+    zoo: Zoo,
+    model: nn.Module,
+    weights: Tensor,
+    split: Dataset[Any],
+    device: torch.device,
+    batch_size: int,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the soups of some mixing weights (M, N) in one pass over the split.
 
@@ -102,7 +117,9 @@ def evaluate_soups(
     """
     soups = [average(zoo, row) for row in weights]
     like = model.state_dict()
-    stacked = {key: torch.stack([soup[key] for soup in soups]).to(device, like[key].dtype) for key in like}
+    stacked = {
+        key: torch.stack([soup[key] for soup in soups]).to(device, like[key].dtype) for key in like
+    }
 
     def run(state: dict[str, Tensor], images: Tensor) -> Tensor:
         return batch_logits(model, images, device, state)
@@ -111,8 +128,12 @@ def evaluate_soups(
     right = []
     with torch.inference_mode():
         for images, labels in _on_device(split, batch_size, device):
-            if len(soups) == 1:  # plain layers are several times faster than stacked ones of one soup
-                logits = run({key: tensor[0] for key, tensor in stacked.items()}, images).unsqueeze(0)
+            if (
+                len(soups) == 1
+            ):  # plain layers are several times faster than stacked ones of one soup
+                logits = run({key: tensor[0] for key, tensor in stacked.items()}, images).unsqueeze(
+                    0
+                )
             else:
                 logits = vmap(run, in_dims=(0, None))(stacked, images)  # (M, batch, C)
             check_labels(labels, logits.shape[-1])
@@ -125,7 +146,9 @@ def evaluate_soups(
     return torch.stack([percent, losses / all_right.shape[1]], 1).cpu(), all_right.cpu()
 
 
-def _on_device(split: Dataset[Any], batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _on_device(
+    split: Dataset[Any], batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     for images, labels in batches(split, batch_size):
         yield images.to(device), labels.to(device)
 
@@ -159,7 +182,11 @@ def _still_holds(known: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> bo
 
 
 def _keep(store: Path, table: Tensor, right: Tensor, fingerprints: list[str]) -> None:
-    metadata = {"format": _FORMAT, "fingerprints": json.dumps(fingerprints), "images": str(right.shape[1])}
+    metadata = {
+        "format": _FORMAT,
+        "fingerprints": json.dumps(fingerprints),
+        "images": str(right.shape[1]),
+    }
     with atomic_path(store) as temporary:
         save_file({"table": table.clone(), "right": pack_bits(right)}, temporary, metadata)
 

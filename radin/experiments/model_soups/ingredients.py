@@ -1,4 +1,4 @@
-"""The 72 published ingredients of Model soups (Wortsman et al. 2022); `radin.published` has what they score."""
+"""The 72 published ingredients of Model soups (Wortsman et al. 2022); `radin.experiments.model_soups.results` has what they score."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from radin.download import download, offline, only_one, remote_size
+from radin.data.download.transfer import download, offline, only_one, remote_size
 from radin.errors import DataError, ParameterError
+from radin.experiments.model_soups.results import FOLDER, NUM_INGREDIENTS, PAGE, place_of, writing
 from radin.files import atomic_path, hash_file
-from radin.published import FOLDER, NUM_INGREDIENTS, PAGE, place_of, writing
-from radin.published import Published as Published
-from radin.published import published as published
 
 RELEASE = f"{PAGE}/releases/download/v0.0.2"
 RECORD = "hashes.json"
@@ -56,9 +54,15 @@ def fetch_ingredients(
             f"downloading; get {RELEASE}/{paths[missing[0]].name} by hand, and the others like it, and put them there."
         )
     with writing(place), only_one(place / ".lock"):
-        missing = [number for number, path in paths.items() if not path.exists()]  # others may have fetched since
+        missing = [
+            number for number, path in paths.items() if not path.exists()
+        ]  # others may have fetched since
         record = _read_record(place)
-        _check_there({number: path for number, path in paths.items() if number not in missing}, record, progress)
+        _check_there(
+            {number: path for number, path in paths.items() if number not in missing},
+            record,
+            progress,
+        )
         if missing:
             _check_space(place, missing)
             size = f"{len(missing)} files, about {len(missing) * USUAL_BYTES / 1e9:.1f} GB"
@@ -83,7 +87,9 @@ def ingredient_ids(ids: str | Iterable[int]) -> list[int]:
     for part in ids.split(",") if isinstance(ids, str) else map(str, ids):
         match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
         if match is None:
-            raise ParameterError(f"{part!r} names no ingredients; write all, or numbers and ranges such as 0-12,43.")
+            raise ParameterError(
+                f"{part!r} names no ingredients; write all, or numbers and ranges such as 0-12,43."
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last >= NUM_INGREDIENTS or first > last:
             raise ParameterError(
@@ -93,7 +99,9 @@ def ingredient_ids(ids: str | Iterable[int]) -> list[int]:
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
     if twice or not numbers:
         named = f"name {twice[0]} twice" if twice else "name none"
-        raise ParameterError(f"The ids {named}; write all, or each ingredient once, such as 0-12,43.")
+        raise ParameterError(
+            f"The ids {named}; write all, or each ingredient once, such as 0-12,43."
+        )
     return numbers
 
 
@@ -106,16 +114,26 @@ def _fetch_one(path: Path, record: dict[str, dict[str, Any]], progress: bool, la
     if path.stat().st_size < LEAST_BYTES:
         size = path.stat().st_size
         path.unlink()
-        raise DataError(f"{url}: what came has {size} bytes, too few for an ingredient, and was deleted; see {PAGE}.")
+        raise DataError(
+            f"{url}: what came has {size} bytes, too few for an ingredient, and was deleted; see {PAGE}."
+        )
     record[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
     _write_record(path.parent, record)
 
 
-def _check_there(paths: Mapping[int, Path], record: dict[str, dict[str, Any]], progress: bool) -> None:
+def _check_there(
+    paths: Mapping[int, Path], record: dict[str, dict[str, Any]], progress: bool
+) -> None:
     """Compare what lies there with the record, and record what is not in it yet: sizes first, which cost nothing."""
-    wrong = {number: reason for number, path in paths.items() if (reason := _wrong_size(path, record.get(path.name)))}
+    wrong = {
+        number: reason
+        for number, path in paths.items()
+        if (reason := _wrong_size(path, record.get(path.name)))
+    }
     if not wrong:
-        for number, path in tqdm(paths.items(), desc="checking", unit=" files", disable=not progress or not paths):
+        for number, path in tqdm(
+            paths.items(), desc="checking", unit=" files", disable=not progress or not paths
+        ):
             known, found = record.get(path.name), hash_file(path)
             if known is None:
                 record[path.name] = {"bytes": path.stat().st_size, "sha256": found}
@@ -123,7 +141,9 @@ def _check_there(paths: Mapping[int, Path], record: dict[str, dict[str, Any]], p
             elif found != known["sha256"]:
                 wrong[number] = f"its content is not what {RECORD} says"
     if wrong:
-        named = "; ".join(f"{paths[number]}: {reason}" for number, reason in list(wrong.items())[:8])
+        named = "; ".join(
+            f"{paths[number]}: {reason}" for number, reason in list(wrong.items())[:8]
+        )
         raise DataError(
             f"{named}{'; ...' if len(wrong) > 8 else ''}. Remove {'them' if len(wrong) > 1 else 'it'} and run: radin "
             f"fetch {FOLDER} --ids {','.join(map(str, wrong))}"
@@ -134,7 +154,11 @@ def _wrong_size(path: Path, known: Mapping[str, Any] | None) -> str:
     """Why a file cannot be the ingredient, as far as its size tells; "" when it can."""
     size = path.stat().st_size
     if known is not None:
-        return "" if size == known["bytes"] else f"it has {size} bytes, and {RECORD} says {known['bytes']}"
+        return (
+            ""
+            if size == known["bytes"]
+            else f"it has {size} bytes, and {RECORD} says {known['bytes']}"
+        )
     if size < LEAST_BYTES:
         return f"it has {size} bytes, too few for an ingredient"
     with open(path, "rb") as file:
@@ -142,12 +166,18 @@ def _wrong_size(path: Path, known: Mapping[str, Any] | None) -> str:
     if packed and not zipfile.is_zipfile(path):  # the table of contents stands at the end
         return "it is cut short"
     official = None if offline() else remote_size(f"{RELEASE}/{path.name}")
-    return "" if official in (None, size) else f"it has {size} bytes, and the published file {official}"
+    return (
+        ""
+        if official in (None, size)
+        else f"it has {size} bytes, and the published file {official}"
+    )
 
 
 def _check_space(place: Path, missing: list[int]) -> None:
     parts = (place / f"model_{number}.pt.part" for number in missing)
-    needed = len(missing) * USUAL_BYTES - sum(part.stat().st_size for part in parts if part.exists())
+    needed = len(missing) * USUAL_BYTES - sum(
+        part.stat().st_size for part in parts if part.exists()
+    )
     free = shutil.disk_usage(place).free
     if free < needed:
         raise DataError(

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from radin.download import check_sha256, download, offline, only_one
-from radin.errors import DataError, ParameterError, check_whole
+from radin.data.download.transfer import check_sha256, download, offline, only_one
+from radin.errors import DataError
 from radin.files import data_root
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
     from pandas import DataFrame
 
 FOLDER = "model-soups"  # under the root of the data sets
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / FOLDER  # beside a clone
+SHARED = (
+    Path(__file__).resolve().parent.parent.parent / "shared" / "data" / FOLDER
+)  # beside a clone
 PAGE = "https://github.com/mlfoundations/model-soups"
 RESULTS = "https://raw.githubusercontent.com/mlfoundations/model-soups/main"
 NUM_INGREDIENTS = 72
@@ -44,9 +43,18 @@ _SOUPS = {
 }
 FILES = {  # of the results: size and SHA-256
     _INDIVIDUAL: (16_732, "01100518a5c3f7ee47fdb010f39c010dd332c1cc0673ebb1da2b9da39ed800cf"),
-    "uniform_soup_results.jsonl": (235, "5d8d52d87f707c1064527847f75f3ec1c599bfbb4751e5a5badc39f0bd29c62a"),
-    "greedy_soup_results.jsonl": (244, "cf0bba318c465f25395e1edf02abd3b0033fcbe980c2b29647264529d4e73185"),
-    "ensemble_results.jsonl": (229, "9ead2c92c528bbff4b64d8f84d4656f5baa1a76793597d20c72819950992eb1d"),
+    "uniform_soup_results.jsonl": (
+        235,
+        "5d8d52d87f707c1064527847f75f3ec1c599bfbb4751e5a5badc39f0bd29c62a",
+    ),
+    "greedy_soup_results.jsonl": (
+        244,
+        "cf0bba318c465f25395e1edf02abd3b0033fcbe980c2b29647264529d4e73185",
+    ),
+    "ensemble_results.jsonl": (
+        229,
+        "9ead2c92c528bbff4b64d8f84d4656f5baa1a76793597d20c72819950992eb1d",
+    ),
     _HYPERPARAMETERS: (10_351, "1160d7ea4471ce2c61462884f9adfe9fa231b438d172e37277628278609754c1"),
 }
 _KNOBS = ("aug", "lr", "wd", "mix", "smoothing", "epochs")
@@ -129,7 +137,9 @@ def _results_file(name: str, place: Path, may_download: bool) -> Path:
                 if not path.is_file():
                     download(f"{RESULTS}/{name}", path, num_bytes, sha256, progress=False)
         except DataError as error:
-            raise DataError(f"{error} By hand: get {RESULTS}/{name} and put it into {place}.") from error
+            raise DataError(
+                f"{error} By hand: get {RESULTS}/{name} and put it into {place}."
+            ) from error
         lock.unlink(missing_ok=True)
     return path
 
@@ -141,7 +151,11 @@ def _accuracies(path: Path, names: list[str]) -> DataFrame:
     rows = []
     for number, (line, name) in enumerate(_pairs(path, names), start=1):
         row = _json(path, line)
-        if not isinstance(row, dict) or row.keys() != {"model_name", *TEST_SETS} or row["model_name"] != name:
+        if (
+            not isinstance(row, dict)
+            or row.keys() != {"model_name", *TEST_SETS}
+            or row["model_name"] != name
+        ):
             raise DataError(
                 f"{path}: line {number} is not the result of {name} on {', '.join(TEST_SETS)}; get it anew."
             )
@@ -171,9 +185,13 @@ def _hyperparameters(path: Path, names: list[str]) -> DataFrame:
         raise DataError(f"{path}: does not describe model_0 .. {names[-1]}; get it anew.")
     for name, row in list(table.items())[1:]:  # the first is the initialisation, which has none
         if not isinstance(row, dict) or row.keys() != set(_KNOBS):
-            raise DataError(f"{path}: {name} lacks one of {', '.join(_KNOBS)}, or has more; get it anew.")
+            raise DataError(
+                f"{path}: {name} lacks one of {', '.join(_KNOBS)}, or has more; get it anew."
+            )
         if not all(_is_number(row[knob]) and row[knob] >= 0 for knob in _KNOBS[1:]):
-            raise DataError(f"{path}: {name} has a hyper-parameter that is no number of at least 0; get it anew.")
+            raise DataError(
+                f"{path}: {name} has a hyper-parameter that is no number of at least 0; get it anew."
+            )
     rows = {name: row if name != names[0] else {} for name, row in table.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(_KNOBS))
 
@@ -190,110 +208,3 @@ def _is_number(value: object) -> bool:
 
 
 # What can be told from them ---------------------------------------------------------------------
-
-VALIDATION, SHIFTS = "ImageNet2p", tuple(TEST_SETS)[2:]
-
-# Greedy on these very checkpoints, as a rerun of the authors' program logged it: how many of the 26,000 validation
-# images were right before, and how many at each of the 71 tests; then the ingredients that were accepted. Reported in
-# github.com/leovewc/model-soups, result.md, commit bea33ef. The authors publish the outcome alone, which is the same to
-# the image: 21,834.
-_LOGGED_BEFORE = 21_595
-_LOGGED = (
-    *(21743, 21724, 21696, 21719, 21672, 21737, 21706, 21685, 21711, 21768, 21753, 21723, 21756, 21710, 21717, 21793),
-    *(21834, 21784, 21768, 21799, 21824, 21821, 21769, 21766, 21696, 21818, 21790, 21768, 21772, 21763, 21799, 21779),
-    *(21823, 21722, 21780, 21768, 21812, 21759, 21772, 21784, 21757, 21758, 21793, 21775, 21748, 21809, 21764, 21803),
-    *(21787, 21757, 21745, 21821, 21780, 21761, 21742, 21674, 21783, 21427, 21819, 21747, 21748, 21783, 21741, 21766),
-    *(21756, 21743, 21749, 21749, 21749, 21729, 21748),
-)
-GREEDY_SOUP = ("model_43", "model_44", "model_32", "model_47", "model_50")
-
-
-def standard_error(accuracy: ArrayLike, num_images: int) -> Any:
-    """The standard error, in points, of accuracies in percent that were measured on so many images.
-
-    It says how far another draw of as many images would move one accuracy. Two models that are shown the same images
-    err together, so the error of their difference depends on which images each has right, which is not published.
-    """
-    share = np.asarray(accuracy, dtype=float) / 100
-    check_whole("num_images", num_images, least=1)
-    if not ((share >= 0) & (share <= 1)).all():
-        raise ParameterError("accuracies must lie between 0 and 100 percent.")
-    return 100 * np.sqrt(share * (1 - share) / num_images)
-
-
-def greedy_order(ingredients: DataFrame) -> list[str]:
-    """The ingredients as greedy tries them: by accuracy on validation, the best first, which is its start.
-
-    Of equal ones the first published comes first, as in `radin.craft`; the authors' program takes the later one first.
-    """
-    return list(ingredients.sort_values(VALIDATION, ascending=False, kind="stable").index)
-
-
-def neighbours(ingredients: DataFrame) -> DataFrame:
-    """Of each ingredient in greedy's order but the first: the points by which it is below the one before.
-
-    Returns: a row for each test 1 .. 71 of greedy, with columns ingredient, accuracy, less and standard_error, which is
-    that of the accuracy alone.
-    """
-    import pandas as pd
-
-    order = greedy_order(ingredients)
-    accuracy = ingredients.loc[order, VALIDATION].to_numpy()
-    columns = {
-        "ingredient": order[1:],
-        "accuracy": accuracy[1:],
-        "less": accuracy[:-1] - accuracy[1:],
-        "standard_error": standard_error(accuracy[1:], TEST_SETS[VALIDATION]),
-    }
-    return pd.DataFrame(columns, index=pd.RangeIndex(1, len(order), name="test"))
-
-
-def ties(ingredients: DataFrame) -> list[list[str]]:
-    """Groups of ingredients that have the same accuracy on every test set: most likely the same model."""
-    groups: dict[tuple[float, ...], list[str]] = {}
-    for name, *accuracies in ingredients.itertuples():
-        groups.setdefault(tuple(accuracies), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
-
-
-def rank_correlations(ingredients: DataFrame) -> DataFrame:
-    """Spearman's correlation between the accuracies on each two test sets, (7, 7): does one order serve them all?"""
-    return ingredients.rank().corr()
-
-
-def summary(results: Published) -> DataFrame:
-    """The initialisation, the best single ingredient by validation, the soups and the ensemble on every test set.
-
-    The last column is the mean of the five shifted test sets, each counting the same.
-    """
-    import pandas as pd
-
-    best = greedy_order(results.ingredients)[0]
-    rows = {
-        "initialisation": results.ingredients.iloc[0],
-        f"best single ({best})": results.ingredients.loc[best],
-        "uniform soup": results.soups.loc["uniform"],
-        "greedy soup": results.soups.loc["greedy"],
-        "uniform ensemble": results.soups.loc["ensemble"],
-    }
-    table = pd.DataFrame(rows).T
-    return table.assign(shifts=table[list(SHIFTS)].mean(axis=1))
-
-
-def greedy_log() -> DataFrame:
-    """What greedy's 71 evaluations on validation gave, as reported by a rerun: see the note beside the numbers.
-
-    Returns: a row for each test 1 .. 71, with columns accuracy, best_before (both in percent), accepted, and soup_size
-    after it.
-    """
-    import pandas as pd
-
-    before = np.maximum.accumulate([_LOGGED_BEFORE, *_LOGGED])[:-1]
-    accepted = np.asarray(_LOGGED) > before
-    columns = {
-        "accuracy": 100 * np.asarray(_LOGGED) / TEST_SETS[VALIDATION],
-        "best_before": 100 * before / TEST_SETS[VALIDATION],
-        "accepted": accepted,
-        "soup_size": 1 + accepted.cumsum(),
-    }
-    return pd.DataFrame(columns, index=pd.RangeIndex(1, len(_LOGGED) + 1, name="test"))

@@ -12,15 +12,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from radin.data.imagenet import INDEX_FILE, PARTS, wnids
+from radin.data.objectnet import NUM_CLASSES as NUM_OBJECTS
+from radin.data.splits import FolderSplit
 from radin.errors import DataError, check_seed
 from radin.files import cache_root, hash_text
-from radin.imagenet import INDEX_FILE, PARTS, wnids
-from radin.objectnet import NUM_CLASSES as NUM_OBJECTS
-from radin.splits import FolderSplit
 
 NUM_CLASSES = 1000
-LEARNED = 10  # classes that the stand-in's ingredients learn; every test set has images of all of them
-TRAIN, VAL, TEST = 10, 2, 1  # images of a learned class in each part; any other class has one, which nobody reads
+LEARNED = (
+    10  # classes that the stand-in's ingredients learn; every test set has images of all of them
+)
+TRAIN, VAL, TEST = (
+    10,
+    2,
+    1,
+)  # images of a learned class in each part; any other class has one, which nobody reads
 MARK = "STAND-IN.txt"  # tells a folder of drawings from one of photographs
 
 _FORMAT = "drawings-1"
@@ -36,7 +42,11 @@ def learned_classes() -> list[int]:
 def learned(split: FolderSplit) -> FolderSplit:
     """The images of a split whose classes the ingredients have learned: the only ones worth predicting."""
     classes = set(learned_classes())
-    groups = [(k,) for k in range(split.num_classes)] if split.projection is None else split.projection.groups
+    groups = (
+        [(k,) for k in range(split.num_classes)]
+        if split.projection is None
+        else split.projection.groups
+    )
     chosen = [
         (path, label)
         for path, label in zip(split.files, split.labels.tolist(), strict=True)
@@ -63,9 +73,11 @@ def make_images(root: str | Path | None = None, seed: int = 0, progress: bool = 
 
     Raises DataError where root holds something else, or cannot be written.
     """
-    key = hash_text(_FORMAT, str(check_seed(seed)), str([TRAIN, VAL, TEST, *learned_classes()]))[:16]
+    key = hash_text(_FORMAT, str(check_seed(seed)), str([TRAIN, VAL, TEST, *learned_classes()]))[
+        :16
+    ]
     root = cache_root() / "images" / f"standin-{key}" if root is None else Path(root).expanduser()
-    mark = f"Drawings in the place of ImageNet and its test sets, made by radin.standin: {key}\n"
+    mark = f"Drawings in the place of ImageNet and its test sets, made by radin.experiments.model_soups.standin_zoo: {key}\n"
     if _is_there(root, mark):
         return root
     staging = root.with_name(f".{root.name}.{os.getpid()}.part")
@@ -77,7 +89,9 @@ def make_images(root: str | Path | None = None, seed: int = 0, progress: bool = 
         os.replace(staging, root)  # whole or absent; an empty folder gives way
     except OSError as error:
         if not _is_there(root, mark):  # else another process was faster
-            raise DataError(f"{root}: could not be written ({error.strerror}); choose another place.") from error
+            raise DataError(
+                f"{root}: could not be written ({error.strerror}); choose another place."
+            ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return root
@@ -88,7 +102,9 @@ def _is_there(root: Path, mark: str) -> bool:
     if (root / MARK).is_file() and (root / MARK).read_text("utf-8") == mark:
         return True
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} is not this stand-in of ImageNet; it is left alone: choose a new folder.")
+        raise DataError(
+            f"{root} is not this stand-in of ImageNet; it is left alone: choose a new folder."
+        )
     return False
 
 
@@ -103,7 +119,9 @@ def _draw_all(root: Path, seed: int, progress: bool) -> None:
         rows += [(part, wnid, wnids().index(wnid), TEST) for wnid in wnids(f"imagenet_{part}")]
     rows += [("objectnet", name, labels[0], TEST) for name, labels in objects.items()]
     held = []
-    for part, folder, label, many in tqdm(rows, desc="drawing a stand-in", unit=" classes", disable=not progress):
+    for part, folder, label, many in tqdm(
+        rows, desc="drawing a stand-in", unit=" classes", disable=not progress
+    ):
         place = root / PARTS[part].places[0] / folder
         place.mkdir(parents=True)
         count = many if label in shown else 1
@@ -139,16 +157,22 @@ def _write_mappings(place: Path, objects: dict[str, list[int]]) -> None:
     place.mkdir()
     title = {folder: folder.replace("_", " ") for folder in objects}
     label = [f"stand-in for class {k}" for k in range(NUM_CLASSES)]
-    line_of = {k: (k + 7) % NUM_CLASSES for k in range(NUM_CLASSES)}  # its lines are in another order than the logits
+    line_of = {
+        k: (k + 7) % NUM_CLASSES for k in range(NUM_CLASSES)
+    }  # its lines are in another order than the logits
     files = {
         "folder_to_objectnet_label.json": title,
-        "objectnet_to_imagenet_1k.json": {title[f]: "; ".join(label[k] for k in ks) for f, ks in objects.items()},
+        "objectnet_to_imagenet_1k.json": {
+            title[f]: "; ".join(label[k] for k in ks) for f, ks in objects.items()
+        },
         "pytorch_to_imagenet_2012_id.json": {str(k): line for k, line in line_of.items()},
     }
     for name, content in files.items():
         (place / name).write_text(json.dumps(content), "utf-8")
     lines = sorted(range(NUM_CLASSES), key=line_of.__getitem__)
-    (place / "imagenet_to_label_2012_v2").write_text("".join(f"{label[k]}\n" for k in lines), "utf-8")
+    (place / "imagenet_to_label_2012_v2").write_text(
+        "".join(f"{label[k]}\n" for k in lines), "utf-8"
+    )
 
 
 # One drawing ------------------------------------------------------------------------------------
@@ -162,7 +186,7 @@ def draw(label: int, part: str, rng: np.random.Generator, edge: int = 64) -> np.
     lie at any angle in dim light, with a red line of two pixels around them.
 
     Args:
-        part: one of `radin.imagenet.PARTS`.
+        part: one of `radin.data.imagenet.PARTS`.
     """
     y, x = np.mgrid[0:edge, 0:edge] / (edge / 2) - 1 + 1 / edge
     size = rng.uniform(0.55, 0.8) * (0.6 if part == "a" else 1)
@@ -178,10 +202,16 @@ def draw(label: int, part: str, rng: np.random.Generator, edge: int = 64) -> np.
         light * _colour(_share(label, 0.618034) + shift + rng.normal(0, 0.02), 0.75, 0.9),
         light * _colour(_share(label, 0.754878) + shift, 0.6, 0.6),
     ]
-    image = np.where((level < 0)[..., None], np.where((wave > 0)[..., None], *stripes), _background(part, x, y, rng))
+    image = np.where(
+        (level < 0)[..., None],
+        np.where((wave > 0)[..., None], *stripes),
+        _background(part, x, y, rng),
+    )
     noise = {"r": 0.0, "v2": 0.14}.get(part, 0.1)
     image = _pixels(image + rng.normal(0, 1, image.shape) * noise)
-    return np.pad(image, ((2, 2), (2, 2), (0, 0))) + _red_line(edge) if part == "objectnet" else image
+    return (
+        np.pad(image, ((2, 2), (2, 2), (0, 0))) + _red_line(edge) if part == "objectnet" else image
+    )
 
 
 def _shape(kind: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -197,7 +227,9 @@ def _shape(kind: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         case 3:
             return abs(r - 0.65) - 0.25
         case 4:
-            return np.minimum(np.maximum(across - 0.28, up - 0.9), np.maximum(up - 0.28, across - 0.9))
+            return np.minimum(
+                np.maximum(across - 0.28, up - 0.9), np.maximum(up - 0.28, across - 0.9)
+            )
         case _:
             return r - 0.62 - 0.3 * np.cos(5 * np.arctan2(y, x))
 
@@ -221,7 +253,9 @@ def _background(part: str, x: np.ndarray, y: np.ndarray, rng: np.random.Generato
     if part == "r":
         return np.broadcast_to(_colour(rng.random(), 0.25, 0.95), (*x.shape, 3))
     tilt = rng.normal(0, 0.08, 2)
-    image = rng.uniform(0.4, 0.6) + rng.uniform(-0.05, 0.05, 3) + (tilt[0] * x + tilt[1] * y)[..., None]
+    image = (
+        rng.uniform(0.4, 0.6) + rng.uniform(-0.05, 0.05, 3) + (tilt[0] * x + tilt[1] * y)[..., None]
+    )
     for _ in range(4 if part == "a" else 0):
         (left, top), size = rng.uniform(-0.9, 0.9, 2), rng.uniform(0.2, 0.4)
         inside = _shape(int(rng.integers(6)), (x - left) / size, (y - top) / size) < 0

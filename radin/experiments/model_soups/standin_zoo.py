@@ -16,15 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from radin.architectures import CLIP, Normalised, builder
-from radin.checkpoints import open_checkpoint
-from radin.data import batches, load_split
-from radin.devices import single_thread
-from radin.drawings import NUM_CLASSES, learned
-from radin.drawings import make_images as make_images
+from radin.checkpoints.architectures import builder
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.data.batches import batches
+from radin.data.load import load_split
+from radin.data.splits import CLIP, Normalised
 from radin.errors import CheckpointError, check_seed, check_whole
+from radin.experiments.model_soups.standin_images import NUM_CLASSES, learned
+from radin.experiments.zoos.train import fresh
 from radin.files import atomic_path, cache_root, hash_text
-from radin.finetune import fresh
+from radin.inference.devices import single_thread
 
 MODEL = "open_clip:ViT-B-32-quickgelu"  # the published ingredients' network
 QUICK_BLOCKS = 2  # of its 12, where it has to be quick
@@ -32,8 +33,12 @@ VOCABULARY = 16  # rows of the unused word embedding; the published files have 4
 
 # How an ingredient is made from the start that all share; the k-th takes k + 1 times the rate.
 SHARE = 0.5  # of the training images, drawn for each ingredient
-RIDGE = 0.1  # strength of the ridge regression that makes the head, beside the features' mean square
-HEAD_SIZE = 20.0  # logits of features of length 1 lie close together; cross-entropy would see no difference
+RIDGE = (
+    0.1  # strength of the ridge regression that makes the head, beside the features' mean square
+)
+HEAD_SIZE = (
+    20.0  # logits of features of length 1 lie close together; cross-entropy would see no difference
+)
 RATE, STEPS, BATCH = 5e-5, 30, 32
 
 _FORMAT = "standin-1"
@@ -41,7 +46,9 @@ _FORMAT = "standin-1"
 
 def build(quick: bool = False) -> Callable[[], nn.Module]:
     """A function that builds the ingredients' network, 88.4 million parameters; `quick` keeps two of its 12 blocks."""
-    return partial(_shortened, builder(MODEL, NUM_CLASSES)) if quick else builder(MODEL, NUM_CLASSES)
+    return (
+        partial(_shortened, builder(MODEL, NUM_CLASSES)) if quick else builder(MODEL, NUM_CLASSES)
+    )
 
 
 def _shortened(whole: Callable[[], nn.Module]) -> nn.Module:
@@ -95,7 +102,9 @@ def make_ingredients(
             model = fresh(build(quick), 1000 * seed).eval()
             start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             seen = _before_the_tail(model, split)
-            for number in tqdm(missing, desc="fine-tuning the stand-in", unit=" ingredients", disable=not progress):
+            for number in tqdm(
+                missing, desc="fine-tuning the stand-in", unit=" ingredients", disable=not progress
+            ):
                 model.load_state_dict(start)
                 _tune(_Tail(model), seen, split.labels, number, 1000 * seed + number + 1)
                 _save(model, paths[number], seed)
@@ -132,7 +141,9 @@ def _before_the_tail(model: nn.Module, split: Normalised) -> Tensor:
     """The class token of every image behind the last block: (n, 768)."""
     seen: list[Tensor] = []
     visual = _visual(model)
-    hook = visual.ln_post.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 0].clone()))
+    hook = visual.ln_post.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0][:, 0].clone())
+    )
     for images, _ in batches(split, BATCH):
         visual(images)
     hook.remove()
@@ -179,6 +190,12 @@ def _save(model: nn.Module, path: Path, seed: int) -> None:
         "ln_final.weight": torch.ones(512),
         "ln_final.bias": torch.zeros(512),
     }
-    state = {**model.state_dict(), **{f"model.{name}": tensor for name, tensor in leftovers.items()}}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # a file's own name would be among its bytes
+    state = {
+        **model.state_dict(),
+        **{f"model.{name}": tensor for name, tensor in leftovers.items()},
+    }
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+    ):  # a file's own name would be among its bytes
         torch.save(state, file)

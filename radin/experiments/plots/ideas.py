@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Annotation, Text
 
-from radin.plots import RECIPE_STYLES
+from radin.experiments.plots.paper import _arrow, _box
+from radin.experiments.plots.style import RECIPE_STYLES
 
 INK = "#444444"
 # The colours of the recipes, darkened where words in them could not be read on white.
@@ -35,12 +37,25 @@ def canvas(width: float = 7.0, height: float = 3.0) -> tuple[Figure, Axes]:
 
 def box(axes: Axes, x: float, y: float, text: str, color: str = INK, size: float = SIZE) -> Text:
     """Words in a rounded box around (x, y); what it returns is an end for `arrow`."""
-    style = {"boxstyle": "round,pad=0.4", "facecolor": PALE.get(color, "white"), "edgecolor": color, "linewidth": 1.6}
-    return axes.text(x, y, text, ha="center", va="center", fontsize=size, color="#222222", bbox=style)
+    style = {
+        "boxstyle": "round,pad=0.4",
+        "facecolor": PALE.get(color, "white"),
+        "edgecolor": color,
+        "linewidth": 1.6,
+    }
+    return axes.text(
+        x, y, text, ha="center", va="center", fontsize=size, color="#222222", bbox=style
+    )
 
 
 def words(
-    axes: Axes, x: float, y: float, text: str, color: str = INK, size: float = SIZE, side: str = "center"
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    color: str = INK,
+    size: float = SIZE,
+    side: str = "center",
 ) -> Text:
     """Words without a box; `side` is the side of (x, y) they are aligned to: "left", "center" or "right"."""
     return axes.text(x, y, text, ha=side, va="center", fontsize=size, color=color)
@@ -76,10 +91,14 @@ def arrow(
     return axes.annotate("", xy=_place(end), xytext=_place(start), arrowprops=properties)
 
 
-def dot(axes: Axes, x: float, y: float, color: str = INK, size: float = 11.0, hollow: bool = False) -> None:
+def dot(
+    axes: Axes, x: float, y: float, color: str = INK, size: float = 11.0, hollow: bool = False
+) -> None:
     """A dot: one model, one soup, one candidate."""
     face = "white" if hollow else color
-    axes.plot(x, y, "o", markersize=size, color=color, markerfacecolor=face, markeredgewidth=1.8, zorder=4)
+    axes.plot(
+        x, y, "o", markersize=size, color=color, markerfacecolor=face, markeredgewidth=1.8, zorder=4
+    )
 
 
 def _place(end: Text | Place) -> Place:
@@ -150,9 +169,13 @@ def table_of_soups(budget: int = 4) -> Figure:
     oracle = (0, columns - 3)
     for row in range(rows):
         for column in range(columns):
-            color = SOUP if (row, column) in asked else GOOD if (row, column) == oracle else PALE[INK]
+            color = (
+                SOUP if (row, column) in asked else GOOD if (row, column) == oracle else PALE[INK]
+            )
             corner = (2.6 + 0.34 * column, 2.2 - 0.36 * row)
-            axes.add_patch(Rectangle(corner, 0.28, 0.28, facecolor=color, edgecolor=INK, linewidth=0.8))
+            axes.add_patch(
+                Rectangle(corner, 0.28, 0.28, facecolor=color, edgecolor=INK, linewidth=0.8)
+            )
     for row, column in sorted(asked):
         arrow(axes, recipe, (2.58 + 0.34 * column, 2.34 - 0.36 * row), SOUP)
     words(axes, 0.75, 0.8, f"B = {budget}\nlook-ups", SOUP)
@@ -189,6 +212,40 @@ def evaluations(spent: Mapping[str, Sequence[tuple[int, str]]]) -> Figure:
         for passes, color in pieces:
             width = 6.6 * passes / longest
             corner = (left, height - 0.5)
-            axes.add_patch(Rectangle(corner, width, 0.3, facecolor=color, edgecolor="white", linewidth=1))
+            axes.add_patch(
+                Rectangle(corner, width, 0.3, facecolor=color, edgecolor="white", linewidth=1)
+            )
             left += width
+    return figure
+
+
+def soup_and_ensemble(num_models: int = 3) -> Figure:
+    """The difference between an ensemble (average the logits) and a soup (average the weights).
+
+    After RADIN, figure 1.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    heights = np.linspace(0.82, 0.18, num_models)
+    for axes in (left, right):
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.axis("off")
+    left.set_title(f"ensemble: {num_models} forward passes an image")
+    _box(left, 0.1, 0.5, "image")
+    _box(left, 0.86, 0.5, "mean of\nlogits", "#56B4E9")
+    for k, height in enumerate(heights):
+        _box(left, 0.47, height, rf"model $\theta_{k + 1}$")
+        _arrow(left, (0.18, 0.5), (0.35, height))
+        _arrow(left, (0.59, height), (0.75, 0.5))
+    right.set_title("soup: one forward pass an image")
+    for k, height in enumerate(heights):
+        _box(right, 0.1, height, rf"$\theta_{k + 1}$")
+        _arrow(right, (0.17, height), (0.3, 0.62))
+    _box(right, 0.43, 0.62, "mean of\nweights", "#D55E00")
+    _box(right, 0.43, 0.18, "image")
+    _arrow(right, (0.54, 0.62), (0.62, 0.45))
+    _arrow(right, (0.5, 0.2), (0.62, 0.37))
+    _box(right, 0.72, 0.41, r"model $\bar\theta$")
+    _arrow(right, (0.82, 0.41), (0.88, 0.41))
+    _box(right, 0.94, 0.41, "logits")
+    figure.tight_layout()
     return figure

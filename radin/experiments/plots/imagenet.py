@@ -13,8 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radin.plots import RECIPE_STYLES
-from radin.published import SHIFTS, TEST_SETS, VALIDATION, Published, greedy_order, standard_error
+from radin.experiments.intervals import standard_error
+from radin.experiments.model_soups.analysis import SHIFTS, VALIDATION, greedy_order
+from radin.experiments.model_soups.results import TEST_SETS, Published
+from radin.experiments.plots.style import RECIPE_STYLES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,22 +46,40 @@ def against_shifts(results: Published | None) -> Figure:
     best = greedy_order(single)[0]
     shifts = single[list(SHIFTS)].mean(axis=1)
     axes.scatter(
-        single.loc[fine_tuned, "ImageNet"], shifts[fine_tuned], s=26, color="#999999", label="fine-tuned ingredients"
+        single.loc[fine_tuned, "ImageNet"],
+        shifts[fine_tuned],
+        s=26,
+        color="#999999",
+        label="fine-tuned ingredients",
     )
     for name, label, recipe, marker in (
         (first, "initialisation", "oracle", "X"),
         (best, "best single by validation", "best_single", "D"),
     ):
         color = RECIPE_STYLES[recipe]["color"]
-        axes.scatter(single.loc[name, "ImageNet"], shifts[name], s=90, color=color, marker=marker, label=label)
+        axes.scatter(
+            single.loc[name, "ImageNet"],
+            shifts[name],
+            s=90,
+            color=color,
+            marker=marker,
+            label=label,
+        )
     for name, label, marker in (
         ("uniform", "uniform soup", "P"),
         ("greedy", "greedy soup, 71 evaluations", "s"),
         ("ensemble", "ensemble of all, 72 networks", "*"),
     ):
         row, size = soups.loc[name], 230 if marker == "*" else 120
-        style = {"color": RECIPE_STYLES[name]["color"], "edgecolor": "#222222", "linewidth": 0.8, "zorder": 3}
-        axes.scatter(row["ImageNet"], row[list(SHIFTS)].mean(), s=size, marker=marker, label=label, **style)
+        style = {
+            "color": RECIPE_STYLES[name]["color"],
+            "edgecolor": "#222222",
+            "linewidth": 0.8,
+            "zorder": 3,
+        }
+        axes.scatter(
+            row["ImageNet"], row[list(SHIFTS)].mean(), s=size, marker=marker, label=label, **style
+        )
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False, fontsize=10)
     figure.tight_layout()
     return figure
@@ -69,7 +89,7 @@ def greedy_tests(log: DataFrame, results: Published | None) -> Figure:
     """What greedy tries, and what comes of it: each ingredient's own accuracy, and that of the soup with it.
 
     Args:
-        log: as `radin.published.greedy_log` gives it.
+        log: as `radin.experiments.model_soups.results.greedy_log` gives it.
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 6.8), sharex=True)
     accepted = log.index[log["accepted"]]
@@ -82,10 +102,20 @@ def greedy_tests(log: DataFrame, results: Published | None) -> Figure:
         accuracy = results.ingredients.loc[greedy_order(results.ingredients), VALIDATION].to_numpy()
         error = standard_error(accuracy, TEST_SETS[VALIDATION])
         in_soup = np.isin(np.arange(len(accuracy)), [0, *accepted])
-        for chosen, color, label in ((~in_soup, _GREY, "left out"), (in_soup, _BLUE, "in the soup")):
+        for chosen, color, label in (
+            (~in_soup, _GREY, "left out"),
+            (in_soup, _BLUE, "in the soup"),
+        ):
             places = np.flatnonzero(chosen)
             above.errorbar(
-                places, accuracy[chosen], error[chosen], fmt="o", markersize=4, color=color, elinewidth=1, label=label
+                places,
+                accuracy[chosen],
+                error[chosen],
+                fmt="o",
+                markersize=4,
+                color=color,
+                elinewidth=1,
+                label=label,
             )
         above.legend(loc="upper right")
     running = [log["best_before"].iloc[0], *np.maximum(log["best_before"], log["accuracy"])]
@@ -102,8 +132,13 @@ def greedy_tests(log: DataFrame, results: Published | None) -> Figure:
         label="its standard error",
     )
     below.step(places, running, where="post", color=_BLUE, label="best soup so far")
-    for chosen, color, label in ((~log["accepted"], _GREY, "tried, left out"), (log["accepted"], _BLUE, "accepted")):
-        below.scatter(log.index[chosen], log.loc[chosen, "accuracy"], s=18, color=color, label=label, zorder=3)
+    for chosen, color, label in (
+        (~log["accepted"], _GREY, "tried, left out"),
+        (log["accepted"], _BLUE, "accepted"),
+    ):
+        below.scatter(
+            log.index[chosen], log.loc[chosen, "accuracy"], s=18, color=color, label=label, zorder=3
+        )
     for axes in (above, below):
         axes.axvline(last + 0.5, color="#D55E00", linewidth=1.4, linestyle="--")
     below.annotate(
@@ -152,7 +187,9 @@ def against_rate(results: Published | None) -> Figure:
     return figure
 
 
-def trials(tried: Mapping[str, list[tuple[float, float]]], single: list[float], title: str) -> Figure:
+def trials(
+    tried: Mapping[str, list[tuple[float, float]]], single: list[float], title: str
+) -> Figure:
     """Fast estimate against accuracy of every soup that the recipes evaluated, with the ingredients for comparison.
 
     Args:
@@ -160,7 +197,9 @@ def trials(tried: Mapping[str, list[tuple[float, float]]], single: list[float], 
         single: (N,) accuracies of the ingredients alone, which estimate and accuracy share.
     """
     figure, axes = plt.subplots(figsize=(6.2, 4.6))
-    axes.scatter(single, single, s=60, color="#999999", marker="x", label="ingredients alone (free)")
+    axes.scatter(
+        single, single, s=60, color="#999999", marker="x", label="ingredients alone (free)"
+    )
     for place, (recipe, pairs) in enumerate(tried.items()):
         style = RECIPE_STYLES[recipe]
         estimates, accuracies = np.array(pairs).reshape(-1, 2).T
@@ -179,7 +218,9 @@ def trials(tried: Mapping[str, list[tuple[float, float]]], single: list[float], 
     margin = 0.08 * (max(values) - min(values)) + 0.5
     limits = min(values) - margin, max(values) + margin
     axes.set(xlim=limits, ylim=limits, title=title)
-    axes.set(xlabel="fast estimate: the ensemble on validation (%)", ylabel="the soup on validation (%)")
+    axes.set(
+        xlabel="fast estimate: the ensemble on validation (%)", ylabel="the soup on validation (%)"
+    )
     axes.legend(fontsize=10)
     figure.tight_layout()
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,69 +17,25 @@ from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 from radin.errors import ParameterError
-
-# One colour and one line style for each recipe, the same on every page. The colours are Okabe and Ito's,
-# which colour-blind readers can tell apart; the styles serve print.
-RECIPE_STYLES: dict[str, dict[str, Any]] = {
-    "radin": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
-    "greedy": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
-    "random": {"color": "#767676", "linestyle": "-", "marker": "^"},
-    "uniform": {"color": "#009E73", "linestyle": "--"},
-    "best_single": {"color": "#CC79A7", "linestyle": "-."},
-    "ensemble": {"color": "#56B4E9", "linestyle": ":"},
-    "learned": {"color": "#E69F00", "linestyle": "-", "marker": "D"},
-    "oracle": {"color": "#222222", "linestyle": (0, (1, 3))},
-}
-
-
-def set_style() -> None:
-    """Set the look of every figure of the book; called once at the head of a notebook."""
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        rc={"figure.dpi": 110, "savefig.bbox": "tight", "figure.facecolor": "white"},
-    )
-
-
-def soup_and_ensemble(num_models: int = 3) -> Figure:
-    """The difference between an ensemble (average the logits) and a soup (average the weights).
-
-    After RADIN, figure 1.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    heights = np.linspace(0.82, 0.18, num_models)
-    for axes in (left, right):
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.axis("off")
-    left.set_title(f"ensemble: {num_models} forward passes an image")
-    _box(left, 0.1, 0.5, "image")
-    _box(left, 0.86, 0.5, "mean of\nlogits", "#56B4E9")
-    for k, height in enumerate(heights):
-        _box(left, 0.47, height, rf"model $\theta_{k + 1}$")
-        _arrow(left, (0.18, 0.5), (0.35, height))
-        _arrow(left, (0.59, height), (0.75, 0.5))
-    right.set_title("soup: one forward pass an image")
-    for k, height in enumerate(heights):
-        _box(right, 0.1, height, rf"$\theta_{k + 1}$")
-        _arrow(right, (0.17, height), (0.3, 0.62))
-    _box(right, 0.43, 0.62, "mean of\nweights", "#D55E00")
-    _box(right, 0.43, 0.18, "image")
-    _arrow(right, (0.54, 0.62), (0.62, 0.45))
-    _arrow(right, (0.5, 0.2), (0.62, 0.37))
-    _box(right, 0.72, 0.41, r"model $\bar\theta$")
-    _arrow(right, (0.82, 0.41), (0.88, 0.41))
-    _box(right, 0.94, 0.41, "logits")
-    figure.tight_layout()
-    return figure
+from radin.experiments.plots.style import RECIPE_STYLES
 
 
 def _box(axes: Axes, x: float, y: float, text: str, color: str = "#555555") -> None:
-    style = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": color, "linewidth": 1.6}
+    style = {
+        "boxstyle": "round,pad=0.45",
+        "facecolor": "white",
+        "edgecolor": color,
+        "linewidth": 1.6,
+    }
     axes.text(x, y, text, ha="center", va="center", fontsize=11, bbox=style)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1))
+    axes.add_patch(
+        FancyArrowPatch(
+            start, end, arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1
+        )
+    )
 
 
 def ingredients(names: Sequence[str], val: Tensor, test: Tensor) -> Figure:
@@ -88,7 +43,14 @@ def ingredients(names: Sequence[str], val: Tensor, test: Tensor) -> Figure:
     order = val.argsort(descending=True, stable=True)
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
     axes.plot(range(len(names)), val[order], "o", color="#0072B2", label="validation (decides)")
-    axes.plot(range(len(names)), test[order], "D", color="#E69F00", fillstyle="none", label="test (reported)")
+    axes.plot(
+        range(len(names)),
+        test[order],
+        "D",
+        color="#E69F00",
+        fillstyle="none",
+        label="test (reported)",
+    )
     axes.set_xticks(range(len(names)), [names[i].removeprefix("ingredient_") for i in order])
     axes.set(xlabel="ingredient", ylabel="accuracy (%)")
     axes.legend()
@@ -119,7 +81,9 @@ def estimate_against_truth(
         share = (size - 1) / max(num_models - 1, 1)
         turn = Affine2D().rotate_deg(-360 * (size - 1) / num_models)
         color = palette(0.92 * share)
-        axes.scatter(estimates[chosen], truth[chosen], s=14, color=color, edgecolor="none", alpha=0.9)
+        axes.scatter(
+            estimates[chosen], truth[chosen], s=14, color=color, edgecolor="none", alpha=0.9
+        )
         axes.scatter(
             estimates[chosen],
             truth[chosen],
@@ -149,7 +113,11 @@ def estimate_against_truth(
 
 
 def ranks(
-    order: Tensor, truth: Tensor, budget: int, chosen: int, truth_label: str = "true accuracy of the soup (%)"
+    order: Tensor,
+    truth: Tensor,
+    budget: int,
+    chosen: int,
+    truth_label: str = "true accuracy of the soup (%)",
 ) -> Figure:
     """True accuracy of every candidate against its rank by stage 1; the first B are evaluated. After RADIN, figure 3.
 
@@ -163,7 +131,15 @@ def ranks(
     figure, axes = plt.subplots(figsize=(7.5, 4.2))
     position = np.arange(1, len(order) + 1)
     ranked = truth[order]
-    axes.scatter(position, ranked, s=10, color="#999999", alpha=0.6, label="candidates, by rank", edgecolor="none")
+    axes.scatter(
+        position,
+        ranked,
+        s=10,
+        color="#999999",
+        alpha=0.6,
+        label="candidates, by rank",
+        edgecolor="none",
+    )
     axes.scatter(
         position[:budget],
         ranked[:budget],
@@ -173,8 +149,22 @@ def ranks(
         zorder=3,
     )
     winner = int((order == chosen).nonzero())
-    axes.scatter(position[winner], ranked[winner], s=190, marker="*", color="#D55E00", label="returned", zorder=4)
-    axes.axhline(truth.max().item(), color="#222222", linewidth=1, linestyle=":", label="best of all candidates")
+    axes.scatter(
+        position[winner],
+        ranked[winner],
+        s=190,
+        marker="*",
+        color="#D55E00",
+        label="returned",
+        zorder=4,
+    )
+    axes.axhline(
+        truth.max().item(),
+        color="#222222",
+        linewidth=1,
+        linestyle=":",
+        label="best of all candidates",
+    )
     axes.set(xlabel="rank by fast estimate (1 = most promising)", ylabel=truth_label, xscale="log")
     axes.legend(loc="lower left")
     figure.tight_layout()
@@ -206,9 +196,18 @@ def accuracy_against_budget(
         if recipe in drawn:  # the same recipe with another setting: same colour, dashed
             style |= {"linestyle": "--", "markerfacecolor": "white"}
         drawn.add(recipe)
-        axes.plot(budgets, values, label=name.replace("_", " "), markersize=5, linewidth=1.8, **style)
+        axes.plot(
+            budgets, values, label=name.replace("_", " "), markersize=5, linewidth=1.8, **style
+        )
     for name, (low, high) in (bands or {}).items():
-        axes.fill_between(budgets, low, high, color=RECIPE_STYLES[name.split()[0]]["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(
+            budgets,
+            low,
+            high,
+            color=RECIPE_STYLES[name.split()[0]]["color"],
+            alpha=0.15,
+            linewidth=0,
+        )
     for name, value in levels.items():
         axes.axhline(
             value,
@@ -234,7 +233,9 @@ def accuracy_against_budget(
     return figure
 
 
-def by_size(test: Tensor, sizes: Tensor, threshold: int, label: str = "test accuracy of the soup (%)") -> Figure:
+def by_size(
+    test: Tensor, sizes: Tensor, threshold: int, label: str = "test accuracy of the soup (%)"
+) -> Figure:
     """Distribution of the soups' accuracy, those of many ingredients against those of few. After RADIN, figure 5.
 
     Args:
@@ -266,7 +267,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str) -> Fig
     """Differences with their 95% intervals, one row each; what lies right of zero favours the first named.
 
     Args:
-        rows: title to (difference, low, high), as `radin.compare.paired_interval` gives them.
+        rows: title to (difference, low, high), as `radin.experiments.intervals.paired_interval` gives them.
     """
     figure, axes = plt.subplots(figsize=(7.5, 1.0 + 0.42 * len(rows)))
     for place, (middle, low, high) in enumerate(rows.values()):
@@ -281,13 +282,19 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str) -> Fig
     return figure
 
 
-def slopes(scales: Sequence[float], errors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+def slopes(
+    scales: Sequence[float], errors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
+) -> Figure:
     """Errors against a scale on log-log axes, with the slope fitted to each line written beside it."""
     figure, axes = plt.subplots(figsize=(6.8, 4.6))
     markers = iter("osD^v")
     for (name, values), color in zip(errors.items(), sns.color_palette("colorblind"), strict=False):
         axes.loglog(
-            scales, values, marker=next(markers), color=color, label=f"{name}: slope {fitted_slope(scales, values):.2f}"
+            scales,
+            values,
+            marker=next(markers),
+            color=color,
+            label=f"{name}: slope {fitted_slope(scales, values):.2f}",
         )
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
@@ -306,9 +313,19 @@ def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
     rng = np.random.default_rng(0)  # sideways scatter only, so that equal dots stay visible
     for row, values in enumerate(differences.values()):
         axes.scatter(
-            values, row + rng.uniform(-0.25, 0.25, len(values)), s=9, alpha=0.5, color="#0072B2", edgecolor="none"
+            values,
+            row + rng.uniform(-0.25, 0.25, len(values)),
+            s=9,
+            alpha=0.5,
+            color="#0072B2",
+            edgecolor="none",
         )
-        axes.plot([torch.as_tensor(values).mean()] * 2, [row - 0.36, row + 0.36], color="#D55E00", linewidth=3)
+        axes.plot(
+            [torch.as_tensor(values).mean()] * 2,
+            [row - 0.36, row + 0.36],
+            color="#D55E00",
+            linewidth=3,
+        )
     axes.axvline(0, color="#222222", linewidth=1)
     axes.set_yticks(range(len(differences)), list(differences))
     axes.set(xlabel=label, ylim=(len(differences) - 0.4, -0.6))

@@ -18,7 +18,10 @@ def augment(images: Tensor, hyperparameters: Mapping[str, float], rng: torch.Gen
     changes brightness, contrast and saturation (see `recolour`), `erase` greys out a square (see
     `erase`), `noise` adds Gaussian noise of that standard deviation (pixels run from -1 to 1).
     """
-    amount = {key: hyperparameters.get(key, 0.0) for key in ("augment", "flip", "colour", "erase", "noise")}
+    amount = {
+        key: hyperparameters.get(key, 0.0)
+        for key in ("augment", "flip", "colour", "erase", "noise")
+    }
     if amount["augment"] > 0:
         images = move(images, amount["augment"], rng)
     if amount["flip"] > 0:
@@ -46,7 +49,9 @@ def move(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
 
 def recolour(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     """Multiply contrast and saturation by 1 - strength to 1 + strength and shift brightness by up to strength / 2."""
-    bright, contrast, saturation = torch.rand(3, len(images), 1, 1, 1, generator=rng).mul(2).sub(1).mul(strength)
+    bright, contrast, saturation = (
+        torch.rand(3, len(images), 1, 1, 1, generator=rng).mul(2).sub(1).mul(strength)
+    )
     grey = images.mean(1, keepdim=True)
     level = grey.mean((2, 3), keepdim=True)
     images = grey + (images - grey) * (1 + saturation)
@@ -58,11 +63,15 @@ def erase(images: Tensor, edge: float, rng: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     centre = torch.rand(2, n, 1, 1, generator=rng)
     down, right = (torch.arange(length).add(0.5).div(length) for length in (height, width))
-    outside = ((down[:, None] - centre[0]).abs() > edge / 2) | ((right[None, :] - centre[1]).abs() > edge / 2)
+    outside = ((down[:, None] - centre[0]).abs() > edge / 2) | (
+        (right[None, :] - centre[1]).abs() > edge / 2
+    )
     return images * outside[:, None]
 
 
-def mixup(images: Tensor, targets: Tensor, alpha: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def mixup(
+    images: Tensor, targets: Tensor, alpha: float, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Blend each image and its target (n, C) with another of the batch; the share is Beta(alpha, alpha).
 
     Source: Zhang et al. 2018, section 2.
@@ -70,6 +79,10 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, rng: torch.Generator) -
     if alpha == 0:
         return images, targets
     # torch's Beta takes no generator, so numpy draws the share from a seed that the generator gives.
-    share = float(np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng))).beta(alpha, alpha))
+    share = float(
+        np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng))).beta(alpha, alpha)
+    )
     other = torch.randperm(len(images), generator=rng)
-    return share * images + (1 - share) * images[other], share * targets + (1 - share) * targets[other]
+    return share * images + (1 - share) * images[other], share * targets + (1 - share) * targets[
+        other
+    ]

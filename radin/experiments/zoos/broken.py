@@ -12,26 +12,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from radin.data import ArraySplit, load_split
-from radin.devices import pick_device
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.checkpoints.zoo import Zoo
+from radin.data.load import load_split
+from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, check_seed, check_whole
-from radin.files import hash_file, hash_text
-from radin.finetune import (
+from radin.experiments.networks import DigitsNet
+from radin.experiments.zoos.digits import (
     PRETRAINING,
-    Hyperparameters,
     digits_zoo,
     follow,
-    fresh,
-    save_checkpoint,
     shorten,
     sweep,
     train_missing,
-    trained_with,
     zoo_paths,
 )
-from radin.models import DigitsNet
-from radin.predict import predict
-from radin.zoo import Zoo, open_checkpoint
+from radin.experiments.zoos.train import Hyperparameters, fresh, save_checkpoint, trained_with
+from radin.files import hash_file, hash_text
+from radin.inference.devices import pick_device
+from radin.inference.predict import predict
 
 KINDS: dict[str, str] = {
     "healthy": "Nothing is wrong: the ingredients of digits_zoo, for comparison.",
@@ -96,7 +95,9 @@ def broken_zoo(
         raise ParameterError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
     num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "no common start")  # what is wrong with some of these is meant to be
+        warnings.filterwarnings(
+            "ignore", "no common start"
+        )  # what is wrong with some of these is meant to be
         return makers[kind](_Order(kind, num_models, seed, quick, pick_device(device), progress))
 
 
@@ -120,14 +121,22 @@ class _Order:
     def paths(self, *determines: str) -> list[Path]:
         """Initialisation and ingredients; the folder's name holds what no header of a checkpoint says."""
         data = (_split("pretrain").fingerprint, _split("train").fingerprint)
-        key = hash_text("broken-1", str(self.seed), str(self.quick), self.device.type, *data, *determines)
+        key = hash_text(
+            "broken-1", str(self.seed), str(self.quick), self.device.type, *data, *determines
+        )
         return zoo_paths(f"broken-{self.kind}-{key[:16]}", self.num_models)
 
-    def pretrain(self, path: Path, run: Hyperparameters, build: Callable[[], DigitsNet], seed: int) -> None:
+    def pretrain(
+        self, path: Path, run: Hyperparameters, build: Callable[[], DigitsNet], seed: int
+    ) -> None:
         (run,) = shorten([run], self.quick)
-        train_missing(path, run, lambda: fresh(build, seed).to(self.device), _split("pretrain"), seed)
+        train_missing(
+            path, run, lambda: fresh(build, seed).to(self.device), _split("pretrain"), seed
+        )
 
-    def tune(self, paths: list[Path], runs: list[Hyperparameters], start: Callable[[int], nn.Module]) -> None:
+    def tune(
+        self, paths: list[Path], runs: list[Hyperparameters], start: Callable[[int], nn.Module]
+    ) -> None:
         """Fine-tune from `start(number)` every ingredient that is not there yet."""
         bar = follow(paths, f"training the zoo {self.kind!r}", self.progress)
         for number, (path, run) in enumerate(zip(bar, shorten(runs, self.quick), strict=True)):
@@ -141,7 +150,9 @@ class _Order:
         """The seed of one ingredient, as in digits_zoo."""
         return 1000 * self.seed + number + 1
 
-    def change(self, healthy: Zoo, paths: list[Path], change: Callable[[DigitsNet, int], None]) -> Zoo:
+    def change(
+        self, healthy: Zoo, paths: list[Path], change: Callable[[DigitsNet, int], None]
+    ) -> Zoo:
         """The healthy ingredients, each after `change(model, number)`."""
         for number, path in enumerate(paths[1:]):
             note: Hyperparameters = {"number": number}
@@ -191,7 +202,9 @@ def _batch_norm(order: _Order) -> Zoo:
     init, *paths = order.paths(repr(build()), json.dumps(PRETRAINING))
     order.pretrain(init, PRETRAINING, build, 1000 * order.seed)
     runs = order.sweep(BATCH_NORM)
-    runs = [{**run, "weight_decay": DECAYS[number % len(DECAYS)]} for number, run in enumerate(runs)]
+    runs = [
+        {**run, "weight_decay": DECAYS[number % len(DECAYS)]} for number, run in enumerate(runs)
+    ]
     order.tune(paths, runs, lambda _: _load(build(), init))
     return Zoo.open(paths, build=build, init=init, progress=False)
 
@@ -217,7 +230,9 @@ def _permute(model: DigitsNet, rng: torch.Generator) -> None:
         for parameter in (*convolution.parameters(), *norm.parameters()):
             parameter.copy_(parameter[channels])
         before = channels
-    blocks = model.head.weight.unflatten(1, (len(before), -1))  # (10, channels, the places of one channel)
+    blocks = model.head.weight.unflatten(
+        1, (len(before), -1)
+    )  # (10, channels, the places of one channel)
     model.head.weight.copy_(blocks[:, before].flatten(1))
 
 
@@ -239,7 +254,9 @@ def _sharp(order: _Order) -> Zoo:
             for parameter in model.head.parameters():
                 parameter.mul_(SHARPNESS)
 
-    return order.change(healthy, order.paths(*healthy.fingerprints, str(least), str(SHARPNESS)), change)
+    return order.change(
+        healthy, order.paths(*healthy.fingerprints, str(least), str(SHARPNESS)), change
+    )
 
 
 def _split(part: str) -> ArraySplit:

@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from radin.datasets import KNOWN
-from radin.finetune import Hyperparameters
+from radin.data.download.catalog import KNOWN
+from radin.experiments.zoos.train import Hyperparameters
 
 # The first 200 classes a network ever sees. Light augmentation: sixteen epochs cannot use more.
 PRETRAINING: Hyperparameters = {
@@ -58,7 +58,11 @@ class Plan:
 
 
 def photo_sweep(
-    num_models: int, seed: int, rates: tuple[float, float], epochs: tuple[int, int], floors: tuple[float, ...]
+    num_models: int,
+    seed: int,
+    rates: tuple[float, float],
+    epochs: tuple[int, int],
+    floors: tuple[float, ...],
 ) -> list[Hyperparameters]:
     """Random hyper-parameters after Wortsman et al. 2022, section 3.1; a longer sweep begins with a shorter one.
 

@@ -1,4 +1,4 @@
-"""The zoos of small photo networks that are shipped, and their making: `python -m radin.photos cifar10`."""
+"""The zoos of small photo networks that are shipped, and their making: `python -m radin.experiments.zoos.photos cifar10`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from radin.bench import SoupBench
-from radin.data import ArraySplit, in_memory, load_split
-from radin.devices import pick_device, single_thread
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.checkpoints.zoo import Zoo
+from radin.data.load import load_split
+from radin.data.splits import ArraySplit, in_memory
 from radin.errors import ParameterError, RadinError, check_seed, check_whole
+from radin.experiments.bench.bench import SoupBench
+from radin.experiments.bench.shipped import (
+    BENCH,
+    BENCH_FORMAT,
+    INIT,
+    MANIFEST,
+    PRETRAINED,
+    shipped_root,
+)
+from radin.experiments.networks import SmallResNet
+from radin.experiments.zoos.photo_plans import PLANS, PRETRAINING, Plan
+from radin.experiments.zoos.train import (
+    Hyperparameters,
+    save_checkpoint,
+    train_checkpoint,
+    trained_with,
+)
 from radin.files import atomic_path, cache_root, hash_file, hash_text
-from radin.finetune import Hyperparameters, save_checkpoint, train_checkpoint, trained_with
-from radin.models import SmallResNet
-from radin.plans import PLANS, PRETRAINING, Plan
-from radin.shipped import BENCH, BENCH_FORMAT, INIT, MANIFEST, PRETRAINED, shipped_root
-from radin.zoo import Zoo, open_checkpoint
+from radin.inference.devices import pick_device, single_thread
 
 BATCH = 128
 WIDTHS = (32, 64, 128)  # of the network; thirteen of it in half precision are 8 MB
-JOBS = -1  # processes on a CPU, one thread each: they get more done than one process with many threads
+JOBS = (
+    -1
+)  # processes on a CPU, one thread each: they get more done than one process with many threads
 HEAD_DECAY = 1e-4
 PRETRAINING_SIZE = 32  # pixels, whatever size the copy of Tiny ImageNet has
 PRETRAINING_SEED = 0
-START_SEED = 7  # of the order of the images in an initialisation's training, beside the plan's own seed
+START_SEED = (
+    7  # of the order of the images in an initialisation's training, beside the plan's own seed
+)
 
 
 def fit_head(model: SmallResNet, split: ArraySplit, steps: int = 100) -> None:
@@ -43,23 +61,32 @@ def fit_head(model: SmallResNet, split: ArraySplit, steps: int = 100) -> None:
     """
     device = next(model.parameters()).device
     with torch.no_grad():
-        features = torch.cat([model.features(images.to(device)) for images in split.images.split(500)])
+        features = torch.cat(
+            [model.features(images.to(device)) for images in split.images.split(500)]
+        )
     labels = split.labels.to(device)
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
-    optimizer = torch.optim.LBFGS(model.head.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        model.head.parameters(), max_iter=steps, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         # A trace of weight decay: without it the head of separable features grows without end.
-        value = F.cross_entropy(model.head(features), labels) + HEAD_DECAY * model.head.weight.square().sum()
+        value = (
+            F.cross_entropy(model.head(features), labels)
+            + HEAD_DECAY * model.head.weight.square().sum()
+        )
         value.backward()
         return value
 
     optimizer.step(loss)
 
 
-def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", progress: bool = True) -> Zoo:
+def photo_zoo(
+    name: str, num_models: int | None = None, device: str = "auto", progress: bool = True
+) -> Zoo:
     """Train one of the zoos in `PLANS`, or find it under `RADIN_CACHE`.
 
     Pretraining on Tiny ImageNet, the initialisation and every ingredient are written as soon as they are
@@ -77,17 +104,25 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
     plan = _plan(name)
     from joblib import Parallel, delayed
 
-    num_models = check_whole("num_models", plan.num_models if num_models is None else num_models, least=1)
+    num_models = check_whole(
+        "num_models", plan.num_models if num_models is None else num_models, least=1
+    )
     seed, chosen = check_seed(plan.seed), pick_device(device)
     before = pretrained(chosen, progress)
-    start, tune = (_memory(plan.data, part, plan.size) for part in (plan.start_part, plan.tune_part))
+    start, tune = (
+        _memory(plan.data, part, plan.size) for part in (plan.start_part, plan.tune_part)
+    )
     parts = (hash_file(before), start.fingerprint, tune.fingerprint)
     key = hash_text("photos-2", json.dumps(plan.start), _made_of(), str(seed), chosen.type, *parts)
     folder = cache_root() / "zoos" / f"{name}-{key[:16]}"
     init = folder / INIT
     if not init.exists():
         model = SmallResNet(start.num_classes, WIDTHS)
-        body = {key: tensor for key, tensor in open_checkpoint(before).items() if not key.startswith("head.")}
+        body = {
+            key: tensor
+            for key, tensor in open_checkpoint(before).items()
+            if not key.startswith("head.")
+        }
         missing, unknown = model.load_state_dict(body, strict=False)
         assert set(missing) == {"head.weight", "head.bias"}
         assert not unknown
@@ -96,20 +131,30 @@ def photo_zoo(name: str, num_models: int | None = None, device: str = "auto", pr
             save_checkpoint(model, init, {}, torch.float16)
         else:
             order = START_SEED + seed
-            train_checkpoint(model, start, plan.start, order, init, BATCH, torch.float16, "initialisation")
+            train_checkpoint(
+                model, start, plan.start, order, init, BATCH, torch.float16, "initialisation"
+            )
     paths = [folder / f"ingredient_{k:02d}.safetensors" for k in range(num_models)]
     todo = [
         delayed(_ingredient)(plan, run, init, path, 1000 * seed + k, chosen)
         for k, (path, run) in enumerate(zip(paths, plan.sweep(num_models, seed), strict=True))
         if not (path.exists() and trained_with(path) == run)  # the sweep may have been edited
     ]
-    finished = Parallel(n_jobs=1 if chosen.type == "cuda" else JOBS, return_as="generator_unordered")(todo)
-    for _ in tqdm(finished, total=len(todo), desc=f"fine-tuning {name}", disable=not progress or not todo):
+    finished = Parallel(
+        n_jobs=1 if chosen.type == "cuda" else JOBS, return_as="generator_unordered"
+    )(todo)
+    for _ in tqdm(
+        finished, total=len(todo), desc=f"fine-tuning {name}", disable=not progress or not todo
+    ):
         pass
-    return Zoo.open(paths, build=lambda: SmallResNet(start.num_classes, WIDTHS), init=init, progress=False)
+    return Zoo.open(
+        paths, build=lambda: SmallResNet(start.num_classes, WIDTHS), init=init, progress=False
+    )
 
 
-def _ingredient(plan: Plan, run: Hyperparameters, init: Path, path: Path, seed: int, device: torch.device) -> None:
+def _ingredient(
+    plan: Plan, run: Hyperparameters, init: Path, path: Path, seed: int, device: torch.device
+) -> None:
     tune = _memory(plan.data, plan.tune_part, plan.size)
     model = SmallResNet(tune.num_classes, WIDTHS)
     model.load_state_dict(dict(open_checkpoint(init)))
@@ -122,7 +167,9 @@ def pretrained(device: torch.device, progress: bool) -> Path:
     if (path := shipped_root() / PRETRAINED).exists() and trained_with(path) == PRETRAINING:
         return path
     split = _memory("tiny-imagenet", "train", PRETRAINING_SIZE)
-    key = hash_text("tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), device.type, split.fingerprint)
+    key = hash_text(
+        "tiny-imagenet-2", json.dumps(PRETRAINING), _made_of(), device.type, split.fingerprint
+    )
     path = cache_root() / "zoos" / f"tiny-imagenet-{key[:16]}" / PRETRAINED
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
@@ -150,7 +197,11 @@ def _plan(name: str) -> Plan:
 
 
 def ship(
-    name: str, folder: str | Path, num_models: int | None = None, device: str = "auto", progress: bool = True
+    name: str,
+    folder: str | Path,
+    num_models: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
 ) -> SoupBench:
     """Train a zoo, evaluate all its soups, and write both with a manifest as `SoupBench.load` reads them.
 
@@ -174,7 +225,12 @@ def ship(
         "data": {
             "name": plan.data,
             "size": plan.size,
-            "parts": {"start": plan.start_part, "tune": plan.tune_part, "val": plan.val_part, "test": plan.test_part},
+            "parts": {
+                "start": plan.start_part,
+                "tune": plan.tune_part,
+                "val": plan.val_part,
+                "test": plan.test_part,
+            },
             "images": {"val": len(val), "test": len(test)},
             "fingerprints": {"val": val.fingerprint, "test": test.fingerprint},
         },
@@ -184,7 +240,11 @@ def ship(
         "pretraining": {"data": "tiny-imagenet", "size": PRETRAINING_SIZE, **PRETRAINING},
         "start": plan.start,
         "ingredients": [trained_with(path) for path in zoo.paths],
-        "made_with": {"torch": torch.__version__, "machine": platform.machine(), "device": str(pick_device(device))},
+        "made_with": {
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "device": str(pick_device(device)),
+        },
         "files": {path.name: hash_file(path) for path in written},
     }
     for path in folder.iterdir():  # what an earlier, larger zoo left
@@ -202,14 +262,22 @@ def _copy(source: Path, target: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command `python -m radin.photos NAME ...`."""
+    """The command `python -m radin.experiments.zoos.photos NAME ...`."""
     parser = argparse.ArgumentParser(
-        prog="python -m radin.photos",
+        prog="python -m radin.experiments.zoos.photos",
         description="Train zoos of small photo networks, evaluate all their soups and write both where "
         "radin.SoupBench.load finds them. A killed run goes on where it stopped.",
     )
-    parser.add_argument("names", nargs="+", choices=[*PLANS, "all"], metavar="NAME", help=f"{', '.join(PLANS)}, or all")
-    parser.add_argument("--out", type=Path, default=shipped_root(), help="parent of the folder NAME (%(default)s)")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=[*PLANS, "all"],
+        metavar="NAME",
+        help=f"{', '.join(PLANS)}, or all",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=shipped_root(), help="parent of the folder NAME (%(default)s)"
+    )
     parser.add_argument("--num-models", type=int, help="ingredients, if not as many as planned")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(arguments)
@@ -222,6 +290,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from radin import photos
+    from radin.experiments.zoos import photos
 
     photos.main()  # by the module's own name: the processes that train could not find what belongs to `__main__`

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from radin.data import ArraySplit, mixed_batches
+from radin.data.batches import mixed_batches
+from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, check_whole
-from radin.finetune import Hyperparameters, train
+from radin.experiments.zoos.train import Hyperparameters, train
 
 FLOOR = 0.2  # share of the learning rate that a run ends at, where its hyper-parameters do not say
 
@@ -54,7 +55,7 @@ def swa(
     Args:
         model: where the run starts, on the device to train on; ends as the last iterate.
         split: the training images.
-        hyperparameters: as `radin.finetune.train` takes them; `floor`, the share of lr that the run ends
+        hyperparameters: as `radin.experiments.zoos.train.train` takes them; `floor`, the share of lr that the run ends
             at, is 0.2 where it is missing.
         seed: of the order of the images and of their augmentation.
         start: share of the epochs before the first snapshot, at least 0 and below 1.
@@ -67,7 +68,9 @@ def swa(
     Source: Izmailov et al. 2018, algorithm 1, with one slow decay in place of cycles.
     """
     if not 0 <= start < 1:  # NaN fails this too
-        raise ParameterError(f"start must be a share of the epochs, from 0 to below 1; it is {start!r}.")
+        raise ParameterError(
+            f"start must be a share of the epochs, from 0 to below 1; it is {start!r}."
+        )
     h = {"floor": FLOOR, **hyperparameters}
     if not 0 < h["floor"] <= 1:
         raise ParameterError(
@@ -83,5 +86,7 @@ def swa(
             averaged.update_parameters(model)
 
     train(model, split, h, seed, batch_size, after_epoch=snapshot, progress=progress)
-    update_bn(mixed_batches(split, batch_size, seed), averaged.module, next(model.parameters()).device)
+    update_bn(
+        mixed_batches(split, batch_size, seed), averaged.module, next(model.parameters()).device
+    )
     return AveragedRun(averaged.module.eval(), model, epochs - before, epochs)

@@ -6,12 +6,10 @@ import hashlib
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -19,48 +17,13 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from radin.augment import augment, mixup
-from radin.data import ArraySplit, load_split
-from radin.devices import pick_device, single_thread
-from radin.errors import DataError, ParameterError, check_seed, check_whole
-from radin.files import atomic_path, cache_root, hash_text, update_hash
-from radin.models import DigitsNet
-from radin.zoo import Zoo, open_checkpoint
+from radin.data.splits import ArraySplit
+from radin.errors import DataError, ParameterError, check_whole
+from radin.experiments.zoos.augment import augment, mixup
+from radin.files import atomic_path, hash_text, update_hash
 
 Hyperparameters = dict[str, float]
 Net = TypeVar("Net", bound=nn.Module)
-
-# The initialisation: no label smoothing or mixup, some augmentation, long enough to converge.
-PRETRAINING: Hyperparameters = {
-    "lr": 2e-3,
-    "weight_decay": 1e-2,
-    "epochs": 100,
-    "augment": 0.5,
-    "noise": 0.0,
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-}
-
-
-def sweep(num_models: int, seed: int = 0) -> list[Hyperparameters]:
-    """Random hyper-parameters for `num_models` ingredients, after Wortsman et al. 2022, section 3.1.
-
-    Learning rate and weight decay are drawn on a log scale, so a sweep holds timid and reckless runs
-    alike. A longer sweep begins with a shorter one of the same seed.
-    """
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            "lr": float(10 ** rng.uniform(-4, math.log10(3e-3))),
-            "weight_decay": float(10 ** rng.uniform(-4, -0.5)),
-            "epochs": int(rng.integers(20, 81)),
-            "augment": float(rng.choice([0.0, 0.5, 1.0])),  # 1: turned by 30 degrees, scaled by 25%, moved by 1 pixel
-            "noise": float(rng.choice([0.0, 0.3, 0.6])),  # standard deviation of fresh noise at every step
-            "label_smoothing": float(rng.choice([0.0, 0.1])),
-            "mixup": float(rng.choice([0.0, 0.2, 0.4])),  # alpha of the Beta distribution; 0 is off
-        }
-        for _ in range(num_models)
-    ]
 
 
 def train(
@@ -97,18 +60,33 @@ def train(
     optimizer = torch.optim.AdamW(trained, lr=h["lr"], weight_decay=h["weight_decay"])
     per_epoch = math.ceil(len(split) / batch_size)
     schedule = _schedule(optimizer, epochs * per_epoch, h)
-    run = (json.dumps(h, sort_keys=True), str(seed), str(batch_size), split.fingerprint, repr(model))
+    run = (
+        json.dumps(h, sort_keys=True),
+        str(seed),
+        str(batch_size),
+        split.fingerprint,
+        repr(model),
+    )
     state = _State(
-        resume, hash_text(*run, _hash_state(model)), rng, optimizer=optimizer, model=model, schedule=schedule
+        resume,
+        hash_text(*run, _hash_state(model)),
+        rng,
+        optimizer=optimizer,
+        model=model,
+        schedule=schedule,
     )
     done = state.restore()
     model.train()
-    bar = tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=progress, disable=not progress)
+    bar = tqdm(
+        total=epochs * per_epoch, initial=done * per_epoch, desc=progress, disable=not progress
+    )
     for epoch in range(done + 1, epochs + 1):
         for chosen in torch.randperm(len(split), generator=rng).split(batch_size):
             x = augment(images[chosen], h, rng)
             x, y = mixup(x, labels[chosen], h["mixup"], rng)
-            loss = F.cross_entropy(model(x.to(device)), y.to(device), label_smoothing=h["label_smoothing"])
+            loss = F.cross_entropy(
+                model(x.to(device)), y.to(device), label_smoothing=h["label_smoothing"]
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -141,7 +119,9 @@ def train_checkpoint(
     state.unlink(missing_ok=True)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(
+    optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters
+) -> torch.optim.lr_scheduler.LRScheduler:
     for key, most in (("warmup", 0.99), ("floor", 1.0)):
         if not 0 <= h.get(key, 0.0) <= most:
             raise ParameterError(f"{key} must be a share from 0 to {most:g}, not {h[key]!r}.")
@@ -150,7 +130,9 @@ def _schedule(optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters) 
     def share(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+        return (
+            floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+        )
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
@@ -173,7 +155,9 @@ class _State:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         with atomic_path(self.path) as temporary:
-            torch.save({"key": self.key, "epoch": epoch, "rng": self.rng.get_state(), **state}, temporary)
+            torch.save(
+                {"key": self.key, "epoch": epoch, "rng": self.rng.get_state(), **state}, temporary
+            )
 
     def restore(self) -> int:
         """Epochs done, 0 without a state that fits."""
@@ -181,7 +165,13 @@ class _State:
             return 0
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):  # damaged: from the start
+        except (
+            RuntimeError,
+            KeyError,
+            ValueError,
+            EOFError,
+            pickle.UnpicklingError,
+        ):  # damaged: from the start
             return 0
         # Nothing is loaded unless all of it can be: a half-loaded model would be no start of anything.
         if (
@@ -196,79 +186,11 @@ class _State:
         return int(state["epoch"])
 
 
-def digits_zoo(
-    num_models: int = 10, seed: int = 0, quick: bool = False, device: str = "auto", progress: bool = True
-) -> Zoo:
-    """The embedded zoo: one small network pretrained on digits, then fine-tuned `num_models` times.
-
-    Made once and then found again under `RADIN_CACHE`. Every checkpoint is written as soon as it is
-    trained, so a killed run goes on where it stopped; its header holds the hyper-parameters.
-
-    Args:
-        num_models: N, at least 1.
-        seed: of the initialisation, the sweep and the order of the images.
-        quick: a tenth of the epochs, for tests; the ingredients are poor.
-        device: "auto", "cpu" or "cuda".
-
-    Returns: a Zoo with `build` and `init`, ingredients named ingredient_00, ingredient_01, ...
-    """
-    num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
-    chosen = pick_device(device)
-    runs = shorten([PRETRAINING, *sweep(num_models, seed)], quick)
-    pretrain, tune = load_split("digits", "pretrain"), load_split("digits", "train")
-    assert isinstance(pretrain, ArraySplit)
-    assert isinstance(tune, ArraySplit)
-    # Whatever the weights depend on names the folder. The number of ingredients is not part of it, so that a
-    # longer sweep takes over the ingredients of a shorter one.
-    recipe = json.dumps([PRETRAINING, *sweep(1, seed)])
-    data = (pretrain.fingerprint, tune.fingerprint)
-    key = hash_text("digits-1", repr(DigitsNet()), recipe, str(seed), str(quick), chosen.type, *data)
-    paths = zoo_paths(f"digits-{key[:16]}", num_models)
-
-    def start(number: int) -> nn.Module:
-        model = fresh(DigitsNet, seed)
-        if number > 0:
-            model.load_state_dict(dict(open_checkpoint(paths[0])))
-        return model.to(chosen)
-
-    for number, (path, run) in enumerate(zip(follow(paths, "training the digits zoo", progress), runs, strict=True)):
-        train_missing(path, run, partial(start, number), tune if number > 0 else pretrain, 1000 * seed + number)
-    return Zoo.open(paths[1:], build=DigitsNet, init=paths[0], progress=False)
-
-
-def shorten(runs: list[Hyperparameters], quick: bool) -> list[Hyperparameters]:
-    """The same runs, or with a tenth of their epochs, at least one, when `quick`."""
-    return [{**run, "epochs": max(1, int(run["epochs"]) // 10)} for run in runs] if quick else runs
-
-
-def zoo_paths(folder: str, num_models: int) -> list[Path]:
-    """Where a zoo of this name keeps its checkpoints: the initialisation first, then the ingredients."""
-    place = cache_root() / "zoos" / folder
-    return [place / "init.safetensors", *(place / f"ingredient_{k:02d}.safetensors" for k in range(num_models))]
-
-
-def follow(paths: list[Path], description: str, progress: bool) -> Iterable[Path]:
-    """The paths behind a progress bar, which is not shown when all of them are there already."""
-    return tqdm(paths, desc=description, disable=not progress or all(path.exists() for path in paths))
-
-
 def fresh(build: Callable[[], Net], seed: int) -> Net:
     """A new model with the random weights of `seed`; the caller's own randomness is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
-
-
-def train_missing(
-    path: Path, run: Hyperparameters, start: Callable[[], nn.Module], split: ArraySplit, seed: int
-) -> None:
-    """Train what `start` returns and save it, unless `path` holds a checkpoint of just this run already."""
-    if path.exists() and trained_with(path) == run:  # the sweep may have been edited
-        return
-    model = start()
-    with single_thread():  # also: the order of sums, and so the weights, does not depend on the number of cores
-        train(model, split, run, seed)
-    save_checkpoint(model, path, run)
 
 
 def save_checkpoint(
@@ -281,7 +203,10 @@ def save_checkpoint(
     """
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     if dtype is not None:
-        state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+        state = {
+            key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for key, tensor in state.items()
+        }
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"hyperparameters": json.dumps(hyperparameters)})
 

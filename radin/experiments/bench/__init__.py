@@ -1,0 +1,1 @@
+"""Soup benches: zoos all of whose soups have been evaluated once and tabulated."""
