@@ -77,7 +77,8 @@ def make_images(root: str | Path | None = None, seed: int = 0, progress: bool = 
         :16
     ]
     root = cache_root() / "images" / f"standin-{key}" if root is None else Path(root).expanduser()
-    mark = f"Drawings in the place of ImageNet and its test sets, made by radin.experiments.model_soups.standin_zoo: {key}\n"
+    # The text is a key on disk: it stays as it is, or drawings made before would be refused.
+    mark = f"Drawings in the place of ImageNet and its test sets, made by radin.standin: {key}\n"
     if _is_there(root, mark):
         return root
     staging = root.with_name(f".{root.name}.{os.getpid()}.part")
