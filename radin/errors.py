@@ -1,16 +1,25 @@
-"""Everything that radin refuses, as one family of errors.
+"""The errors that radin raises, and the checks and texts that many modules share.
 
-Each message is one sentence or list that names the file, key or value at fault and how to mend it.
+Each message names the file, key or value at fault and says what to do.
 """
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 
 class RadinError(Exception):
-    """Base of every error that radin raises on purpose."""
+    """Base of every error that radin raises on purpose.
+
+    >>> import radin
+    >>> try:
+    ...     radin.exhaustive(0)
+    ... except radin.RadinError as error:
+    ...     print(error)
+    num_models must be a whole number of at least 1, not 0.
+    """
 
 
 class CheckpointError(RadinError):
@@ -22,11 +31,11 @@ class DataError(RadinError):
 
 
 class BankError(RadinError):
-    """Logits and labels do not make a logit bank, or a stored bank or bench is damaged."""
+    """Logits and labels do not fit together, or a stored bank or bench is damaged."""
 
 
 class ParameterError(RadinError, ValueError):
-    """A value given by the caller is impossible: mixing weights, budget, prior, recipe, device, ..."""
+    """An argument has an impossible value: mixing weights, budget, prior, recipe, device, ..."""
 
 
 class OffGridError(ParameterError):
@@ -37,18 +46,37 @@ class BudgetError(RadinError):
     """A recipe asked for an evaluation after its budget was spent."""
 
 
-LARGEST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1  # the largest seed that every random generator takes
 
 
 def check_seed(seed: Any) -> int:
-    """The seed as an int; ParameterError unless it is a whole number that every generator takes."""
-    if check_whole("seed", seed, least=0) > LARGEST_SEED:
-        raise ParameterError(f"seed must be at most {LARGEST_SEED}, not {seed!r}.")
-    return int(seed)
+    """The seed as an int.
+
+    Raises:
+        ParameterError: it is not an integer from 0 to `MAX_SEED`.
+    """
+    number = check_integer("seed", seed, minimum=0)
+    if number > MAX_SEED:
+        raise ParameterError(f"seed must be at most {MAX_SEED}, not {seed!r}.")
+    return number
 
 
-def check_whole(name: str, value: Any, least: int) -> int:
-    """The value as an int; ParameterError unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ParameterError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+    """The value as an int.
+
+    Args:
+        name: what the error message calls the value.
+
+    Raises:
+        ParameterError: it is not an integer, or smaller than `minimum`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ParameterError(f"{name} must be a whole number of at least {minimum}, not {value!r}.")
     return int(value)
+
+
+def list_names(names: Iterable[object], *, most: int = 8) -> str:
+    """The first names in one line, and how many more there are: "a, b and 3 more"."""
+    texts = [str(name) for name in names]
+    rest = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")

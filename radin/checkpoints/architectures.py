@@ -14,7 +14,7 @@ from types import ModuleType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 
 FORMS = "open_clip:NAME, timm:NAME, torchvision:NAME or package.module:function"
 
@@ -29,7 +29,7 @@ def builder(spec: str, num_classes: int) -> Callable[[], nn.Module]:
 
     Raises ParameterError for another spec, a name or function that is not there, or a library that is missing.
     """
-    num_classes = check_whole("num_classes", num_classes, least=1)
+    num_classes = check_integer("num_classes", num_classes, minimum=1)
     kind, colon, name = spec.partition(":")
     if not colon or not kind or not name:
         raise ParameterError(f"{spec!r} names no model; write {FORMS}.")

@@ -31,7 +31,7 @@ from radin.checkpoints.inspection import (
     unmoved,
 )
 from radin.checkpoints.zero_copy import mapped_model
-from radin.errors import CheckpointError, ParameterError, check_whole
+from radin.errors import CheckpointError, ParameterError, check_integer
 
 
 class Zoo:
@@ -160,7 +160,7 @@ class Zoo:
         Raises ParameterError for an index that is no ingredient's, the same one twice, or none.
         """
         chosen = [
-            check_whole("an index", k, least=0)
+            check_integer("an index", k, minimum=0)
             for k in (indices.tolist() if isinstance(indices, Tensor) else indices)
         ]
         if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= len(self):

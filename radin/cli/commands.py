@@ -29,7 +29,7 @@ from radin.cli.inputs import (
 from radin.cli.tables import _described, _members, _print_table, _print_trials, _wrapped
 from radin.data.download.catalog import fetch
 from radin.data.splits import Split
-from radin.errors import CheckpointError, ParameterError, check_whole
+from radin.errors import CheckpointError, ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.intervals import paired_interval, standard_error
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
@@ -155,7 +155,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 def bench_command(options: argparse.Namespace) -> None:
     """Every recipe on a shipped soup bench."""
-    bench, budget = SoupBench.load(options.name), check_whole("budget", options.budget, least=1)
+    bench, budget = SoupBench.load(options.name), check_integer("budget", options.budget, minimum=1)
     oracle, best = bench.oracle
     rows = [["oracle", "", str(int((oracle > 0).sum())), "", f"{best:.2f}", "0.00"]]
     asked = [

@@ -13,7 +13,7 @@ from radin.checkpoints.architectures import builder
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
 from radin.data.splits import CLIP, IMAGENET, Normalised, Split
-from radin.errors import DataError, ParameterError, check_seed, check_whole
+from radin.errors import DataError, ParameterError, check_seed, check_integer
 from radin.inference.devices import pick_device
 from radin.ranking.rank import check_prior
 from radin.soup.shards import parse_size
@@ -26,7 +26,7 @@ def check_numbers(options: argparse.Namespace) -> None:
     """Refuse what would be refused later, after the work."""
     for name in ("budget", "top", "batch_size", "images", "workers"):
         if getattr(options, name, None) is not None:
-            check_whole(f"--{name.replace('_', '-')}", getattr(options, name), least=1)
+            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), minimum=1)
     if hasattr(options, "prior"):
         check_prior(options.prior)
         check_seed(options.seed)

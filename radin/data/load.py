@@ -9,7 +9,7 @@ from radin.data.digits import _digits
 from radin.data.download.catalog import find
 from radin.data.folders import part_files
 from radin.data.splits import FolderSplit, Split
-from radin.errors import DataError, check_whole
+from radin.errors import DataError, check_integer
 
 
 def load_split(
@@ -37,7 +37,7 @@ def load_split(
     Raises DataError when the data set, part or a class is missing, empty or unreadable.
     """
     if size is not None:
-        check_whole("size", size, least=1)
+        check_integer("size", size, minimum=1)
     if name == "imagenet":
         found = imagenet.find_images(part, root)
         split = FolderSplit(

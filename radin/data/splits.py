@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.data.images import decode, fault, read_file, read_image, scale
-from radin.errors import DataError, ParameterError, check_whole
+from radin.errors import DataError, ParameterError, check_integer
 from radin.files import hash_text, update_hash
 from radin.ranking.projection import Projection
 
@@ -61,7 +61,7 @@ class Split(Dataset[tuple[Tensor, int]]):
         With `count` at or above the number of images it is the split itself.
         """
         total = len(self)
-        if check_whole("count", count, least=1) >= total:
+        if check_integer("count", count, minimum=1) >= total:
             return self
         fewer = self.only([(2 * i + 1) * total // (2 * count) for i in range(count)])
         fewer.note = "; ".join(filter(None, [self.note, f"{count:,} of {total:,} images"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -125,7 +125,7 @@ def standard_error(accuracy: ArrayLike, num_images: int) -> Any:
     err together, so the error of their difference depends on which images each has right, which is not published.
     """
     share = np.asarray(accuracy, dtype=float) / 100
-    check_whole("num_images", num_images, least=1)
+    check_integer("num_images", num_images, minimum=1)
     if not ((share >= 0) & (share <= 1)).all():
         raise ParameterError("accuracies must lie between 0 and 100 percent.")
     return 100 * np.sqrt(share * (1 - share) / num_images)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
-from radin.errors import LARGEST_SEED, ParameterError, check_seed, check_whole
+from radin.errors import MAX_SEED, ParameterError, check_seed, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import shipped
 from radin.experiments.model_soups.ingredients import ingredient_ids
@@ -61,7 +61,7 @@ def allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
         "budget": "a whole number of at least 1",
         "prior": "a finite number of at least 0",
         "num_candidates": "a whole number of at least 1",
-        "seed": f"a whole number from 0 to {LARGEST_SEED}",
+        "seed": f"a whole number from 0 to {MAX_SEED}",
         "seeds": "a whole number of at least 1",
         "zoo": f"one of {', '.join(map(repr, zoos))}",
         "source": f"one of {', '.join(map(repr, SOURCES))}",
@@ -82,7 +82,7 @@ def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
         case "prior":
             check_prior(value)
         case "budget" | "num_candidates" | "seeds":
-            check_whole(name, value, least=1)
+            check_integer(name, value, minimum=1)
         case "seed":
             check_seed(value)
         case "zoo":

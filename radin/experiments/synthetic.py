@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from radin.errors import ParameterError, check_seed, check_whole
+from radin.errors import ParameterError, check_seed, check_integer
 from radin.ranking.bank import LogitBank
 
 _HARDNESS = (
@@ -48,7 +48,7 @@ def synthetic_bank(
         ("num_images", num_images, 1),
         ("num_classes", num_classes, 2),
     ):
-        check_whole(name, number, least=least)
+        check_integer(name, number, minimum=least)
     if not 100 / num_classes < single <= ensemble < 100:
         raise ParameterError(
             f"single and ensemble must keep to chance < single <= ensemble < 100 (percent); "

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, mixed_batches
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 from radin.inference.devices import pick_device
 from radin.inference.forward import PROBE, batch_logits, like
 from radin.soup.average import SoupLike, _soup_states
@@ -41,7 +41,7 @@ def refresh_batch_norm(
     Source: Izmailov et al. 2018, section 3.2, and torch.optim.swa_utils.update_bn.
     """
     chosen = pick_device(device)
-    batch_size = check_whole("batch_size", batch_size, least=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     model = zoo.model(_soup_states(zoo, [soup])[0]).to(chosen)
     _check_batch_norm(model)
     probe, _ = next(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
-from radin.errors import BankError, ParameterError, check_whole
+from radin.errors import BankError, ParameterError, check_integer
 from radin.inference.batch_norm import _check_batch_norm, refresh_batch_norm
 from radin.inference.devices import memory, pick_device
 from radin.inference.forward import PROBE, batch_logits, check_workers, stream
@@ -48,7 +48,7 @@ class Evaluator:
         self.zoo, self.split, self.refresh = zoo, split, refresh
         self.device = pick_device(device)
         self._asked = str(device)  # by a worker elsewhere, "auto" may be answered otherwise
-        self.batch_size = check_whole("batch_size", batch_size, least=1)
+        self.batch_size = check_integer("batch_size", batch_size, minimum=1)
         self.half, self.workers, self.progress = half, check_workers(workers), progress
         model = zoo.model(
             0, copy=False

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.data.batches import batches
-from radin.errors import DataError, check_whole
+from radin.errors import DataError, check_integer
 from radin.inference.devices import memory
 
 Source = Callable[[], nn.Module]  # gives a network in evaluation mode, on the CPU
@@ -85,7 +85,7 @@ def stream(
 
 def check_workers(workers: int | None) -> int | None:
     """The number of decoding threads; ParameterError unless it is None or a whole number of at least 1."""
-    return None if workers is None else check_whole("workers", workers, least=1)
+    return None if workers is None else check_integer("workers", workers, minimum=1)
 
 
 def half_of(device: torch.device) -> torch.dtype:

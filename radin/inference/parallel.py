@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from radin.errors import ParameterError, RadinError, check_whole
+from radin.errors import ParameterError, RadinError, check_integer
 
 if TYPE_CHECKING:
     from joblib.parallel import ParallelBackendBase
@@ -75,7 +75,7 @@ def run_tasks(
         ParameterError: an impossible `attempts`, workers that cannot be started, or a task that cannot be pickled.
         RadinError: workers were lost `attempts` times without any progress.
     """
-    attempts = check_whole("attempts", attempts, least=1)
+    attempts = check_integer("attempts", attempts, minimum=1)
     left = dict(enumerate(items))
     with tqdm(total=len(left), desc=desc, disable=not progress, leave=False) as bar:
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, fingerprint
-from radin.errors import BankError, ParameterError, check_whole
+from radin.errors import BankError, ParameterError, check_integer
 from radin.files import atomic_path, hash_text, load_tensors, store_folder
 from radin.inference.devices import pick_device
 from radin.inference.forward import (
@@ -76,7 +76,7 @@ def predict(
     if dtype not in (torch.float32, torch.float16):
         raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
     pick_device(device)
-    batch_size = check_whole("batch_size", batch_size, least=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     work = _Work(
         split,
         device,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import ParameterError, check_seed, check_whole
+from radin.errors import ParameterError, check_seed, check_integer
 
 EXHAUSTIVE_LIMIT = 20  # 2^20 - 1 rows of 20 numbers are 84 MB; each further ingredient doubles it
 _MOST_ROWS = 2**EXHAUSTIVE_LIMIT - 1
@@ -72,7 +72,7 @@ def monte_carlo(
     Source: RADIN, stage 1 (candidates by Monte Carlo).
     """
     sizes = _check_sizes(num_models, min_size, max_size)
-    check_whole("num_candidates", num_candidates, least=1)
+    check_integer("num_candidates", num_candidates, minimum=1)
     rng = np.random.default_rng(check_seed(seed))
     if uniform == "subsets":
         return from_subsets(_draw_subsets(num_models, num_candidates, rng, sizes))
@@ -101,8 +101,8 @@ def dirichlet(
 
     Raises ParameterError unless the concentration is a finite number above 0.
     """
-    check_whole("num_models", num_models, least=1)
-    check_whole("num_candidates", num_candidates, least=1)
+    check_integer("num_models", num_models, minimum=1)
+    check_integer("num_candidates", num_candidates, minimum=1)
     a = math.nan
     if isinstance(concentration, numbers.Real) and not isinstance(concentration, bool):
         with suppress(OverflowError):  # a whole number beyond every float
@@ -150,9 +150,9 @@ def first_places(candidates: Tensor) -> Tensor:
 
 def _check_sizes(num_models: int, min_size: int, max_size: int | None) -> range:
     """The allowed sizes of a subset; ParameterError unless 1 <= min_size <= max_size <= num_models."""
-    check_whole("num_models", num_models, least=1)
-    least = check_whole("min_size", min_size, least=1)
-    most = int(num_models) if max_size is None else check_whole("max_size", max_size, least=1)
+    check_integer("num_models", num_models, minimum=1)
+    least = check_integer("min_size", min_size, minimum=1)
+    most = int(num_models) if max_size is None else check_integer("max_size", max_size, minimum=1)
     if not least <= most <= num_models:
         raise ParameterError(
             f"Sizes must keep to min_size <= max_size <= num_models; here they are {least}, {most} and {num_models}."

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 from radin.files import hash_text
 
 
@@ -32,9 +32,9 @@ class Projection:
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], num_logits: int) -> None:
-        self.num_logits = check_whole("num_logits", num_logits, least=1)
+        self.num_logits = check_integer("num_logits", num_logits, minimum=1)
         self.groups = tuple(
-            tuple(check_whole("a logit's number", each, least=0) for each in group)
+            tuple(check_integer("a logit's number", each, minimum=0) for each in group)
             for group in groups
         )
         self.is_selection = all(len(group) == 1 for group in self.groups)

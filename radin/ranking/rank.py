@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import (
     EXHAUSTIVE_LIMIT,
@@ -189,7 +189,7 @@ def rank(
     Source: RADIN, stage 1. The texts we have do not print the prior's formula; this is our reading of it.
     """
     prior = check_prior(prior)
-    top = top if top is None else check_whole("top", top, least=1)
+    top = top if top is None else check_integer("top", top, minimum=1)
     candidates = torch.as_tensor(candidates).cpu()
     estimates = fast_estimate(bank, candidates)
     sizes = effective_number(candidates)

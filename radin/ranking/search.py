@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import check_seed, check_whole
+from radin.errors import check_seed, check_integer
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import distinct, from_subsets, monte_carlo
 from radin.ranking.margins import Moves, collect, kernels_for
@@ -34,7 +34,7 @@ class _Seen:
             check_seed(seed),
         )
         every = 2**bank.num_models - 1
-        self.limit = min(check_whole("num_estimates", num_estimates, least=1), every)
+        self.limit = min(check_integer("num_estimates", num_estimates, minimum=1), every)
         self.rows: list[np.ndarray] = []
         self._place: dict[bytes, int] = {}
         self._merit: list[tuple[float, int]] = []
@@ -107,7 +107,7 @@ def genetic(
 
     Raises ParameterError for counts, a prior or a seed that are none, and for a bank with a projection.
     """
-    population = check_whole("population", population, least=2)
+    population = check_integer("population", population, minimum=2)
     seen = _Seen(bank, num_estimates, prior, seed)
     rng = np.random.default_rng([seen.seed, 1])
     alive = seen.look(seen.strangers(population))
@@ -171,7 +171,7 @@ def greedy_path(bank: LogitBank, steps: int | None = None, replacement: bool = T
 
     Source: Caruana et al. 2004, ensemble selection, here on averaged logits.
     """
-    steps = bank.num_models if steps is None else check_whole("steps", steps, least=1)
+    steps = bank.num_models if steps is None else check_integer("steps", steps, minimum=1)
     moves, counts, rows = Moves(bank), torch.zeros(bank.num_models), []
     for _ in range(steps if replacement else min(steps, bank.num_models)):
         accuracy = moves.add(counts)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from radin.checkpoints.zoo import Zoo
-from radin.errors import ParameterError, check_seed, check_whole
+from radin.errors import ParameterError, check_seed, check_integer
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights
 from radin.ranking.rank import check_prior
@@ -128,7 +128,7 @@ def craft(
 
     Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and learned.
     """
-    budget, prior = check_whole("budget", budget, least=1), check_prior(prior)
+    budget, prior = check_integer("budget", budget, minimum=1), check_prior(prior)
     seed = check_seed(seed)
     recipes = RECIPES | LIVE_RECIPES
     if recipe not in recipes:

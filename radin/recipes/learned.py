@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
-from radin.errors import DataError, ParameterError, check_seed, check_whole
+from radin.errors import DataError, ParameterError, check_seed, check_integer
 from radin.inference.devices import pick_device
 from radin.inference.forward import batch_logits
 from radin.ranking.bank import LogitBank, check_labels
@@ -120,8 +120,8 @@ def learn(
     Source: Wortsman et al. 2022, section 2 and appendix I.
     """
     steps, batch_size = (
-        check_whole("steps", steps, least=0),
-        check_whole("batch_size", batch_size, least=1),
+        check_integer("steps", steps, minimum=0),
+        check_integer("batch_size", batch_size, minimum=1),
     )
     rng = torch.Generator().manual_seed(check_seed(seed))
     if not 0 < lr < math.inf:  # NaN fails this too

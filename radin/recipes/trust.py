@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 from radin.inference.devices import pick_device
 from radin.inference.forward import batch_logits, close_to_stored
 from radin.ranking.bank import LogitBank
@@ -69,7 +69,7 @@ def trust(
     """
     _check_kinds(bank, zoo, split)
     trials = getattr(trials, "trials", trials)  # a soup has them
-    num_images, chosen = check_whole("num_images", num_images, least=1), pick_device(device)
+    num_images, chosen = check_integer("num_images", num_images, minimum=1), pick_device(device)
     checks = _of_bank(bank)
     if zoo is not None:
         checks += of_weights(zoo, bank, refreshed, progress)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
-from radin.errors import BankError, ParameterError, check_whole
+from radin.errors import BankError, ParameterError, check_integer
 from radin.inference.devices import pick_device
 from radin.inference.forward import batch_logits
 from radin.ranking.bank import LogitBank
@@ -77,7 +77,7 @@ def first_order_losses(
         raise ParameterError(
             "This zoo was opened without init=...; the expansion needs where the ingredients started."
         )
-    chosen, batch_size = pick_device(device), check_whole("batch_size", batch_size, least=1)
+    chosen, batch_size = pick_device(device), check_integer("batch_size", batch_size, minimum=1)
     model = zoo.model(zoo.init).to(chosen).float()
     start = single_precision(zoo.init, chosen)
     slopes = torch.zeros(len(zoo), dtype=torch.float64)
@@ -120,7 +120,7 @@ def pair_gaps(
     """
     if by not in WAYS:
         raise ParameterError(f"by must be one of {', '.join(WAYS)}, not {by!r}.")
-    chosen, batch_size = pick_device(device), check_whole("batch_size", batch_size, least=1)
+    chosen, batch_size = pick_device(device), check_integer("batch_size", batch_size, minimum=1)
     pairs = list(combinations(range(len(zoo)), 2))
     uniform = average(zoo, torch.full((len(zoo),), 1 / len(zoo)))
     model, centre = zoo.model(uniform).to(chosen).float(), single_precision(uniform, chosen)

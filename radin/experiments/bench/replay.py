@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.ranking.candidates import monte_carlo
 
@@ -32,7 +32,7 @@ def radin(
         scores: (2^N - 1,), the larger the better; the fast estimates when not given.
         among: rows of the candidates; all when not given. With fewer candidates than budget the last answer stays.
     """
-    budget = check_whole("budget", budget, least=1)
+    budget = check_integer("budget", budget, minimum=1)
     tried = order(bench, prior, scores)
     if among is not None:
         tried = tried[np.isin(tried, among)]
@@ -54,7 +54,7 @@ def order(bench: SoupBench, prior: float = 0.0, scores: np.ndarray | None = None
 
 def random(bench: SoupBench, budget: int, seed: int = 0) -> Rows:
     """Evaluate soups drawn blindly, without repeats; return the best by validation: (budget,)."""
-    budget = check_whole("budget", budget, least=1)
+    budget = check_integer("budget", budget, minimum=1)
     return _best_so_far(
         bench, np.random.default_rng(seed).permutation(2**bench.num_models - 1)[:budget], budget
     )
@@ -62,7 +62,7 @@ def random(bench: SoupBench, budget: int, seed: int = 0) -> Rows:
 
 def greedy(bench: SoupBench, budget: int) -> Rows:
     """The greedy soup (Wortsman et al. 2022, recipe 1) stopped after 1 .. budget evaluations: (budget,)."""
-    budget = check_whole("budget", budget, least=1)
+    budget = check_integer("budget", budget, minimum=1)
     val = _val(bench)
     singles = bench.val.accuracies().numpy().round(9)  # off the bank, as `craft` knows them: free
     order = np.argsort(-singles, kind="stable")
@@ -113,7 +113,7 @@ def over_sub_zoos(
     Returns: for each name one row of the whole `bench` for each sub-zoo, in the order of `combinations`.
     """
     found: dict[str, list[int]] = {name: [] for name in recipes}
-    for members in combinations(range(bench.num_models), check_whole("size", size, least=1)):
+    for members in combinations(range(bench.num_models), check_integer("size", size, minimum=1)):
         smaller, rows = bench.sub(members), bench.rows_of(members)
         for name, recipe in recipes.items():
             found[name].append(int(rows[recipe(smaller)]))

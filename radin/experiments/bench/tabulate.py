@@ -21,7 +21,7 @@ from tqdm import tqdm
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, fingerprint
 from radin.data.splits import FolderSplit, in_memory
-from radin.errors import BankError, check_whole
+from radin.errors import BankError, check_integer
 from radin.files import atomic_path, hash_text, load_tensors, store_folder
 from radin.inference.devices import pick_device, single_thread
 from radin.inference.forward import batch_logits
@@ -67,7 +67,7 @@ def tabulate(
     chosen = pick_device(device)
     if isinstance(split, FolderSplit):
         split = in_memory(split, progress)  # or every image would be decoded once for every soup
-    batch_size = check_whole("batch_size", batch_size, least=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     per_pass = per_pass or (PER_PASS_GPU if chosen.type == "cuda" else 1)
     model = zoo.model(0).to(chosen)
     store = None

@@ -21,7 +21,7 @@ from radin.checkpoints.checkpoint import open_checkpoint
 from radin.data.batches import batches
 from radin.data.load import load_split
 from radin.data.splits import CLIP, Normalised
-from radin.errors import CheckpointError, check_seed, check_whole
+from radin.errors import CheckpointError, check_seed, check_integer
 from radin.experiments.model_soups.standin_images import NUM_CLASSES, learned
 from radin.experiments.zoos.train import fresh
 from radin.files import atomic_path, cache_root, hash_text
@@ -90,7 +90,7 @@ def make_ingredients(
 
     Returns: the N paths.
     """
-    num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
+    num_models, seed = check_integer("num_models", num_models, minimum=1), check_seed(seed)
     split = Normalised(learned(load_split("imagenet", "train", root)), *CLIP)  # type: ignore[arg-type]
     recipe = (SHARE, RIDGE, HEAD_SIZE, RATE, STEPS, BATCH)
     key = hash_text(_FORMAT, str(recipe), str(seed), str(quick), split.fingerprint)[:16]

@@ -16,7 +16,7 @@ from radin.checkpoints.checkpoint import open_checkpoint
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
 from radin.data.splits import ArraySplit
-from radin.errors import ParameterError, check_seed, check_whole
+from radin.errors import ParameterError, check_seed, check_integer
 from radin.experiments.networks import DigitsNet
 from radin.experiments.zoos.digits import (
     PRETRAINING,
@@ -93,7 +93,7 @@ def broken_zoo(
     }
     if kind not in list(KINDS):  # a list, which has an answer for whatever cannot be a key too
         raise ParameterError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
-    num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
+    num_models, seed = check_integer("num_models", num_models, minimum=1), check_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "no common start"

@@ -16,7 +16,7 @@ from radin.checkpoints.checkpoint import open_checkpoint
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
 from radin.data.splits import ArraySplit
-from radin.errors import check_seed, check_whole
+from radin.errors import check_seed, check_integer
 from radin.experiments.networks import DigitsNet
 from radin.experiments.zoos.train import (
     Hyperparameters,
@@ -85,7 +85,7 @@ def digits_zoo(
 
     Returns: a Zoo with `build` and `init`, ingredients named ingredient_00, ingredient_01, ...
     """
-    num_models, seed = check_whole("num_models", num_models, least=1), check_seed(seed)
+    num_models, seed = check_integer("num_models", num_models, minimum=1), check_seed(seed)
     chosen = pick_device(device)
     runs = shorten([PRETRAINING, *sweep(num_models, seed)], quick)
     pretrain, tune = load_split("digits", "pretrain"), load_split("digits", "train")

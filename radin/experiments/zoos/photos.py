@@ -19,7 +19,7 @@ from radin.checkpoints.checkpoint import open_checkpoint
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
 from radin.data.splits import ArraySplit, in_memory
-from radin.errors import ParameterError, RadinError, check_seed, check_whole
+from radin.errors import ParameterError, RadinError, check_seed, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import (
     BENCH,
@@ -104,8 +104,8 @@ def photo_zoo(
     plan = _plan(name)
     from joblib import Parallel, delayed
 
-    num_models = check_whole(
-        "num_models", plan.num_models if num_models is None else num_models, least=1
+    num_models = check_integer(
+        "num_models", plan.num_models if num_models is None else num_models, minimum=1
     )
     seed, chosen = check_seed(plan.seed), pick_device(device)
     before = pretrained(chosen, progress)

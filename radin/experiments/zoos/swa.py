@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from radin.data.batches import mixed_batches
 from radin.data.splits import ArraySplit
-from radin.errors import ParameterError, check_whole
+from radin.errors import ParameterError, check_integer
 from radin.experiments.zoos.train import Hyperparameters, train
 
 FLOOR = 0.2  # share of the learning rate that a run ends at, where its hyper-parameters do not say
@@ -77,7 +77,7 @@ def swa(
             f"floor must be above 0 and at most 1, so that the snapshots differ; it is {h['floor']!r}. Leave it out "
             f"for {FLOOR}."
         )
-    epochs = check_whole("epochs", h["epochs"], least=1)
+    epochs = check_integer("epochs", h["epochs"], minimum=1)
     before = math.floor(round(start * epochs, 9))  # 0.29 * 100 is a little less than 29
     averaged = AveragedModel(model)  # the mean of the parameters; buffers are the last iterate's
 

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from radin.data.splits import ArraySplit
-from radin.errors import DataError, ParameterError, check_whole
+from radin.errors import DataError, ParameterError, check_integer
 from radin.experiments.zoos.augment import augment, mixup
 from radin.files import atomic_path, hash_text, update_hash
 
@@ -52,7 +52,7 @@ def train(
     Raises DataError when the loss stops being finite, ParameterError for a warmup or floor that is no share.
     """
     h = hyperparameters
-    epochs = check_whole("epochs", h["epochs"], least=1)
+    epochs = check_integer("epochs", h["epochs"], minimum=1)
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(seed)
     images, labels = split.images, F.one_hot(split.labels, split.num_classes).float()
