@@ -20,7 +20,7 @@ def load_split(
     Args:
         name: "digits" (embedded in scikit-learn), "cifar10", "tiny-imagenet", "pacs", "domainnet", "imagenet", or a
             folder of images: a name under `root` or a path of its own.
-        part: of digits, one of `radin.data.DIGITS_PARTS`. Of a folder `<part>/<class>/<image>`: "train", "val",
+        part: of digits, one of `radin.data.digits.DIGITS_PARTS`. Of a folder `<part>/<class>/<image>`: "train", "val",
             "test", or any other part it has. Without a folder `val` it gets one: a fixed tenth of each class of
             `train`, which `train` then leaves out. "pretrain" and "finetune" are two fixed halves of "train".
             Of a folder `<domain>/<class>/<image>`, such as pacs and domainnet: "<domain>", all of it;

@@ -42,7 +42,7 @@ def save_soup(
 
     Args:
         state: the soup's tensors, where they are more than the average: with batch norm what
-            `radin.inference.evaluate.refresh_batch_norm` returns. Without it, a soup with batch norm is saved with a warning.
+            `radin.inference.batch_norm.refresh_batch_norm` returns. Without it, a soup with batch norm is saved with a warning.
         max_shard_size: the most bytes of tensors in one file, or a text such as "2GB". A larger soup becomes shards
             beside `path`, `name-00001-of-00003.safetensors` and so on, with the index `name.safetensors.index.json`
             that Hugging Face's readers take; the index appears last, and a tensor is never cut.
@@ -105,7 +105,7 @@ def _check_paths(zoo: Zoo, paths: list[Path], p: Tensor, warn: bool = True) -> N
     if warn and any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
         warnings.warn(
             f"{', '.join(map(str, paths))}: saved with averaged running statistics of batch norm, which fit no soup; "
-            "pass state=radin.inference.evaluate.refresh_batch_norm(zoo, weights, training_split) to save_soup.",
+            "pass state=radin.inference.batch_norm.refresh_batch_norm(zoo, weights, training_split) to save_soup.",
             stacklevel=3,
         )
 

@@ -89,7 +89,7 @@ def greedy_tests(log: DataFrame, results: Published | None) -> Figure:
     """What greedy tries, and what comes of it: each ingredient's own accuracy, and that of the soup with it.
 
     Args:
-        log: as `radin.experiments.model_soups.results.greedy_log` gives it.
+        log: as `radin.experiments.model_soups.analysis.greedy_log` gives it.
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 6.8), sharex=True)
     accepted = log.index[log["accepted"]]
