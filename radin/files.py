@@ -1,4 +1,4 @@
-"""Files that are whole or absent: caches, atomic writes and content hashes."""
+"""Files: the folders radin uses, atomic writes, locks, hashes, and reading tensors."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from radin.errors import BankError, RadinError
+from radin.errors import BankError, RadinError, list_names
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process leaves is then not removed
+except ImportError:  # Windows has no such locks: files left by a killed process stay
     fcntl = None  # type: ignore[assignment]
 
-_IN_THE_MAKING = ".writing"  # how the names of hidden, locked files end
+_UNFINISHED_SUFFIX = ".writing"  # of hidden files that a process has locked and is writing
 
 
 def user_cache() -> Path:
-    """The user's cache directory for radin (not made here)."""
+    """The user's cache folder for radin. It is not created here."""
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     else:
@@ -40,30 +40,37 @@ def user_cache() -> Path:
 
 
 def data_root() -> Path:
-    """Where data sets lie: `RADIN_DATA`, else `data` in the user's cache directory."""
+    """The folder of the data sets: `RADIN_DATA`, else `data` in the user's cache folder."""
     return Path(os.environ.get("RADIN_DATA") or user_cache() / "data")
 
 
 def cache_root() -> Path:
-    """Where what radin made is kept (zoos, banks, benches): `RADIN_CACHE`, else the user's cache directory."""
+    """The folder of zoos, banks and benches: `RADIN_CACHE`, else the user's cache folder."""
     return Path(os.environ.get("RADIN_CACHE") or user_cache())
 
 
-def store_folder(cache: bool | Path, kind: str) -> Path | None:
-    """The folder that a `cache` argument means: True the default one for this kind, False none, else the path."""
+def store_folder(cache: bool | Path, name: str) -> Path | None:
+    """The folder that a `cache` argument means.
+
+    Args:
+        cache: True for the default folder, False for none, or a path.
+        name: of the default folder, below `cache_root()`.
+    """
     if cache is True:
-        return cache_root() / kind
+        return cache_root() / name
     return Path(cache) if cache else None
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it onto `path` only when the block ends well.
+    """Yield a temporary path beside `path`; move it onto `path` when the block ends without error.
 
-    An exception, Ctrl-C or a full disk leaves whatever `path` held before, and no half file. Two
-    processes that write one path at once each move a whole file; the later one stays.
+    After an exception, Ctrl-C or a full disk, `path` holds what it held before, and no
+    half-written file is left. If two processes write one path at the same time, each moves a
+    complete file, and the later one stays.
 
-    Raises RadinError, naming the file, when the system refuses to write (disk full, no permission).
+    Raises:
+        RadinError: the system refuses to write (disk full, no permission). It names the file.
     """
     path = Path(path)
     temporary = None
@@ -73,21 +80,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(
-            temporary, "rb+"
-        ) as file:  # on disk before the name appears, or a crash could show an empty file
-            os.fsync(file.fileno())
-        temporary.chmod(
-            0o666 & ~_umask()
-        )  # mkstemp makes private files; a cache is shared like any other file
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # before the move: a crash could otherwise show an empty file
+        temporary.chmod(_default_mode())  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # safetensors wraps the system's refusal in its own error
+    # safetensors wraps the system's error in its own
+    except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RadinError(
-            f"{path}: could not be written ({reason}); free some space or choose another place."
+            f"{path}: could not be written ({reason}); free some space or choose another folder."
         ) from error
     finally:
         if temporary is not None:
@@ -95,66 +96,68 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_files(paths: Sequence[Path], stale: Iterable[Path] = ()) -> Iterator[list[BinaryIO]]:
-    """Yield a new file for each path, open and empty; move all of them onto their paths when the block ends well.
+def atomic_files(paths: Sequence[Path], *, stale: Iterable[Path] = ()) -> Iterator[list[BinaryIO]]:
+    """Yield an empty open file for each path; move all of them onto their paths at the end.
 
-    They are moved in the order given, after every one of them is on disk. Whatever interrupts the block, or kills
-    the process in it, leaves every path as it was. The hidden files that a killed process has left are removed by
-    the next one to write the same paths: a file in the making is locked, and the lock ends with its process.
+    The files are moved in the order given, after all of them are on disk. If the block is
+    interrupted or its process is killed, every path stays as it was. The hidden files of a
+    killed process are removed the next time the same paths are written: an unfinished file is
+    locked, and the lock ends with its process.
 
     Args:
-        paths: where the files go, no two the same; shards of one checkpoint count as one path.
+        paths: all different. The shards of one checkpoint count as one path.
         stale: files to remove just before the first move.
 
-    Raises RadinError, naming the first file, when the system refuses to write (disk full, no permission).
+    Raises:
+        RadinError: the system refuses to write (disk full, no permission). It names the first
+            file.
     """
     hidden: list[Path] = []
     try:
         with ExitStack() as stack:
-            for whole in dict.fromkeys(map(_whole, paths)):
-                _remove_abandoned(whole)
+            for path in dict.fromkeys(map(_without_shard_number, paths)):
+                _remove_abandoned(path)
             files = []
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file, temporary = _open_locked(_whole(path))
+                file, temporary = _open_locked(_without_shard_number(path))
                 hidden.append(temporary)
                 files.append(stack.enter_context(file))
             yield files
             for file, temporary in zip(files, hidden, strict=True):
-                os.fsync(
-                    file.fileno()
-                )  # on disk before the name appears, or a crash could show an empty file
-                temporary.chmod(0o666 & ~_umask())
+                os.fsync(file.fileno())  # before the move, as in `atomic_path`
+                temporary.chmod(_default_mode())
                 if fcntl is None:
-                    file.close()  # Windows moves no open file; elsewhere the lock lasts until the file has moved
+                    file.close()  # Windows cannot move an open file; elsewhere the lock must last
             for path in stale:
                 path.unlink(missing_ok=True)
             for path in paths:
                 os.replace(hidden[0], path)
                 del hidden[0]
     except OSError as error:
-        what = f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
         raise RadinError(
-            f"{what}: could not be written ({error.strerror or error}); free some space or choose another place."
+            f"{list_names(paths, most=1)}: could not be written ({error.strerror or error}); "
+            "free some space or choose another folder."
         ) from error
     finally:
         for temporary in hidden:
             temporary.unlink(missing_ok=True)
 
 
-def _whole(path: Path) -> Path:
-    """A path, less the number of a shard."""
+def _without_shard_number(path: Path) -> Path:
+    """The path without `-00001-of-00003` at the end of its stem."""
     return path.with_name(re.sub(r"-\d{5}-of-\d{5}(?=\.)", "", path.name))
 
 
 def _open_locked(path: Path) -> tuple[BinaryIO, Path]:
-    """A new hidden file beside a path, locked by this process where there are locks."""
+    """A new hidden file beside a path, locked by this process if the system has locks."""
     while True:
         handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=_IN_THE_MAKING, dir=path.parent
+            prefix=f".{path.name}.", suffix=_UNFINISHED_SUFFIX, dir=path.parent
         )
         file = os.fdopen(handle, "wb", buffering=0)
-        # Between its making and its lock another process may take it for abandoned: then it is gone, and made again.
+        # Before the lock, another process can take the file for abandoned and remove it.
+        # Then it has no link any more, and a new one is made.
         if not lock(file, wait=True) or os.fstat(handle).st_nlink:
             return file, Path(temporary)
         file.close()
@@ -162,16 +165,18 @@ def _open_locked(path: Path) -> tuple[BinaryIO, Path]:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the hidden files beside a path that no process has locked."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_IN_THE_MAKING}"):
-        with suppress(OSError), open(left, "rb+") as file:
+    for hidden in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED_SUFFIX}"):
+        with suppress(OSError), open(hidden, "rb+") as file:
             if lock(file, wait=False):
-                left.unlink()
+                hidden.unlink()
 
 
-def lock(file: IO[Any], wait: bool) -> bool | None:
-    """Lock an open file until it is closed, or its process ends.
+def lock(file: IO[Any], *, wait: bool) -> bool | None:
+    """Lock an open file until it is closed or its process ends.
 
-    Returns True; False where another process has it, unless `wait`; None where the system has no locks.
+    Returns:
+        True when this process has the lock; False when another process has it, unless `wait`;
+        None when the system or the file system has no locks.
     """
     if fcntl is None:
         return None
@@ -184,20 +189,21 @@ def lock(file: IO[Any], wait: bool) -> bool | None:
     return True
 
 
-def reserve(file: BinaryIO, size: int) -> None:
-    """Have the system set room aside for an open file, where it can: a full disk is known before any work is lost."""
+def reserve(file: BinaryIO, num_bytes: int) -> None:
+    """Reserve space on disk for an open file, if the system can: a full disk fails early."""
     if hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _default_mode() -> int:
+    """The permissions that a new file has for this user."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def hash_file(path: str | Path) -> str:
@@ -207,7 +213,7 @@ def hash_file(path: str | Path) -> str:
 
 
 def hash_text(*parts: str) -> str:
-    """Hex SHA-256 of the parts, each kept apart from the next."""
+    """Hex SHA-256 of several texts; ("ab", "c") and ("a", "bc") have different hashes."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)}:".encode() + part.encode())
@@ -215,7 +221,7 @@ def hash_text(*parts: str) -> str:
 
 
 def update_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Feed a named tensor to a hash: name, dtype and shape first, so that no two tensors look alike."""
+    """Add a tensor with its name, dtype and shape to a hash."""
     digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data)
@@ -227,9 +233,10 @@ _DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I6
 def load_tensors(
     path: str | Path, expected_format: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the header of a safetensors file that radin wrote in the given format.
+    """All tensors of a safetensors file that radin wrote in the given format, and its metadata.
 
-    Raises BankError when the file is missing, damaged, or of another format.
+    Raises:
+        BankError: the file is missing, damaged, or of another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -239,9 +246,7 @@ def load_tensors(
             with safe_open(path, framework="pt", device="cpu") as file:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (
-            RuntimeError
-        ):  # of torch: a mapping that could be written to may not be larger than memory
+        except RuntimeError:  # torch cannot map a file larger than memory for writing
             tensors, metadata = _map_read_only(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BankError(
@@ -249,23 +254,25 @@ def load_tensors(
         ) from error
     if metadata.get("format") != expected_format:
         raise BankError(
-            f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}; make it again."
+            f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}; "
+            "make it again."
         )
     return tensors, metadata
 
 
 def _map_read_only(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a safetensors file of any size; writing to one of them ends the program."""
+    """Tensors of a safetensors file of any size. Writing to one of them ends the program."""
     with path.open("rb") as file:
-        start = 8 + (length := int.from_bytes(file.read(8), "little"))
-        header = json.loads(file.read(length))
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+    data_start = 8 + header_bytes
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for key, entry in header.items():
-        first, last = entry["data_offsets"]
-        numbers = np.memmap(path, np.uint8, "r", start + first, (last - first,))
+        begin, end = entry["data_offsets"]
+        content = np.memmap(path, np.uint8, "r", data_start + begin, (end - begin,))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")
-            flat = torch.frombuffer(numbers, dtype=_DTYPES[entry["dtype"]])
+            flat = torch.frombuffer(content, dtype=_DTYPES[entry["dtype"]])
         tensors[key] = flat.view(entry["shape"])
     return tensors, metadata

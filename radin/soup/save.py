@@ -149,7 +149,7 @@ def _write(plans: Sequence[Plan], gathered: Gathered, rows: Sequence[Shares]) ->
         *(each.path for each in indices),
     ]  # an index comes after its shards
     stale = [path for each in plans for path in each.stale()]
-    with atomic_files(places, stale) as opened:
+    with atomic_files(places, stale=stale) as opened:
         unwritten = iter(opened)
         where: list[dict[str, tuple[BinaryIO, Lock, int]]] = []
         for each in plans:
