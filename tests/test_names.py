@@ -1,4 +1,4 @@
-"""Whatever a text of the project calls `radin.something` exists: docstrings, messages, pages, notebooks."""
+"""Every name `radin.something` and every path that a text of the project gives exists."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-# A dotted name below radin: not a file (`soup.radin.safetensors`), not part of a longer path or address.
+# A dotted name below radin, which is not part of a longer path or address.
 DOTTED = re.compile(r"(?<![\w./-])radin(?:\.[A-Za-z_]\w*)+(?![\w-])")
+PATH = re.compile(
+    r"(?<![\w./*-])(?:radin|book|tests|notebooks)/[\w/-]+\.(?:py|md|ipynb|json|js|bib|yml)\b"
+)
+MADE = ("book/explorer.md", "notebooks/out.ipynb")  # the build writes them
 FILES = re.compile(r"\.(safetensors|sbatch|egg)$")
 ON_DISK = {"radin.standin"}  # a text that marks files made by version 0.1
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".js"}
@@ -45,6 +49,19 @@ def test_every_name_below_radin_exists(root):
                 named.setdefault(name, path.relative_to(root).as_posix())
     assert len(named) > 100
     assert {name: path for name, path in named.items() if not resolves(name)} == {}
+
+
+def test_every_path_exists(root):
+    heads = {
+        path: path.read_text("utf-8").split("\n", 1)[0] for path in (root / "tests").rglob("*.py")
+    }
+    given = {}
+    for path, text in ({path: path.read_text("utf-8") for path in texts(root)} | heads).items():
+        for each in PATH.findall(text):
+            given.setdefault(each, path.relative_to(root).as_posix())
+    assert len(given) > 50
+    missing = {each: path for each, path in given.items() if not (root / each).is_file()}
+    assert {each: path for each, path in missing.items() if each not in MADE} == {}
 
 
 @pytest.mark.parametrize(
