@@ -63,7 +63,7 @@ def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator
 
     A block holds a limited number of logits, so that on any bank, random logits too, memory stays bounded.
     """
-    cpu_kernels = kernels_for(bank)
+    kernels = kernels_for(bank)
     bank.refuse_projection("A margin")
     on_cpu = bank.logits.device.type == "cpu"
     threads, chunk = (
@@ -78,7 +78,7 @@ def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator
 
     def run(images: range) -> Result:
         return work(
-            Margins(*cpu_kernels.collect(bank.logits, bank.labels, images.start, images.stop))
+            Margins(*kernels.collect(bank.logits, bank.labels, images.start, images.stop))
         )
 
     waiting: deque[Future[Result]] = deque()
@@ -120,10 +120,10 @@ def count_every_subset(bank: LogitBank) -> Tensor:
 
     Entry 0, the empty set, means nothing.
     """
-    cpu_kernels = kernels_for(bank)
+    kernels = kernels_for(bank)
 
     def count(part: Margins) -> tuple[int, Tensor]:
-        return part.sure, cpu_kernels.count_subsets(part.values, part.wins_ties, part.starts)
+        return part.sure, kernels.count_subsets(part.values, part.wins_ties, part.starts)
 
     return _total(_over_blocks(bank, count), 2**bank.num_models)
 
@@ -134,14 +134,14 @@ def count_candidates(bank: LogitBank, weights: Tensor) -> Tensor:
     Args:
         weights: (M, N) double, each row of any positive scale.
     """
-    cpu_kernels = kernels_for(bank)
+    kernels = kernels_for(bank)
     # Slightly more than the largest weight of each ingredient, lest a bound fail by a rounding.
     caps = (weights / weights.sum(1, keepdim=True)).amax(0) * (1 + 1e-9)
     columns = weights.T.contiguous().to(bank.logits.device)
 
     def count(part: Margins) -> tuple[int, Tensor]:
-        decided, *rest = cpu_kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
-        return part.sure + decided, cpu_kernels.count_candidates(*rest, columns)
+        decided, *rest = kernels.drop_decided(part.values, part.wins_ties, part.starts, caps)
+        return part.sure + decided, kernels.count_candidates(*rest, columns)
 
     return _total(_over_blocks(bank, count), len(weights))
 

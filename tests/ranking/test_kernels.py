@@ -122,7 +122,7 @@ def check_form(found: Found, num_models: int) -> None:
 def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     first = data.draw(st.integers(0, bank.num_images - 1))
     last = data.draw(st.integers(first + 1, bank.num_images))
-    found = cpu_kernels.collect(bank.logits, bank.labels, first, last)
+    found = kernels.collect(bank.logits, bank.labels, first, last)
     check_form(found, bank.num_models)
 
     logits, labels = bank.logits.tolist(), bank.labels.tolist()
@@ -158,11 +158,11 @@ def test_labels_that_no_model_predicts(kernels):
     """A class at the bottom everywhere leaves nothing to decide; one that wins all ties is always right."""
     logits = random_bank(3, 40, 5).logits.half()
     logits[:, :, 4] = -65504.0
-    found = cpu_kernels.collect(logits, torch.full((40,), 4), 0, 40)
+    found = kernels.collect(logits, torch.full((40,), 4), 0, 40)
     check_form(found, 3)
     assert (found[0], found[1].shape, found[3].tolist()) == (0, (0, 3), [0])
     assert (
-        cpu_kernels.collect(torch.zeros(3, 40, 5), torch.zeros(40, dtype=torch.int64), 0, 40)[0]
+        kernels.collect(torch.zeros(3, 40, 5), torch.zeros(40, dtype=torch.int64), 0, 40)[0]
         == 40
     )
 
@@ -180,7 +180,7 @@ def contested_bank(num_models: int, num_images: int, num_classes: int, seed: int
 def averaged_hits(kernels: ModuleType, found: Found, weights: Tensor) -> Tensor:
     """On how many images each of the weights (M, N) is right, by what was collected."""
     sure, margins, wins_ties, starts = found
-    return sure + cpu_kernels.count_candidates(margins, wins_ties, starts, weights.T.contiguous())
+    return sure + kernels.count_candidates(margins, wins_ties, starts, weights.T.contiguous())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -226,7 +226,7 @@ def test_counts_of_all_subsets(kernels, found, at_once):
     N = found[1].shape[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_kernels, "_AT_ONCE", at_once)
-        counted = cpu_kernels.count_subsets(*found[1:]).tolist()
+        counted = kernels.count_subsets(*found[1:]).tolist()
     assert len(counted) == 2**N
     for mask in range(1, 2**N):
         assert counted[mask] == sum(
@@ -244,9 +244,9 @@ def test_counts_of_candidates_and_of_additions(kernels, found, data):
         st.lists(st.lists(st.integers(0, 3), min_size=N, max_size=N), min_size=1, max_size=4)
     )
     counts = torch.tensor(rows, dtype=torch.float64)
-    counted = cpu_kernels.count_candidates(values, wins_ties, starts, counts.T.contiguous())
+    counted = kernels.count_candidates(values, wins_ties, starts, counts.T.contiguous())
     assert counted.tolist() == [sum(decisions(found, fractions(row))) for row in counts]
-    more = cpu_kernels.count_additions(values, wins_ties, starts, values @ counts[0])
+    more = kernels.count_additions(values, wins_ties, starts, values @ counts[0])
     assert more.tolist() == [
         sum(decisions(found, fractions(counts[0] + one))) for one in torch.eye(N)
     ]
@@ -263,7 +263,7 @@ def test_a_table_of_4096_subsets():
 
 
 def undecided(kernels: ModuleType, found: Found, caps: Tensor) -> Found:
-    sure, *rest = cpu_kernels.drop_decided(*found[1:], caps)
+    sure, *rest = kernels.drop_decided(*found[1:], caps)
     return found[0] + sure, *rest
 
 
@@ -285,7 +285,7 @@ def test_what_is_dropped_is_decided_under_the_caps(kernels, found, data):
         st.lists(st.integers(0, 8), min_size=N, max_size=N).filter(lambda parts: sum(parts) >= 8)
     )
     caps = torch.tensor(eighths, dtype=torch.float64) / 8
-    kept = undecided(cpu_kernels, found, caps)
+    kept = undecided(kernels, found, caps)
     check_form(kept, N)
     for order in data.draw(st.lists(st.permutations(range(N)), min_size=1, max_size=6)):
         weights = heaviest_first(fractions(caps), order)

@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("kernels", [cpu_kernels, gpu_kernels], ids=["numb
 def counted_by(kernels: ModuleType) -> Iterator[None]:
     """Stage 1 on the loops of one module, whatever the device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("radin.ranking.margins.kernels_for", lambda bank: cpu_kernels)
+        patch.setattr("radin.ranking.margins.kernels_for", lambda bank: kernels)
         yield
 
 
@@ -113,7 +113,7 @@ BANKS = {
 @pytest.mark.parametrize("name", BANKS)
 def test_estimates_are_those_of_the_loop(kernels, name):
     bank = BANKS[name]()
-    with counted_by(cpu_kernels):
+    with counted_by(kernels):
         for candidates in (exhaustive(bank.num_models), some_candidates(bank.num_models)):
             assert fast_estimate(bank, candidates).tolist() == by_loop(bank, candidates)
 
@@ -132,7 +132,7 @@ def test_torch_alone_is_exact_with_ties_everywhere(bank, data):
 @BOTH
 def test_what_is_collected_block_by_block_is_what_is_collected_at_once(kernels):
     bank = agreeing(5, 400, 30)
-    with counted_by(cpu_kernels), pytest.MonkeyPatch.context() as patch:
+    with counted_by(kernels), pytest.MonkeyPatch.context() as patch:
         whole = collect(bank)
         patch.setattr("radin.ranking.margins._CHUNK", 5 * 30 * 7)  # seven images
         parts = collect(bank)
@@ -161,7 +161,7 @@ def test_moves_are_exact_with_ties_everywhere(kernels, bank, data):
     N = bank.num_models
     counts = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=N, max_size=N)))
     one = torch.eye(N, dtype=torch.int64)
-    with counted_by(cpu_kernels):
+    with counted_by(kernels):
         moves = Moves(bank)
         found = [moves.add(counts), moves.drop(counts), moves.swap(counts)]
     assert [answer.shape for answer in found] == [(N,), (N,), (N, N)]
@@ -186,7 +186,7 @@ def test_moves_are_fast_estimates(kernels, name):
     member = torch.arange(N) % 2 == 0
     flipped = member ^ torch.eye(N, dtype=torch.bool)
     estimates = fast_estimate(bank, flipped / flipped.sum(1, keepdim=True))
-    with counted_by(cpu_kernels):
+    with counted_by(kernels):
         moves = Moves(bank)
     assert torch.equal(moves.add(member)[~member], estimates[~member])
     assert torch.equal(moves.drop(member)[member], estimates[member])
