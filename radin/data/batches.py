@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from radin.data.splits import ArraySplit, FolderSplit, Split, check_readable
+from radin.data.splits import ArraySplit, FolderSplit, Normalised, Split, check_readable
 from radin.errors import DataError
 from radin.files import update_hash
 
@@ -80,11 +80,9 @@ def _decoded_ahead(
                     torch.tensor([label for _, label in items]),
                 )
     except DataError:
-        files = getattr(split, "split", split)  # behind other colours
-        if isinstance(files, FolderSplit):
-            check_readable(
-                files, progress=sys.stderr.isatty()
-            )  # one image cannot be read: how many are there?
+        source = split.split if isinstance(split, Normalised) else split
+        if isinstance(source, FolderSplit):  # one image cannot be read: count all such images
+            check_readable(source, progress=sys.stderr.isatty())
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,8 +33,9 @@ class Split(Dataset[tuple[Tensor, int]]):
         class_names: the C classes, in the order of the labels.
         labels: (n,) int64.
         fingerprint: hex hash of the images, the labels and their preprocessing.
-        projection: for a test set with fewer classes than the networks have logits, how the ones are read from the
-            others, after averaging; None where class k is logit k.
+        projection: how to compute the logits of the classes from those of the networks, after averaging, for a
+            test set with fewer classes than the networks have logits; None where class k is logit k.
+        files: the n image files; empty where the images are not read from files.
         note: what one has to know of these images before quoting a number, if anything.
     """
 
@@ -44,6 +45,7 @@ class Split(Dataset[tuple[Tensor, int]]):
     labels: Tensor
     fingerprint: str
     projection: Projection | None = None
+    files: Sequence[Path] = ()
     note: str = ""
 
     @property
@@ -77,6 +79,11 @@ class Split(Dataset[tuple[Tensor, int]]):
     def __repr__(self) -> str:
         note = f"; {self.note}" if self.note else ""
         return f"{type(self).__name__}({self.name}, {self.part}: {len(self)} images, {self.num_classes} classes{note})"
+
+
+def projection_of(dataset: Dataset[Any]) -> Projection | None:
+    """The projection of a split, or None for a plain torch Dataset of (image, label) pairs without one."""
+    return getattr(dataset, "projection", None)
 
 
 class ArraySplit(Split):
@@ -319,6 +326,7 @@ class Normalised(Split):
             split.labels,
         )
         self.projection, self.note = split.projection, split.note
+        self.files = split.files
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
