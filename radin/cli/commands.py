@@ -14,27 +14,26 @@ from torch import Tensor
 from radin.checkpoints.formats import RUNNING_STATISTICS
 from radin.checkpoints.zoo import Zoo
 from radin.cli.inputs import (
-    bars,
     check_numbers,
-    check_out,
-    colours_of,
-    images_of,
-    open_quietly,
+    check_output,
+    checkpoint_paths,
+    colours_name,
+    open_other_part,
+    open_part,
+    open_parts,
+    open_with_notes,
     open_zoo,
-    other_part,
-    parts_of,
-    paths_of,
-    say,
+    print_notes,
+    show_progress,
 )
-from radin.cli.tables import _described, _members, _print_table, _print_trials, _wrapped
+from radin.cli.tables import describe_split, list_ingredients, print_table, print_trials, wrap
 from radin.data.download.catalog import fetch
 from radin.data.splits import Split
 from radin.errors import CheckpointError, ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.intervals import paired_interval, standard_error
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
-from radin.experiments.model_soups.results import FILES, published
-from radin.experiments.model_soups.results import FOLDER as MODEL_SOUPS
+from radin.experiments.model_soups.results import MODEL_SOUPS, RESULT_FILES, load_results
 from radin.files import data_root
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.inference.evaluate import evaluator, soup_logits
@@ -53,21 +52,21 @@ State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured a
 def craft_command(options: argparse.Namespace) -> None:
     """Entry fee, stages 1 and 2, the soup's file, and the report."""
     check_numbers(options)
-    check_out(options)
-    split = images_of(options, options.part)
-    test = other_part(options, options.test_part, split)
-    train = other_part(options, options.refresh_part, split)
-    zoo = open_zoo(options, paths_of(options), split)
+    check_output(options)
+    split = open_part(options, options.part)
+    test = open_other_part(options, options.test_part, split)
+    train = open_other_part(options, options.refresh_part, split)
+    zoo = open_zoo(options, checkpoint_paths(options), split)
     if train is None:
         _warn_of_batch_norm(zoo)
-    evaluate = evaluator(zoo, split, refresh=train, progress=bars(), **_engine(options))
-    bank = predict(zoo, split, progress=bars(), **_engine(options))
+    evaluate = evaluator(zoo, split, refresh=train, progress=show_progress(), **_engine(options))
+    bank = predict(zoo, split, progress=show_progress(), **_engine(options))
     soup = craft(
         bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed
     )
-    spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {_described(options, split)}"
-    print(_wrapped(f"{soup.recipe}: {spent}" + (f"; {soup.note}" if soup.note else "")) + "\n")
-    _print_trials(bank, soup)
+    spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {describe_split(options, split)}"
+    print(wrap(f"{soup.recipe}: {spent}" + (f"; {soup.note}" if soup.note else "")) + "\n")
+    print_trials(bank, soup)
     state = (
         None
         if train is None
@@ -80,34 +79,34 @@ def craft_command(options: argparse.Namespace) -> None:
     finally:  # an unreadable test image must not cost the rest of the report
         if soup.recipe in RANKED:
             report = trust(
-                bank, zoo, trials=soup.trials, refreshed=train is not None, progress=bars()
+                bank, zoo, trials=soup.trials, refreshed=train is not None, progress=show_progress()
             )
-            print("\n" + _wrapped(str(report)))
+            print("\n" + wrap(str(report)))
     if options.out is None:
-        say("note: the soup was not written; give --out soup.safetensors.")
+        print_notes("note: the soup was not written; give --out soup.safetensors.")
 
 
 def rank_command(options: argparse.Namespace) -> None:
     """Entry fee and stage 1."""
     check_numbers(options)
-    split = images_of(options, options.part)
-    zoo = open_zoo(options, paths_of(options), split)
-    bank = predict(zoo, split, progress=bars(), **_engine(options))
+    split = open_part(options, options.part)
+    zoo = open_zoo(options, checkpoint_paths(options), split)
+    bank = predict(zoo, split, progress=show_progress(), **_engine(options))
     candidates = Order(None, options.prior, options.seed).candidates_for(bank)
     ranking = rank(bank, candidates, options.prior, top=options.top)
     print(
-        f"the first {len(ranking.order)} of {len(candidates)} candidates on {_described(options, split)}\n"
+        f"the first {len(ranking.order)} of {len(candidates)} candidates on {describe_split(options, split)}\n"
     )
     rows = [
         [
             str(place + 1),
             f"{ranking.estimates[k]:.2f}",
             f"{ranking.scores[k]:.2f}",
-            _members(bank, candidates[k]),
+            list_ingredients(bank, candidates[k]),
         ]
         for place, k in enumerate(ranking.order.tolist())
     ]
-    _print_table(["rank", "estimate", "score", "ingredients"], rows)
+    print_table(["rank", "estimate", "score", "ingredients"], rows)
     best = int(bank.accuracies().argmax())
     print(
         f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. Estimates are ensembles, not soups."
@@ -116,8 +115,8 @@ def rank_command(options: argparse.Namespace) -> None:
 
 def average_command(options: argparse.Namespace) -> None:
     """A soup of given weights, without a network or images."""
-    check_out(options)
-    zoo = open_quietly(paths_of(options), ema=options.ema)
+    check_output(options)
+    zoo = open_with_notes(checkpoint_paths(options), ema=options.ema)
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
     print(
@@ -128,17 +127,17 @@ def average_command(options: argparse.Namespace) -> None:
 def evaluate_command(options: argparse.Namespace) -> None:
     """The accuracy of one file on one part, or a table of several."""
     check_numbers(options)
-    splits = parts_of(options, options.part.split(","))
+    splits = open_parts(options, options.part.split(","))
     zoo = open_zoo(options, options.soup, splits[0], unused="error")
     if len(zoo) > 1:
         raise CheckpointError(
             f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup."
         )
     accuracies = [
-        evaluator(zoo, split, progress=bars(), **_engine(options))([1.0]) for split in splits
+        evaluator(zoo, split, progress=show_progress(), **_engine(options))([1.0]) for split in splits
     ]
     if len(splits) == 1:
-        print(f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {_described(options, splits[0])}")
+        print(f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {describe_split(options, splits[0])}")
         return
     print(f"{zoo.names[0]} on {options.data}\n")
     rows = [
@@ -150,7 +149,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         ]
         for split, accuracy in zip(splits, accuracies, strict=True)
     ]
-    _print_table(["part", "accuracy", "standard error", "images"], rows)
+    print_table(["part", "accuracy", "standard error", "images"], rows)
 
 
 def bench_command(options: argparse.Namespace) -> None:
@@ -174,7 +173,7 @@ def bench_command(options: argparse.Namespace) -> None:
     print(
         f"{options.name}: {bench.num_models} ingredients, budget {budget}, {bench.test.num_images} test images\n"
     )
-    _print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
+    print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
 
 
 def fetch_command(options: argparse.Namespace) -> None:
@@ -183,8 +182,9 @@ def fetch_command(options: argparse.Namespace) -> None:
     if name == MODEL_SOUPS:
         folder, ids = root / MODEL_SOUPS, ingredient_ids(options.ids or "all")
         there = _sizes(folder)
-        published(folder)  # what is small and may fail comes first
-        fetched = [*fetch_ingredients(ids, folder, bars()), *(folder / file for file in FILES)]
+        load_results(folder)  # what is small and may fail comes first
+        fetched = fetch_ingredients(ids, folder, progress=show_progress())
+        fetched += [folder / file for file in RESULT_FILES]
         sizes = {path: path.stat().st_size for path in fetched}
     elif options.ids is not None:
         raise ParameterError(
@@ -192,7 +192,7 @@ def fetch_command(options: argparse.Namespace) -> None:
         )
     else:
         before = set(root.iterdir()) if root.is_dir() else set()
-        folder = fetch(name, root, bars())
+        folder = fetch(name, root, show_progress())
         sizes = _sizes(folder)
         there = sizes if folder in before else {}
     total, new = sum(sizes.values()), len(sizes.keys() - there.keys())
@@ -222,7 +222,7 @@ def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
     asked = ["model", "data", "part", "images", "size", "mean", "std"]
     asked += ["precision", "recipe", "budget", "prior", "seed", "refresh_part"]
     found = {
-        "normalise": colours_of(options),
+        "normalise": colours_name(options),
         "evaluations": soup.evaluations,
         "accuracy": soup.accuracy,
     }
@@ -231,7 +231,7 @@ def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
 
 def _warn_of_batch_norm(zoo: Zoo) -> None:
     if any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
-        say(
+        print_notes(
             "note: averaged statistics of batch norm fit no soup; radin craft --refresh-part train measures them anew."
         )
 
@@ -248,7 +248,14 @@ def _save(
         warnings.simplefilter(
             "ignore"
         )  # of batch norm, in terms of Python: `_warn_of_batch_norm` has said it
-        return save_soup(zoo, weights, options.out, about, state, options.shard_size)
+        return save_soup(
+            zoo,
+            weights,
+            options.out,
+            provenance=about,
+            state=state,
+            max_shard_size=options.shard_size,
+        )
 
 
 def _compare(
@@ -295,8 +302,8 @@ def _compare(
                 ]
             )
         flattered = ", which chose the winner and flatter it" if split is parts[0] else ""
-        print(f"\non {_described(options, split)}{flattered}:")
-        _print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
+        print(f"\non {describe_split(options, split)}{flattered}:")
+        print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
 
 
 def _right(options: argparse.Namespace, zoo: Zoo, soup: SoupLike, split: Split) -> Tensor:

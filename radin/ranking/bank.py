@@ -1,4 +1,4 @@
-"""The logit bank: what every ingredient said about every image of one split, with the labels."""
+"""The logit bank: the logits of every ingredient on one split, with the labels."""
 
 from __future__ import annotations
 
@@ -20,25 +20,36 @@ _LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Percent of images whose largest logit is the label's; the lowest class wins a tie, as in argmax.
+    """Percent of images whose largest logit is the label's. The lowest class wins a tie.
 
     Args:
         logits: (..., n, C).
         labels: (n,).
 
-    Returns: (...) in double precision.
+    Returns:
+        (...) double.
     """
-    # Hits times 100, then divided: everywhere in this order, so that equal accuracies are equal numbers.
+    # Hits times 100, then divided: in this order everywhere, so that equal accuracies are equal.
     return (logits.argmax(-1) == labels).sum(-1).double() * 100 / len(labels)
 
 
-def check_labels(labels: Tensor, num_classes: int, first: int = 0) -> None:
-    """BankError when a label lies outside the classes 0 to C - 1; `first` is the number of the first image."""
+def check_labels(labels: Tensor, num_classes: int, *, first: int = 0) -> None:
+    """Check that all labels are classes.
+
+    Args:
+        labels: (n,).
+        num_classes: C.
+        first: index of the first image in its split, for the error message.
+
+    Raises:
+        BankError: a label is not one of 0 to C - 1.
+    """
     outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
     if len(outside):
         raise BankError(
-            f"Image {first + int(outside[0])} has label {int(labels[outside[0]])}, but the logits have classes 0 to "
-            f"{num_classes - 1} ({len(outside)} such images); check that data and model belong together."
+            f"Image {first + int(outside[0])} has label {int(labels[outside[0]])}, but the logits "
+            f"have classes 0 to {num_classes - 1} ({len(outside)} such images); check that data "
+            "and model belong together."
         )
 
 
@@ -46,15 +57,24 @@ class LogitBank:
     """The ingredients' logits on one split.
 
     Args:
-        logits: (N, n, C) in half or single precision (double is rounded to single); finite. Kept on the CPU
-            until `to` moves them.
-        labels: (n,) whole numbers from 0 to C - 1.
-        names: N names for tables; "0", "1", ... when not given.
-        projection: for a split some of whose classes have several logits: how its K classes are read from C logits.
-            It is applied to averages of logits, never before.
+        logits: (N, n, C) half or single precision (double is rounded to single), finite. They
+            stay on the CPU until `to` moves them.
+        labels: (n,) integers from 0 to C - 1.
+        names: N names for tables. Default: "0", "1", ...
+        projection: reads the K classes of a split from C logits, where some classes have
+            several logits. It is applied to averages of logits, never before.
 
-    Raises BankError when the shapes do not fit, the split is empty, a label lies outside the classes,
-    or a logit is NaN or infinite (the message names the model and the image).
+    Raises:
+        BankError: the shapes do not fit, the split is empty, a label is not a class, or a logit
+            is NaN or infinite. It names the ingredient and the image.
+
+    >>> import radin, torch
+    >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 1.0], [0.0, 3.0]]])
+    >>> bank = radin.LogitBank(logits, torch.tensor([0, 1]), names=["a", "b"])
+    >>> bank
+    LogitBank(2 ingredients, 2 images, 2 classes)
+    >>> bank.accuracies().tolist()
+    [100.0, 50.0]
     """
 
     def __init__(
@@ -62,23 +82,12 @@ class LogitBank:
         logits: Tensor,
         labels: Tensor,
         names: Sequence[str] | None = None,
+        *,
         projection: Projection | None = None,
     ) -> None:
-        logits, labels = torch.as_tensor(logits).detach().cpu(), torch.as_tensor(labels).cpu()
-        if logits.ndim != 3 or logits.dtype not in _LOGIT_DTYPES:
-            raise BankError(
-                f"Logits must be floating point (half, bfloat16, single or double) of shape (N, n, C): ingredients, "
-                f"images, classes; these are {logits.dtype} of shape {tuple(logits.shape)}."
-            )
-        if 0 in logits.shape:
-            raise BankError(
-                f"A logit bank needs an ingredient, an image and a class; its shape is {tuple(logits.shape)}."
-            )
-        if labels.shape != logits.shape[1:2] or labels.is_floating_point():
-            raise BankError(
-                f"Labels must be {logits.shape[1]} whole numbers, one for each image; "
-                f"these are {labels.dtype} of shape {tuple(labels.shape)}."
-            )
+        logits = torch.as_tensor(logits).detach().cpu()
+        labels = torch.as_tensor(labels).cpu()
+        _check_shapes(logits, labels)
         if names is not None and len(names) != len(logits):
             raise BankError(f"{len(names)} names were given for {len(logits)} ingredients.")
         if projection is not None and projection.num_logits != logits.shape[2]:
@@ -88,45 +97,46 @@ class LogitBank:
         self.projection = projection
         self.logits = logits.float() if logits.dtype == torch.float64 else logits
         self.labels = labels.long().contiguous()
-        self.names = (
-            [str(name) for name in names]
-            if names is not None
-            else [str(k) for k in range(len(logits))]
-        )
-        self._check_values()
+        self.names = [str(name) for name in (range(len(logits)) if names is None else names)]
+        num_classes = self.num_classes if projection is None else projection.num_classes
+        check_labels(self.labels, num_classes)
+        self._check_finite()
 
-    def _check_values(self) -> None:
-        check_labels(
-            self.labels,
-            self.num_classes if self.projection is None else self.projection.num_classes,
-        )
-        half = self.logits.dtype == torch.float16
+    def _check_finite(self) -> None:
+        is_half = self.logits.dtype == torch.float16
         for k, name in enumerate(self.names):
             if all(extreme.isfinite() for extreme in self.logits[k].aminmax()):
                 continue
             bad = (~torch.isfinite(self.logits[k])).any(-1).nonzero().flatten()
             raise BankError(
-                f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first is image "
-                f"{int(bad[0])}; leave this ingredient out{' or keep single precision' if half else ''}."
+                f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first "
+                f"is image {int(bad[0])}; leave this ingredient out"
+                f"{' or keep single precision' if is_half else ''}."
             )
 
     @property
     def num_models(self) -> int:
+        """N."""
         return self.logits.shape[0]
 
     @property
     def num_images(self) -> int:
+        """n."""
         return self.logits.shape[1]
 
     @property
     def num_classes(self) -> int:
+        """C, the number of logits of an image."""
         return self.logits.shape[2]
 
     def __len__(self) -> int:
         return self.num_models
 
     def __repr__(self) -> str:
-        return f"LogitBank({self.num_models} ingredients, {self.num_images} images, {self.num_classes} classes)"
+        return (
+            f"LogitBank({self.num_models} ingredients, {self.num_images} images, "
+            f"{self.num_classes} classes)"
+        )
 
     def accuracies(self) -> Tensor:
         """Accuracy of each ingredient alone, in percent: (N,) double."""
@@ -135,25 +145,38 @@ class LogitBank:
         ).cpu()
 
     def projected(self, ensemble: Tensor) -> Tensor:
-        """Logits (..., C) of ensembles as logits (..., K) of the split's own classes; the same without a projection."""
+        """Logits (..., C) of ensembles as logits (..., K) of the classes of the split.
+
+        They stay as they are without a projection.
+        """
         return ensemble if self.projection is None else self.projection(ensemble)
 
     def refuse_projection(self, what: str) -> None:
-        """ParameterError for a bank with a projection, where logits and classes must be the same."""
+        """Refuse a bank with a projection.
+
+        Args:
+            what: what needs one logit for each class, for the error message.
+
+        Raises:
+            ParameterError: the bank has a projection.
+        """
         if self.projection is not None:
             raise ParameterError(
                 f"{what} needs one logit for each class; {self.num_classes} logits stand for "
-                f"{self.projection.num_classes} classes here, so take the images that soups are chosen by."
+                f"{self.projection.num_classes} classes here, so take the images that soups are "
+                "chosen by."
             )
 
     def to(self, device: str | torch.device) -> LogitBank:
-        """The same bank with its tensors on another device, "cpu" or "cuda"; stage 1 then computes there.
+        """The same bank on another device, "cpu" or "cuda". Stage 1 then computes there.
 
-        Raises ParameterError for a device that is not there, or has no double precision.
+        Raises:
+            ParameterError: the device does not exist or has no double precision.
         """
         moved = copy(self)
         try:
-            moved.logits, moved.labels = self.logits.to(device), self.labels.to(device)
+            moved.logits = self.logits.to(device)
+            moved.labels = self.labels.to(device)
             torch.zeros(1, dtype=torch.float64, device=moved.logits.device)
         except (RuntimeError, AssertionError, TypeError) as error:
             raise ParameterError(
@@ -177,18 +200,41 @@ class LogitBank:
 
     @classmethod
     def load(cls, path: str | Path) -> LogitBank:
-        """Open a saved bank; its logits are mapped from disk and read once, to check them.
+        """Open a saved bank. Its logits are mapped from disk and read once, to check them.
 
-        It may be larger than memory. Then it is read-only: an attempt to change a logit in place ends the program.
+        The file can be larger than memory. Then the bank is read-only: writing to a logit ends
+        the program.
 
-        Raises BankError when the file is missing, damaged, or not a bank.
+        Raises:
+            BankError: the file is missing, damaged, or not a bank.
         """
         tensors, metadata = load_tensors(path, _FORMAT)
         try:
-            logits, groups = tensors["logits"], json.loads(metadata.get("groups", "null"))
+            logits = tensors["logits"]
+            groups = json.loads(metadata.get("groups", "null"))
             projection = None if groups is None else Projection(groups, logits.shape[2])
-            return cls(logits, tensors["labels"], json.loads(metadata["names"]), projection)
+            names = json.loads(metadata["names"])
+            return cls(logits, tensors["labels"], names, projection=projection)
         except (KeyError, json.JSONDecodeError) as error:
             raise BankError(
                 f"{path}: not a whole logit bank ({error} is missing); make it again."
             ) from error
+
+
+def _check_shapes(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 3 or logits.dtype not in _LOGIT_DTYPES:
+        raise BankError(
+            "Logits must be floating point (half, bfloat16, single or double) of shape (N, n, C): "
+            f"ingredients, images, classes; these are {logits.dtype} of shape "
+            f"{tuple(logits.shape)}."
+        )
+    if 0 in logits.shape:
+        raise BankError(
+            "A logit bank needs an ingredient, an image and a class; its shape is "
+            f"{tuple(logits.shape)}."
+        )
+    if labels.shape != logits.shape[1:2] or labels.is_floating_point():
+        raise BankError(
+            f"Labels must be {logits.shape[1]} whole numbers, one for each image; "
+            f"these are {labels.dtype} of shape {tuple(labels.shape)}."
+        )

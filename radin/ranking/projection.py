@@ -14,30 +14,35 @@ from radin.files import hash_text
 
 
 class Projection:
-    """Reads class k of K from the largest of the logits `groups[k]`; the other logits are left out.
+    """Reads class k of K from the largest of the logits `groups[k]`. Other logits are ignored.
 
-    It belongs after averaging, on the logits of the ensemble or of the soup. Where a class has more than one logit, a
-    maximum of averages is not the average of maxima, so ingredients projected one by one would make another ensemble.
-    For the same reason a logit bank keeps all C logits.
+    It is applied after averaging, to the logits of the ensemble or of the soup: if a class has
+    several logits, the maximum of averages is not the average of maxima. For the same reason a
+    logit bank keeps all C logits.
 
     Args:
-        groups: (K,) for each class the numbers of its logits, 0 to C - 1; none of them twice.
+        groups: (K,) for each class the indices of its logits, 0 to C - 1. No index is used twice.
         num_logits: C.
 
     Attributes:
         groups, num_logits: as given.
-        is_selection: whether every class has exactly one logit; only then does it commute with averaging.
+        is_selection: whether every class has exactly one logit. Only then averaging and
+            projection can change their order.
 
-    Raises ParameterError for a class without a logit, a number out of range or one that is used twice.
+    Raises:
+        ParameterError: a class without a logit, or an index out of range or used twice.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], num_logits: int) -> None:
         self.num_logits = check_integer("num_logits", num_logits, minimum=1)
         self.groups = tuple(
-            tuple(check_integer("a logit's number", each, minimum=0) for each in group)
+            tuple(check_integer("a logit's number", index, minimum=0) for index in group)
             for group in groups
         )
         self.is_selection = all(len(group) == 1 for group in self.groups)
+        self._check_groups()
+
+    def _check_groups(self) -> None:
         if not self.groups:
             raise ParameterError("A projection needs at least one class.")
         for k, group in enumerate(self.groups):
@@ -49,38 +54,44 @@ class Projection:
                 raise ParameterError(
                     f"Class {k} of the projection asks for logit {max(group)} of {self.num_logits}."
                 )
-        used = Counter(each for group in self.groups for each in group)
-        if twice := sorted(each for each, times in used.items() if times > 1):
+        uses = Counter(index for group in self.groups for index in group)
+        repeated = sorted(index for index, count in uses.items() if count > 1)
+        if repeated:
             raise ParameterError(
-                f"The projection uses logit {twice[0]} more than once; a logit belongs to one class."
+                f"The projection uses logit {repeated[0]} more than once; a logit belongs to one "
+                "class."
             )
 
     @property
     def num_classes(self) -> int:
+        """K."""
         return len(self.groups)
 
     @property
     def fingerprint(self) -> str:
-        """Hex hash of what it does."""
+        """Hex hash of groups and num_logits."""
         return hash_text(
             str(self.num_logits), *(",".join(map(str, group)) for group in self.groups)
         )
 
     @cached_property
     def _index(self) -> Tensor:
-        """Numbers of the logits (K, L), L of the largest class; a smaller one repeats its first, to no effect."""
-        most = max(map(len, self.groups))
-        return torch.tensor([group + group[:1] * (most - len(group)) for group in self.groups])
+        """Indices of the logits: (K, L), where L is the size of the largest group."""
+        size = max(map(len, self.groups))
+        # A smaller group repeats its first index, which does not change its maximum.
+        return torch.tensor([group + group[:1] * (size - len(group)) for group in self.groups])
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Logits (..., C) as (..., K), in their own dtype and on their own device.
 
-        Raises ParameterError when there are not C of them.
+        Raises:
+            ParameterError: there are not C of them.
         """
         if logits.ndim == 0 or logits.shape[-1] != self.num_logits:
             found = logits.shape[-1] if logits.ndim else "none"
             raise ParameterError(
-                f"The projection takes {self.num_logits} logits, not {found}; choose the model's classes."
+                f"The projection takes {self.num_logits} logits, not {found}; choose the model's "
+                "classes."
             )
         index = self._index.to(logits.device)
         return logits[..., index[:, 0]] if self.is_selection else logits[..., index].amax(-1)

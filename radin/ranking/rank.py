@@ -15,11 +15,11 @@ from tqdm import tqdm
 from radin.errors import ParameterError, check_integer
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import (
-    EXHAUSTIVE_LIMIT,
-    _are_subsets,
+    MAX_MODELS_EXHAUSTIVE,
+    are_subsets,
     check_weights,
     effective_number,
-    first_places,
+    first_occurrences,
     without_scale,
 )
 from radin.ranking.margins import count_candidates, count_every_subset
@@ -64,7 +64,7 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
     p = check_weights(candidates, bank.num_models, rows=True)
     if metric == "nll":
         return _nll(bank, p / p.sum(1, keepdim=True))
-    return _accuracy(bank, without_scale(p), bool(_are_subsets(p).all()))
+    return _accuracy(bank, without_scale(p), bool(are_subsets(p).all()))
 
 
 def check_metric(metric: str) -> None:
@@ -103,7 +103,7 @@ def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
         return _projected_accuracy(bank, p)
     if (
         subsets
-        and bank.num_models <= EXHAUSTIVE_LIMIT
+        and bank.num_models <= MAX_MODELS_EXHAUSTIVE
         and 2**bank.num_models <= _TABLE_GAIN * len(p)
     ):
         hits = count_every_subset(bank)[_bitmasks(p)[0]]
@@ -232,7 +232,7 @@ def _first_distinct(candidates: Tensor, keys: list[np.ndarray], top: int) -> np.
         if reach < len(best):
             best = np.flatnonzero(keys[-1] <= np.partition(keys[-1], reach - 1)[reach - 1])
         best = best[np.lexsort([key[best] for key in keys])]
-        found = best[first_places(candidates[best]).numpy()]
+        found = best[first_occurrences(candidates[best]).numpy()]
         if len(found) >= top or len(best) == len(candidates):
             return found[:top]
         reach *= 4

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import check_seed, check_integer
+from radin.errors import check_integer, check_seed
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import distinct, from_subsets, monte_carlo
 from radin.ranking.margins import Moves, collect, kernels_for

@@ -62,7 +62,7 @@ def masks_within(num_models: int, min_size: int, max_size: int) -> list[int]:
 @pytest.fixture
 def no_lists(monkeypatch):
     """Draw block after block, as among subsets too many to list, whatever their number."""
-    monkeypatch.setattr(module, "_MOST_ROWS", 0)
+    monkeypatch.setattr(module, "_MAX_LISTED_SUBSETS", 0)
 
 
 @pytest.mark.parametrize("num_models", [1, 2, 3, 7, 12])
@@ -149,7 +149,8 @@ def test_rows_of_0_and_1_are_left_as_they_were():
 
 @given(limits())
 def test_every_subset_within_limits_comes_in_order_of_its_bitmask(limits):
-    candidates = exhaustive(*limits)
+    num_models, min_size, max_size = limits
+    candidates = exhaustive(num_models, min_size=min_size, max_size=max_size)
     assert bitmasks(candidates) == masks_within(*limits)
     assert candidates.is_contiguous()
     check_subsets(candidates)
@@ -160,7 +161,7 @@ def test_every_subset_within_limits_comes_in_order_of_its_bitmask(limits):
     [(21, 1, 2), (30, 3, 3), (72, 70, None), (72, 72, 72), (90, 88, 89)],
 )
 def test_large_zoos_can_be_listed_within_limits(num_models, min_size, max_size):
-    masks = bitmasks(exhaustive(num_models, min_size, max_size))
+    masks = bitmasks(exhaustive(num_models, min_size=min_size, max_size=max_size))
     sizes = range(min_size, (max_size or num_models) + 1)
     assert masks == sorted(set(masks))
     assert Counter(mask.bit_count() for mask in masks) == {
@@ -173,9 +174,9 @@ def test_as_many_subsets_are_listed_as_the_limit_allows():
     with pytest.raises(
         ParameterError, match=r"1,081,575 subsets of 7 to 8 of 24 .* \(limit 1,048,575\)"
     ):
-        exhaustive(24, 7, 8)
-    assert len(exhaustive(24, 8, 8)) == 735_471
-    assert len(exhaustive(20, 1, 20)) == 1_048_575
+        exhaustive(24, min_size=7, max_size=8)
+    assert len(exhaustive(24, min_size=8, max_size=8)) == 735_471
+    assert len(exhaustive(20, min_size=1, max_size=20)) == 1_048_575
 
 
 @pytest.mark.parametrize(
@@ -195,14 +196,15 @@ def test_the_refusal_names_how_many_subsets_there_are(num_models, count):
 )
 @settings(max_examples=60)
 def test_a_draw_keeps_to_its_limits(limits, num_candidates, seed, uniform):
-    num_models, *sizes = limits
-    candidates = monte_carlo(num_models, num_candidates, seed, uniform, *sizes)
+    num_models, min_size, max_size = limits
+    options = {"uniform": uniform, "min_size": min_size, "max_size": max_size}
+    candidates = monte_carlo(num_models, num_candidates, seed, **options)
     allowed = masks_within(*limits)
     drawn = bitmasks(candidates)
     assert len(drawn) == len(set(drawn)) == min(num_candidates, len(allowed))
     assert set(drawn) <= set(allowed)
     check_subsets(candidates)
-    shorter = monte_carlo(num_models, max(1, num_candidates // 3), seed, uniform, *sizes)
+    shorter = monte_carlo(num_models, max(1, num_candidates // 3), seed, **options)
     assert torch.equal(shorter, candidates[: len(shorter)])
 
 
@@ -217,13 +219,14 @@ def test_a_draw_keeps_to_its_limits(limits, num_candidates, seed, uniform):
 def test_a_draw_from_a_large_zoo_keeps_to_its_limits(
     num_models, data, num_candidates, seed, uniform
 ):
-    least = data.draw(st.integers(1, num_models))
-    most = data.draw(st.integers(least, num_models))
-    candidates = monte_carlo(num_models, num_candidates, seed, uniform, least, most)
-    exist = sum(math.comb(num_models, size) for size in range(least, most + 1))
-    assert len(set(bitmasks(candidates))) == len(candidates) == min(num_candidates, exist)
-    assert all(least <= size <= most for size in sizes_of(candidates))
-    shorter = monte_carlo(num_models, num_candidates // 2, seed, uniform, least, most)
+    min_size = data.draw(st.integers(1, num_models))
+    max_size = data.draw(st.integers(min_size, num_models))
+    options = {"uniform": uniform, "min_size": min_size, "max_size": max_size}
+    candidates = monte_carlo(num_models, num_candidates, seed, **options)
+    total = sum(math.comb(num_models, size) for size in range(min_size, max_size + 1))
+    assert len(set(bitmasks(candidates))) == len(candidates) == min(num_candidates, total)
+    assert all(min_size <= size <= max_size for size in sizes_of(candidates))
+    shorter = monte_carlo(num_models, num_candidates // 2, seed, **options)
     assert torch.equal(shorter, candidates[: len(shorter)])
 
 
@@ -246,7 +249,9 @@ def test_a_seed_means_what_it_meant_in_the_published_book(num_models, num_candid
     drawn = bitmasks(monte_carlo(num_models, num_candidates, seed))
     assert drawn == published_draw(num_models, num_candidates, seed)
     assert drawn == bitmasks(
-        monte_carlo(num_models, num_candidates, seed, "subsets", 1, num_models)
+        monte_carlo(
+            num_models, num_candidates, seed, uniform="subsets", min_size=1, max_size=num_models
+        )
     )
 
 
@@ -263,7 +268,9 @@ def test_asking_for_more_than_exist_brings_all_of_them(uniform):
 @pytest.mark.parametrize("uniform", ["subsets", "sizes"])
 @pytest.mark.parametrize(("num_models", "min_size", "max_size"), [(8, 1, 8), (8, 2, 5), (1, 1, 1)])
 def test_blocks_of_draws_reach_every_subset_too(uniform, num_models, min_size, max_size):
-    candidates = monte_carlo(num_models, 10**9, 0, uniform, min_size, max_size)
+    candidates = monte_carlo(
+        num_models, 10**9, 0, uniform=uniform, min_size=min_size, max_size=max_size
+    )
     assert sorted(bitmasks(candidates)) == masks_within(num_models, min_size, max_size)
 
 
@@ -272,10 +279,10 @@ def test_blocks_of_draws_reach_every_subset_too(uniform, num_models, min_size, m
 
 def check_subsets_are_equally_likely() -> None:
     """The first, the second, ... row of many seeds, and pairs of rows: no subset is favoured anywhere."""
-    rows = [bitmasks(monte_carlo(4, 3, seed, "subsets", 2, 3)) for seed in range(3000)]
+    rows = [bitmasks(monte_carlo(4, 3, seed, min_size=2, max_size=3)) for seed in range(3000)]
     subsets = masks_within(4, 2, 3)
-    for place in range(3):
-        check_fair([row[place] for row in rows], subsets)
+    for i in range(3):
+        check_fair([row[i] for row in rows], subsets)
     check_fair(
         [(row[0], row[2]) for row in rows], [(a, b) for a in subsets for b in subsets if a != b]
     )
@@ -295,7 +302,7 @@ def test_subsets_are_equally_likely_block_by_block_too():
     [(24, 9, 12), (72, 1, 5), (72, 66, 72), (72, 35, 37), (90, 1, 45)],
 )
 def test_sizes_come_as_often_as_they_have_subsets(num_models, min_size, max_size):
-    candidates = monte_carlo(num_models, 20_000, 7, "subsets", min_size, max_size)
+    candidates = monte_carlo(num_models, 20_000, 7, min_size=min_size, max_size=max_size)
     sizes = range(min_size, max_size + 1)
     counts = [math.comb(num_models, size) for size in sizes]
     shares = [float(Fraction(count, sum(counts))) for count in counts]
@@ -314,15 +321,18 @@ def test_sizes_come_as_often_as_they_have_subsets(num_models, min_size, max_size
 def test_counts_of_subsets_beyond_every_float_are_no_trouble():
     assert math.comb(2000, 1000) > 10**308
     for uniform in ("subsets", "sizes"):
-        sizes = sizes_of(monte_carlo(2000, 20, 0, uniform, 2, 1001))
+        sizes = sizes_of(monte_carlo(2000, 20, 0, uniform=uniform, min_size=2, max_size=1001))
         assert all(2 <= size <= 1001 for size in sizes)
         assert (min(sizes) > 900) == (uniform == "subsets")
 
 
 def test_sizes_are_equally_likely_and_so_are_the_subsets_of_each():
-    rows = [bitmasks(monte_carlo(5, 2, seed, "sizes", 2, 4)) for seed in range(3000)]
-    for place in range(2):
-        drawn = [row[place] for row in rows]
+    rows = [
+        bitmasks(monte_carlo(5, 2, seed, uniform="sizes", min_size=2, max_size=4))
+        for seed in range(3000)
+    ]
+    for i in range(2):
+        drawn = [row[i] for row in rows]
         check_fair([mask.bit_count() for mask in drawn], [2, 3, 4])
         for size in (2, 3, 4):
             check_fair(
@@ -339,7 +349,7 @@ def test_sizes_are_equally_likely_and_so_are_the_subsets_of_each():
 
 
 def test_a_size_without_subsets_left_is_left_out_from_then_on():
-    orders = [tuple(sizes_of(monte_carlo(2, 3, seed, "sizes"))) for seed in range(2000)]
+    orders = [tuple(sizes_of(monte_carlo(2, 3, seed, uniform="sizes"))) for seed in range(2000)]
     check_fair(orders, [(2, 1, 1), (1, 2, 1), (1, 1, 2)], [1 / 2, 1 / 4, 1 / 4])
     # 20,000 rows in 72 sizes are some 278 each: three sizes have fewer subsets, and the others share the rest.
     counts = Counter(sizes_of(monte_carlo(72, 20_000, uniform="sizes")))
@@ -361,16 +371,16 @@ def test_a_size_without_subsets_left_is_left_out_from_then_on():
 def test_dirichlet_rows_are_different_mixing_weights(
     num_models, num_candidates, seed, concentration
 ):
-    candidates = dirichlet(num_models, num_candidates, seed, concentration)
+    candidates = dirichlet(num_models, num_candidates, seed, concentration=concentration)
     assert candidates.dtype == torch.float32
     p = check_weights(candidates, num_models, rows=True)
     assert (p.sum(1) - 1).abs().max() < 1e-6
     assert torch.equal(distinct(candidates), candidates)
     assert 1 <= len(candidates) <= num_candidates
     assert num_models > 1 or len(candidates) == 1
-    shorter = dirichlet(num_models, max(1, num_candidates // 3), seed, concentration)
+    shorter = dirichlet(num_models, max(1, num_candidates // 3), seed, concentration=concentration)
     assert torch.equal(shorter, candidates[: len(shorter)])
-    longer = dirichlet(num_models, num_candidates + 40, seed, concentration)
+    longer = dirichlet(num_models, num_candidates + 40, seed, concentration=concentration)
     assert torch.equal(longer[: len(candidates)], candidates)
 
 
@@ -392,7 +402,7 @@ def check_beta(values: np.ndarray, a: float, b: float) -> None:
     [(2, 1.0), (5, 1.0), (72, 1.0), (3, 0.05), (8, 0.3), (4, 0.01), (3, 7.5)],
 )
 def test_dirichlet_weights_are_distributed_as_they_should_be(num_models, concentration):
-    p = dirichlet(num_models, 6000, 1, concentration).double().numpy()
+    p = dirichlet(num_models, 6000, 1, concentration=concentration).double().numpy()
     assert p.shape == (6000, num_models)
     for k in {0, num_models // 2, num_models - 1}:
         check_beta(p[:, k], concentration, (num_models - 1) * concentration)
@@ -402,15 +412,17 @@ def test_dirichlet_weights_are_distributed_as_they_should_be(num_models, concent
 
 def test_a_tiny_concentration_leaves_one_ingredient_in_each_row():
     for concentration in (1e-9, 1e-300, 5e-324):
-        candidates = dirichlet(7, 1000, 0, concentration)
+        candidates = dirichlet(7, 1000, 0, concentration=concentration)
         assert sorted(candidates.tolist(), reverse=True) == torch.eye(7).tolist()
-    first = [dirichlet(3, 1, seed, 1e-30).argmax().item() for seed in range(1500)]
+    first = [dirichlet(3, 1, seed, concentration=1e-30).argmax().item() for seed in range(1500)]
     check_fair(first, [0, 1, 2])
 
 
 def test_a_huge_concentration_leaves_the_uniform_soup():
     for concentration in (1e40, 1.7e308, 10**300):
-        assert torch.equal(dirichlet(6, 1000, 0, concentration), torch.full((1, 6), 1 / 6))
+        assert torch.equal(
+            dirichlet(6, 1000, 0, concentration=concentration), torch.full((1, 6), 1 / 6)
+        )
 
 
 def test_dirichlet_seeds_differ():
@@ -475,10 +487,10 @@ def test_sizes_that_are_none_are_refused(size):
 def test_limits_that_leave_no_size_or_pass_the_zoo_are_refused(min_size, max_size):
     shown = f"min_size <= max_size <= num_models; here they are {min_size}, {max_size or 5} and 5"
     with pytest.raises(ParameterError, match=shown):
-        exhaustive(5, min_size, max_size)
+        exhaustive(5, min_size=min_size, max_size=max_size)
     for uniform in ("subsets", "sizes"):
         with pytest.raises(ParameterError, match=shown):
-            monte_carlo(5, 5, 0, uniform, min_size, max_size)
+            monte_carlo(5, 5, 0, uniform=uniform, min_size=min_size, max_size=max_size)
 
 
 @pytest.mark.parametrize("uniform", ["x", "", None, 1, ["sizes"]])
@@ -510,15 +522,24 @@ def test_distinct_wants_a_table(shape):
 
 
 def test_numpy_numbers_are_numbers():
-    assert torch.equal(exhaustive(np.int64(5), np.int32(2), np.uint8(3)), exhaustive(5, 2, 3))
+    listed = exhaustive(np.int64(5), min_size=np.int32(2), max_size=np.uint8(3))
+    assert torch.equal(listed, exhaustive(5, min_size=2, max_size=3))
     for uniform in ("subsets", "sizes"):
         numpy_draw = monte_carlo(
-            np.int64(30), np.int16(9), np.uint32(4), uniform, np.int8(2), np.int64(20)
+            np.int64(30),
+            np.int16(9),
+            np.uint32(4),
+            uniform=uniform,
+            min_size=np.int8(2),
+            max_size=np.int64(20),
         )
-        assert torch.equal(numpy_draw, monte_carlo(30, 9, 4, uniform, 2, 20))
+        expected = monte_carlo(30, 9, 4, uniform=uniform, min_size=2, max_size=20)
+        assert torch.equal(numpy_draw, expected)
     for concentration in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
-        assert torch.equal(dirichlet(4, 9, 2, concentration), dirichlet(4, 9, 2, 0.5))
-    assert torch.equal(dirichlet(4, 9, 2, np.int64(1)), dirichlet(4, 9, 2))
+        assert torch.equal(
+            dirichlet(4, 9, 2, concentration=concentration), dirichlet(4, 9, 2, concentration=0.5)
+        )
+    assert torch.equal(dirichlet(4, 9, 2, concentration=np.int64(1)), dirichlet(4, 9, 2))
 
 
 @given(bank=tied_banks(), replacement=st.booleans(), steps=st.integers(1, 7))
@@ -533,7 +554,7 @@ def test_the_greedy_path_takes_the_best_step_each_time(bank, replacement, steps)
             scores.append(-1 if counts[k] and not replacement else exact_accuracy(bank, more))
         counts[scores.index(max(scores))] += 1
         expected.append(from_subsets(torch.tensor([counts])))
-    path = greedy_path(bank, steps, replacement)
+    path = greedy_path(bank, steps, replacement=replacement)
     assert torch.equal(path, distinct(torch.cat(expected)))
     check_weights(path, N, rows=True)
 
