@@ -20,21 +20,21 @@ from radin.cli.commands import (
     fetch_command,
     rank_command,
 )
-from radin.cli.inputs import COLOURS, FOLDER
-from radin.data.download.catalog import KNOWN
+from radin.cli.inputs import COLOURS, FOLDER_PREFIX
+from radin.data.download.catalog import DATA_SETS
 from radin.errors import RadinError
-from radin.experiments.model_soups.results import FOLDER as MODEL_SOUPS
+from radin.experiments.model_soups.results import MODEL_SOUPS
 from radin.recipes.learned import LIVE_RECIPES
 from radin.recipes.selection import RECIPES
 
-CRAFTED = [
+CRAFT_RECIPES = [
     name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"
 ]  # that one is no soup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0, or 1 after one message on stderr; argparse ends the program with 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     if os.getcwd() not in sys.path:
         sys.path.insert(
             0, os.getcwd()
@@ -84,9 +84,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "of a shipped bench, such as cifar10, or a file of SoupBench.save",
     },
     "dataset": {
-        "choices": [MODEL_SOUPS, *KNOWN],
+        "choices": [MODEL_SOUPS, *DATA_SETS],
         "metavar": "NAME",
-        "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: {', '.join(KNOWN)}",
+        "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: {', '.join(DATA_SETS)}",
     },
     "--model": {
         "required": True,
@@ -95,7 +95,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data": {
         "required": True,
-        "help": f"the images: {FOLDER}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10 or "
+        "help": f"the images: {FOLDER_PREFIX}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10 or "
         "imagenet",
     },
     "--part": {
@@ -113,7 +113,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 4,
         "help": "evaluations that a recipe may spend, 1 or more (%(default)s)",
     },
-    "--recipe": {"choices": CRAFTED, "default": "radin", "help": "how to spend them (%(default)s)"},
+    "--recipe": {"choices": CRAFT_RECIPES, "default": "radin", "help": "how to spend them (%(default)s)"},
     "--prior": {
         "type": float,
         "default": 0.0,
@@ -142,7 +142,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--force": {"action": "store_true", "help": "replace FILE if it is there"},
     "--size": {
         "type": int,
-        "help": f"edge of the images in pixels (224 for imagenet and {FOLDER}PATH, else as they are)",
+        "help": f"edge of the images in pixels (224 for imagenet and {FOLDER_PREFIX}PATH, else as they are)",
     },
     "--normalise": {
         "choices": [*COLOURS, "none"],
@@ -222,7 +222,7 @@ COMMANDS = {  # name: what runs, its options, what it does, an example
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="radin",
         allow_abbrev=False,

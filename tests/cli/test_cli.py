@@ -28,7 +28,7 @@ from packing import cifar_archive
 from radin import SoupBench, Zoo
 from radin.cli import commands, inputs, parser, tables
 from radin.cli.parser import main
-from radin.data.download.catalog import KNOWN, Archive
+from radin.data.download.catalog import DATA_SETS, Archive
 from radin.data.splits import Normalised
 from radin.experiments.intervals import paired_interval
 from radin.experiments.model_soups import ingredients, results
@@ -230,7 +230,7 @@ def test_a_winner_is_not_compared_with_itself(home, capsys):
     assert "0 of 1 evaluations spent on val, 60 images; this recipe needs no evaluation" in out
 
 
-@pytest.mark.parametrize("recipe", parser.CRAFTED)
+@pytest.mark.parametrize("recipe", parser.CRAFT_RECIPES)
 def test_every_recipe(home, capsys, recipe):
     out = run(capsys, f"craft {PLAIN} --recipe {recipe} --budget 3")
     assert out.startswith(f"{recipe}: ")
@@ -351,7 +351,7 @@ def test_colours(home, capsys):
 
 
 def test_clip_models_are_shown_clip_colours(home):
-    parse = parser._parser().parse_args
+    parse = parser.make_parser().parse_args
     base = "evaluate x --data imagenet-folder:images --model"
     for spec, more, clip in (
         ("open_clip:RN50", "", True),
@@ -359,7 +359,7 @@ def test_clip_models_are_shown_clip_colours(home):
         ("open_clip:a", "none", False),
     ):
         options = parse(shlex.split(f"{base} {spec}" + (f" --normalise {more}" if more else "")))
-        split = inputs.images_of(options, "val")
+        split = inputs.open_part(options, "val")
         assert isinstance(split, Normalised) == clip
         assert split[0][0].shape == (3, 224, 224)  # the size where none is given
 
@@ -423,19 +423,19 @@ def test_ingredients_are_named_briefly():
         torch.zeros(30, 1, 2), torch.zeros(1, dtype=torch.int64), [f"m{k}" for k in range(30)]
     )
     weights = torch.ones(30)
-    assert tables._members(bank, weights) == "30: all"
+    assert tables.list_ingredients(bank, weights) == "30: all"
     weights[4] = 0
-    assert tables._members(bank, weights) == "29: all but m4"
-    assert tables._members(bank, torch.eye(30)[2]) == "1: m2"
-    assert tables._members(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
+    assert tables.list_ingredients(bank, weights) == "29: all but m4"
+    assert tables.list_ingredients(bank, torch.eye(30)[2]) == "1: m2"
+    assert tables.list_ingredients(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
 
 
 def test_tables_are_no_wider_than_they_may_be(capsys):
-    tables._print_table(["rank", "ingredients"], [["1", "x" * 200], ["10", "short"]])
+    tables.print_table(["rank", "ingredients"], [["1", "x" * 200], ["10", "short"]])
     lines = capsys.readouterr().out.splitlines()
     assert [len(line) for line in lines] == [17, 100, 11]
     assert lines[1].endswith("xxx...")
-    tables._print_table(["a", "b"], [["long", "1.00"], ["x", "10.00"]])
+    tables.print_table(["a", "b"], [["long", "1.00"], ["x", "10.00"]])
     assert capsys.readouterr().out == "a         b\nlong   1.00\nx     10.00\n"
 
 
@@ -555,9 +555,9 @@ def test_craft_on_imagenet_with_a_shifted_test_part(imagenet, capsys):
 
 
 def test_imagenet_has_the_size_of_its_networks(imagenet):
-    parse = parser._parser().parse_args
+    parse = parser.make_parser().parse_args
     command = "evaluate x --data imagenet --model open_clip:ViT-B-32-quickgelu --images 1"
-    split = inputs.images_of(parse(shlex.split(command)), "r")
+    split = inputs.open_part(parse(shlex.split(command)), "r")
     assert isinstance(split, Normalised)
     assert split[0][0].shape == (3, 224, 224)
     assert (split.num_classes, split.num_logits) == (200, 1000)
@@ -581,10 +581,10 @@ def server(running, monkeypatch) -> LocalServer:
     monkeypatch.setattr(results, "RESULTS", running.url)
     monkeypatch.setattr(results, "_accuracies", lambda *_: some_table())
     monkeypatch.setattr(results, "_hyperparameters", lambda *_: some_table())
-    for name in results.FILES:
+    for name in results.RESULT_FILES:
         running.files[name] = name.encode()
         monkeypatch.setitem(
-            results.FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest())
+            results.RESULT_FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest())
         )
     known = Archive(
         f"{running.url}/cifar.tar.gz",
@@ -592,7 +592,7 @@ def server(running, monkeypatch) -> LocalServer:
         hashlib.sha256(archive).hexdigest(),
         ("train", "test"),
     )
-    monkeypatch.setitem(KNOWN, "cifar10", dataclasses.replace(KNOWN["cifar10"], archives=(known,)))
+    monkeypatch.setitem(DATA_SETS, "cifar10", dataclasses.replace(DATA_SETS["cifar10"], archives=(known,)))
     return running
 
 
@@ -610,7 +610,7 @@ def fetched(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 
 def test_fetch_ingredients(server, capsys, tmp_path):
-    folder, names = tmp_path / "model-soups", sum(map(len, results.FILES))
+    folder, names = tmp_path / "model-soups", sum(map(len, results.RESULT_FILES))
     size = f"{(3 * 1000 + 0 + 1 + 43 + names) / 1e6:.2f} MB"
     assert fetched(capsys, f"fetch model-soups --ids 0-1,43 --to {tmp_path}") == (
         f"model-soups: 8 files, 8 of them new, {size}, in {folder}\n"
@@ -618,7 +618,7 @@ def test_fetch_ingredients(server, capsys, tmp_path):
     assert "model_43.pt" in files_below(folder)
     out = fetched(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
     assert out.startswith("model-soups: 8 files, 1 of them new, ")
-    assert len(server.asked) == 4 + len(results.FILES)
+    assert len(server.asked) == 4 + len(results.RESULT_FILES)
     (folder / "model_1.pt").write_bytes(b"mine")
     line = refused(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
     assert line.startswith(
@@ -819,7 +819,7 @@ def test_help_teaches_by_an_example_that_parses(capsys, name):
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert example.startswith(f"radin {name} ")
     assert len(example) <= 120
-    assert parser._parser().parse_args(shlex.split(example)[1:]).run is parser.COMMANDS[name][0]
+    assert parser.make_parser().parse_args(shlex.split(example)[1:]).run is parser.COMMANDS[name][0]
 
 
 def test_the_command_is_installed_by_its_name(root):

@@ -1,4 +1,4 @@
-"""radin/experiments/model_soups/ingredients.py: the published ingredients, fetched one by one and known again ever after."""
+"""radin/experiments/model_soups/ingredients.py: downloaded one by one, and checked again later."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from helpers import files_below, finish, run_python
 from local_server import LocalServer
 from radin.errors import DataError, ParameterError, RadinError
-from radin.experiments.model_soups import ingredients, results
-from radin.experiments.model_soups.ingredients import RECORD, fetch_ingredients, ingredient_ids
+from radin.experiments.model_soups import ingredients
+from radin.experiments.model_soups.ingredients import RECORD_FILE, fetch_ingredients, ingredient_ids
 
-LEAST = 3000  # bytes of the smallest ingredient of these tests
+MIN_BYTES = 3000  # bytes of the smallest ingredient of these tests
 CONTENT = {
-    number: hashlib.shake_256(bytes([number])).digest(LEAST + number) for number in range(72)
+    number: hashlib.shake_256(bytes([number])).digest(MIN_BYTES + number) for number in range(72)
 }
 
 
@@ -32,9 +32,9 @@ def server(running, monkeypatch) -> LocalServer:
     running.files |= {f"model_{number}.pt": content for number, content in CONTENT.items()}
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(ingredients, "RELEASE", running.url)
-    monkeypatch.setattr(ingredients, "LEAST_BYTES", LEAST)
-    monkeypatch.setattr(ingredients, "USUAL_BYTES", LEAST + 100)
+    monkeypatch.setattr(ingredients, "RELEASE_URL", running.url)
+    monkeypatch.setattr(ingredients, "MIN_BYTES", MIN_BYTES)
+    monkeypatch.setattr(ingredients, "TYPICAL_BYTES", MIN_BYTES + 100)
     return running
 
 
@@ -43,7 +43,7 @@ def get(ids: object, folder: Path) -> list[Path]:
 
 
 def record_of(folder: Path) -> dict[str, dict[str, object]]:
-    return json.loads((folder / RECORD).read_text())
+    return json.loads((folder / RECORD_FILE).read_text())
 
 
 def entry(number: int) -> dict[str, object]:
@@ -70,7 +70,7 @@ def test_ids_are_those_that_were_written(numbers):
 
 
 @pytest.mark.parametrize(
-    ("ids", "words"),
+    ("ids", "message"),
     [
         ("", "'' names no ingredients; write all, or numbers and ranges such as 0-12,43"),
         ("0,", "'' names no ingredients"),
@@ -80,9 +80,15 @@ def test_ids_are_those_that_were_written(numbers):
         ("1-2-3", "'1-2-3' names no ingredients"),
         ("ALL", "'ALL' names no ingredients"),
         ("٣", "'٣' names no ingredients"),
-        ("72", "'72' names no ingredients; they are 0 to 71, a range runs upwards"),
+        (
+            "72",
+            "they are 0 to 71, and a range begins with the smaller number",
+        ),
         ("70-72", "'70-72' names no ingredients; they are 0 to 71"),
-        ("12-0", "'12-0' names no ingredients; they are 0 to 71, a range runs upwards"),
+        (
+            "12-0",
+            "they are 0 to 71, and a range begins with the smaller number",
+        ),
         ("0-12,7", "name 7 twice; write all, or each ingredient once"),
         ([3, 3], "name 3 twice"),
         ([], "name none"),
@@ -90,10 +96,10 @@ def test_ids_are_those_that_were_written(numbers):
         ([1.0], "'1.0' names no ingredients"),
     ],
 )
-def test_ids_that_are_none(server, tmp_path, ids, words):
+def test_ids_that_are_none(server, tmp_path, ids, message):
     with pytest.raises(ParameterError) as caught:
         get(ids, tmp_path / "new")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert not (tmp_path / "new").exists()
 
 
@@ -109,7 +115,7 @@ def test_some_of_them(server, tmp_path, capfd):
     ]
     assert files_below(tmp_path / "soups") == [
         ".lock",
-        RECORD,
+        RECORD_FILE,
         "model_0.pt",
         "model_1.pt",
         "model_43.pt",
@@ -158,7 +164,7 @@ def test_it_goes_on_where_it_broke_off(server, tmp_path, tag):
     server.asked.clear()
     assert [path.read_bytes() for path in get("0-2", tmp_path)] == [CONTENT[k] for k in range(3)]
     assert server.asked == [("model_1.pt", "bytes=700-"), ("model_2.pt", None)]
-    assert files_below(tmp_path) == [".lock", RECORD, *(f"model_{k}.pt" for k in range(3))]
+    assert files_below(tmp_path) == [".lock", RECORD_FILE, *(f"model_{k}.pt" for k in range(3))]
 
 
 def test_one_that_was_removed_must_come_back_as_it_was(server, tmp_path):
@@ -176,7 +182,7 @@ def test_a_refusal(server, tmp_path, status):
     server.status["model_1.pt"] = status
     with pytest.raises(
         DataError,
-        match=rf"model_1\.pt: the server answers {status} .*What was fetched before it is kept",
+        match=rf"model_1\.pt: the server answers {status} .*The files downloaded before are kept",
     ):
         get("0-1", tmp_path)
     assert record_of(tmp_path) == {"model_0.pt": entry(0)}
@@ -185,7 +191,7 @@ def test_a_refusal(server, tmp_path, status):
 def test_what_is_no_ingredient_is_not_kept(server, tmp_path):
     server.files["model_0.pt"] = b"<html>please log in</html>"
     with pytest.raises(
-        DataError, match="what came has 26 bytes, too few for an ingredient, and was deleted"
+        DataError, match="the download has 26 bytes, too few for an ingredient, and was deleted"
     ):
         get("0", tmp_path)
     assert files_below(tmp_path) == [".lock"]
@@ -201,7 +207,8 @@ def test_offline(server, tmp_path, monkeypatch):
     ):
         get("0-2", tmp_path)
     with pytest.raises(
-        DataError, match=r"model_2\.pt, model_3\.pt, model_4\.pt, model_5\.pt, \.\.\. are not in"
+        DataError,
+        match=r"model_2\.pt, model_3\.pt, model_4\.pt, model_5\.pt and 68 more are not in",
     ):
         get("all", tmp_path)
     with pytest.raises(DataError, match="forbids"):
@@ -214,7 +221,7 @@ def test_too_little_space_is_said_before_the_start(server, tmp_path, monkeypatch
     get("0", tmp_path)
     (tmp_path / "model_1.pt.part").write_bytes(bytes(2000))
     server.asked.clear()
-    needed = 2 * (LEAST + 100) - 2000  # of three, one is there and another in part
+    needed = 2 * (MIN_BYTES + 100) - 2000  # of three, one is there and another in part
     for free, enough in ((needed - 1, False), (needed, True)):
         monkeypatch.setattr(
             "shutil.disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**9, 10**9, free)
@@ -223,7 +230,8 @@ def test_too_little_space_is_said_before_the_start(server, tmp_path, monkeypatch
             assert len(get("0-2", tmp_path)) == 3
         else:
             with pytest.raises(
-                DataError, match=f"{tmp_path}: .* GB are still to come and .* are free; .* --ids"
+                DataError,
+                match=f"{tmp_path}: .* GB remain to be downloaded and .* are free; .* --ids",
             ):
                 get("0-2", tmp_path)
             assert server.asked == []
@@ -256,7 +264,8 @@ def test_all_that_changed_is_named_with_the_mend(server, tmp_path):
     with pytest.raises(DataError) as caught:
         get("0-3", tmp_path)
     assert str(caught.value) == (
-        f"{paths[1]}: it has 3000 bytes, and {RECORD} says 3001. Remove it and run: radin fetch model-soups --ids 1"
+        f"{paths[1]}: it has 3000 bytes, and {RECORD_FILE} says 3001. "
+        "Remove it and run: radin fetch model-soups --ids 1"
     )
     paths[1].write_bytes(CONTENT[1])
     for k in (0, 3):
@@ -264,7 +273,8 @@ def test_all_that_changed_is_named_with_the_mend(server, tmp_path):
     with pytest.raises(DataError) as caught:
         get("0-3", tmp_path)
     assert str(caught.value) == (
-        f"{paths[0]}: its content is not what {RECORD} says; {paths[3]}: its content is not what {RECORD} says. "
+        f"{paths[0]}: its content is not what {RECORD_FILE} says; "
+        f"{paths[3]}: its content is not what {RECORD_FILE} says. "
         "Remove them and run: radin fetch model-soups --ids 0,3"
     )
     assert len(get("1-2", tmp_path)) == 2, "others are not concerned"
@@ -297,13 +307,13 @@ def test_what_somebody_put_there_is_recorded(server, tmp_path, monkeypatch):
 
 def test_what_somebody_put_there_must_be_an_ingredient(server, tmp_path, monkeypatch):
     path = tmp_path / "model_7.pt"
-    path.write_bytes(bytes(LEAST - 1))
+    path.write_bytes(bytes(MIN_BYTES - 1))
     with pytest.raises(
         DataError,
         match=r"model_7\.pt: it has 2999 bytes, too few for an ingredient\. Remove it and run",
     ):
         get("7", tmp_path)
-    path.write_bytes(bytes(LEAST + 1))
+    path.write_bytes(bytes(MIN_BYTES + 1))
     with pytest.raises(DataError, match="it has 3001 bytes, and the published file 3007"):
         get("7", tmp_path)
     assert record_of_or_none(tmp_path) is None
@@ -312,7 +322,7 @@ def test_what_somebody_put_there_must_be_an_ingredient(server, tmp_path, monkeyp
 
 
 def record_of_or_none(folder: Path) -> object:
-    return record_of(folder) if (folder / RECORD).exists() else None
+    return record_of(folder) if (folder / RECORD_FILE).exists() else None
 
 
 def test_a_checkpoint_that_is_cut_short_is_known_without_a_record(server, tmp_path, monkeypatch):
@@ -340,12 +350,12 @@ def test_a_checkpoint_that_is_cut_short_is_known_without_a_record(server, tmp_pa
 )
 def test_a_record_that_is_none(server, tmp_path, text):
     get("0", tmp_path)
-    (tmp_path / RECORD).write_text(text)
+    (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(
-        RadinError, match=rf"{RECORD}: no record of sizes and SHA-256 sums; remove it"
+        RadinError, match=rf"{RECORD_FILE}: not a record of sizes and SHA-256 sums; remove it"
     ):
         get("0", tmp_path)
-    (tmp_path / RECORD).unlink()  # as told
+    (tmp_path / RECORD_FILE).unlink()  # as told
     get("0", tmp_path)
     assert record_of(tmp_path) == {"model_0.pt": entry(0)}
 
@@ -355,7 +365,8 @@ import os, sys
 from pathlib import Path
 from radin.experiments.model_soups import ingredients
 url, folder, when = sys.argv[1:]
-ingredients.RELEASE, ingredients.LEAST_BYTES, ingredients.USUAL_BYTES = url, 3000, 3000
+ingredients.RELEASE_URL = url
+ingredients.MIN_BYTES = ingredients.TYPICAL_BYTES = 3000
 done = getattr(ingredients, when)
 def dies(*arguments, **options):
     answer = done(*arguments, **options)
@@ -375,7 +386,7 @@ def test_killed_at_any_step_the_next_run_ends_with_the_same(server, tmp_path, wh
     assert [path.read_bytes() for path in get("0-2", tmp_path)] == [CONTENT[k] for k in range(3)]
     assert record_of(tmp_path) == {f"model_{k}.pt": entry(k) for k in range(3)}
     assert [path for path, _ in server.asked] == ["model_2.pt"]
-    assert files_below(tmp_path) == [".lock", RECORD, *(f"model_{k}.pt" for k in range(3))]
+    assert files_below(tmp_path) == [".lock", RECORD_FILE, *(f"model_{k}.pt" for k in range(3))]
 
 
 def test_two_processes_at_once(server, tmp_path):
@@ -390,4 +401,4 @@ def test_two_processes_at_once(server, tmp_path):
 
 
 def test_the_release_is_the_published_one():
-    assert os.path.basename(ingredients.RELEASE) == "v0.0.2"
+    assert os.path.basename(ingredients.RELEASE_URL) == "v0.0.2"

@@ -1,4 +1,4 @@
-"""radin/experiments/plots/paper.py: a figure shows the numbers it was given."""
+"""radin/experiments/plots/: a figure shows the numbers it was given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from radin import RECIPES
 from radin.errors import ParameterError
 
 mpl.use("agg")
-from radin.experiments.plots import ideas, paper, style
+from radin.experiments.plots import comparison, paper, style, theory
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +41,12 @@ def is_drawn(figure: Figure) -> bool:
 
 def test_every_recipe_has_a_style_of_its_own():
     assert {*RECIPES, "oracle"} <= set(style.RECIPE_STYLES)
-    assert len({look["color"] for look in style.RECIPE_STYLES.values()}) == len(
-        style.RECIPE_STYLES
-    )
+    assert len({look["color"] for look in style.RECIPE_STYLES.values()}) == len(style.RECIPE_STYLES)
 
 
 def test_soup_and_ensemble():
     for count in (2, 3, 5):
-        figure = ideas.soup_and_ensemble(count)
+        figure = paper.soup_and_ensemble(count)
         left, right = figure.axes
         models = [text.get_text() for text in left.texts if text.get_text().startswith("model")]
         assert len(models) == count
@@ -59,7 +57,7 @@ def test_soup_and_ensemble():
 
 def test_ingredients_come_best_first():
     val, test = torch.tensor([70.0, 90.0, 80.0]), torch.tensor([71.0, 85.0, 95.0])
-    figure = paper.ingredients(["ingredient_00", "ingredient_01", "other"], val, test)
+    figure = comparison.ingredients(["ingredient_00", "ingredient_01", "other"], val, test)
     (axes,) = figure.axes
     first, second = (list(line.get_ydata()) for line in axes.lines)
     assert first == [90, 80, 70]
@@ -118,15 +116,17 @@ def test_accuracy_against_budget():
 
 def test_slopes():
     scales = [1.0, 0.5, 0.25]
-    assert paper.fitted_slope(scales, [3 * s**2 for s in scales]) == pytest.approx(2)
-    figure = paper.slopes(scales, {"gap": [s**2 for s in scales], "line": scales}, "scale", "error")
+    assert theory.fitted_slope(scales, [3 * s**2 for s in scales]) == pytest.approx(2)
+    figure = theory.slopes(
+        scales, {"gap": [s**2 for s in scales], "line": scales}, "scale", "error"
+    )
     assert legend(figure.axes[0]) == ["gap: slope 2.00", "line: slope 1.00"]
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
     assert is_drawn(figure)
 
 
 def test_outcomes():
-    figure = paper.outcomes(
+    figure = comparison.outcomes(
         {"radin - greedy": torch.tensor([1.0, 3.0]), "radin - random": torch.tensor([-2.0])},
         "points",
     )
@@ -157,7 +157,7 @@ def test_soups_of_many_and_of_few():
 
 
 def test_intervals_take_the_colour_of_their_verdict():
-    figure = paper.intervals(
+    figure = comparison.intervals(
         {"a - b": (1.0, 0.5, 1.5), "a - c": (0.1, -0.2, 0.4), "a - d": (-1.0, -2.0, -0.5)}, "points"
     )
     (axes,) = figure.axes

@@ -1,4 +1,4 @@
-"""radin/experiments/plots/ideas.py: drawings whose words can be read, stand where they belong and lie on the paper."""
+"""radin/experiments/plots/ideas.py and drawing.py: text that can be read and does not overlap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from radin.experiments.plots import ideas as ideas
+from radin.experiments.plots import drawing, ideas
 
 DRAWINGS = {
     "two_stages": ideas.two_stages,
@@ -21,8 +21,8 @@ DRAWINGS = {
     "table_of_soups, large": lambda: ideas.table_of_soups(500),
     "table_of_soups, one": lambda: ideas.table_of_soups(1),
     "left_out": lambda: ideas.left_out(["art painting", "cartoon", "photo", "sketch"]),
-    "evaluations": lambda: ideas.evaluations(
-        {"greedy": [(17, ideas.GREEDY), (54, "#BBBBBB")], "radin": [(4, "red")]}
+    "forward_passes": lambda: ideas.forward_passes(
+        {"greedy": [(17, drawing.GREEDY), (54, "#BBBBBB")], "radin": [(4, "red")]}
     ),
 }
 
@@ -38,9 +38,9 @@ def texts(figure: Figure) -> list[Text]:
 
 
 def extents(text: Text) -> tuple[float, float, float, float]:
-    """Where its words, with their box if they have one, lie on the drawing, in pixels."""
-    rim = text.get_bbox_patch()
-    return (rim or text).get_window_extent().extents
+    """Left, bottom, right and top of a text, with its box if it has one, in pixels."""
+    outline = text.get_bbox_patch()
+    return (outline or text).get_window_extent().extents
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -83,7 +83,7 @@ def test_words_do_not_cover_each_other(draw):
 
 
 def test_a_canvas_is_measured_in_inches():
-    figure, axes = ideas.canvas(4, 2)
+    figure, axes = drawing.canvas(4, 2)
     figure.canvas.draw()
     assert tuple(figure.get_size_inches()) == (4, 2)
     corner = axes.transData.transform((4, 2)) / figure.dpi
@@ -91,11 +91,11 @@ def test_a_canvas_is_measured_in_inches():
     assert not axes.axison
 
 
-def test_an_arrow_ends_at_the_rim_of_its_box():
-    figure, axes = ideas.canvas()
-    start, end = ideas.box(axes, 1, 1.5, "one"), ideas.box(axes, 6, 1.5, "another")
-    arrow = ideas.arrow(axes, start, end)
-    bare = ideas.arrow(axes, (1, 0.5), (6, 0.5))
+def test_an_arrow_ends_at_the_outline_of_its_box():
+    figure, axes = drawing.canvas()
+    start, end = drawing.box(axes, 1, 1.5, "one"), drawing.box(axes, 6, 1.5, "another")
+    arrow = drawing.arrow(axes, start, end)
+    bare = drawing.arrow(axes, (1, 0.5), (6, 0.5))
     figure.canvas.draw()
     left, _, right, _ = arrow.arrow_patch.get_window_extent().extents
     gap_before, gap_after = left - extents(start)[2], extents(end)[0] - right
@@ -106,8 +106,8 @@ def test_an_arrow_ends_at_the_rim_of_its_box():
 
 
 def test_a_line_has_no_tip_and_may_be_dashed():
-    _, axes = ideas.canvas()
-    line = ideas.arrow(axes, (0, 0), (1, 1), head=False, dashed=True)
+    _, axes = drawing.canvas()
+    line = drawing.arrow(axes, (0, 0), (1, 1), head=False, dashed=True)
     assert isinstance(line, Annotation)
     assert type(line.arrow_patch.get_arrowstyle()).__name__ == "Curve"
     assert line.arrow_patch.get_linestyle() == "--"
@@ -117,15 +117,15 @@ def test_a_line_has_no_tip_and_may_be_dashed():
 def test_the_table_shows_each_look_up_and_one_oracle(budget, drawn):
     (axes,) = ideas.table_of_soups(budget).axes
     colors = [patch.get_facecolor()[:3] for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert colors.count(to_rgb(ideas.SOUP)) == drawn
-    assert colors.count(to_rgb(ideas.GOOD)) == 1
+    assert colors.count(to_rgb(drawing.SOUP)) == drawn
+    assert colors.count(to_rgb(drawing.GOOD)) == 1
     assert sum(isinstance(text, Annotation) for text in axes.texts) == drawn
     assert f"B = {budget}\nlook-ups" in [text.get_text() for text in axes.texts]
 
 
 def test_bars_are_to_scale():
     spent = {"a": [(72, "black")], "b": [(17, "blue"), (54, "grey")], "c": [(4, "red")]}
-    (axes,) = ideas.evaluations(spent).axes
+    (axes,) = ideas.forward_passes(spent).axes
     bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     unit = bars[0].get_width() / 72
     assert [bar.get_width() / unit for bar in bars] == pytest.approx([72, 17, 54, 4])

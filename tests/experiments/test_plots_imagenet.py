@@ -1,4 +1,4 @@
-"""radin/experiments/plots/imagenet.py: every published number is drawn where it belongs, and what is absent is said to be."""
+"""radin/experiments/plots/imagenet.py: published numbers are drawn, missing ones named."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
-from radin.experiments.model_soups.analysis import SHIFTS, greedy_log
-from radin.experiments.model_soups.results import TEST_SETS, Published
+from radin.experiments.model_soups.analysis import SHIFTED_SETS, greedy_log
+from radin.experiments.model_soups.results import TEST_SETS, PublishedResults
 from radin.experiments.plots import imagenet
 
 N = 9
@@ -24,7 +24,7 @@ def closed():
 
 
 @pytest.fixture(scope="module")
-def results() -> Published:
+def results() -> PublishedResults:
     rng = np.random.default_rng(0)
     names = [f"model_{k}" for k in range(N)]
 
@@ -35,7 +35,7 @@ def results() -> Published:
         {"lr": [np.nan, *10 ** rng.uniform(-6, -4, N - 1)], "epochs": [np.nan, *range(4, N + 3)]},
         names,
     )
-    return Published(table(names), table(["uniform", "greedy", "ensemble"]), rates)
+    return PublishedResults(table(names), table(["uniform", "greedy", "ensemble"]), rates)
 
 
 def points(axes: plt.Axes) -> np.ndarray:
@@ -52,15 +52,17 @@ def test_against_shifts_has_every_network_once(results):
     (axes,) = imagenet.against_shifts(results).axes
     everything = pd.concat([results.ingredients, results.soups])
     best = results.ingredients.sort_values("ImageNet2p").iloc[-1]  # drawn again on top of its dot
-    expected = [*zip(everything["ImageNet"], everything[list(SHIFTS)].mean(axis=1), strict=True)]
-    expected.append((best["ImageNet"], best[list(SHIFTS)].mean()))
+    expected = [
+        *zip(everything["ImageNet"], everything[list(SHIFTED_SETS)].mean(axis=1), strict=True)
+    ]
+    expected.append((best["ImageNet"], best[list(SHIFTED_SETS)].mean()))
     np.testing.assert_allclose(sorted(map(tuple, points(axes))), sorted(expected))
 
 
 def test_greedy_tests_shows_every_test_and_where_the_last_one_counted():
     figure = imagenet.greedy_tests(greedy_log(), None)
     above, below = figure.axes
-    assert "not at hand" in above.texts[0].get_text()
+    assert "not available" in above.texts[0].get_text()
     drawn = points(below)[-71:]
     np.testing.assert_allclose(sorted(drawn[:, 0]), range(1, 72))
     np.testing.assert_allclose(drawn[drawn[:, 0].argsort(), 1], greedy_log()["accuracy"])
@@ -83,7 +85,7 @@ def test_against_rate_leaves_out_the_initialisation(results):
     left, right = imagenet.against_rate(results).axes[:2]
     for axes, values in (
         (left, results.ingredients["ImageNet"]),
-        (right, results.ingredients[list(SHIFTS)].mean(axis=1)),
+        (right, results.ingredients[list(SHIFTED_SETS)].mean(axis=1)),
     ):
         np.testing.assert_allclose(points(axes)[:, 1], values.iloc[1:])
         assert axes.get_lines()[0].get_ydata()[0] == values.iloc[0]
@@ -92,7 +94,7 @@ def test_against_rate_leaves_out_the_initialisation(results):
 @pytest.mark.parametrize("draw", [imagenet.against_shifts, imagenet.against_rate])
 def test_absent_results_are_said_to_be(draw):
     figure = draw(None)
-    assert texts(figure).count("not at hand") == len(figure.axes)
+    assert texts(figure).count("not available") == len(figure.axes)
 
 
 @pytest.mark.parametrize(

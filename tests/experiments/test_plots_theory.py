@@ -1,4 +1,4 @@
-"""radin/experiments/plots/theory.py: every figure shows what it was given, also where it is little."""
+"""radin/experiments/plots/theory.py: every figure shows what it was given, however little."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_paths_shows_soup_and_ensemble():
 
 
 def test_checks_has_a_cell_for_each_check_that_was_made():
-    short = Trust((Check("one", 1.0, most=2), Check("two", 3.0, most=2, advice="mend")))
+    short = Trust((Check("one", 1.0, maximum=2), Check("two", 3.0, maximum=2, advice="mend")))
     long = Trust((*short.checks, Check("three", 5.0)))
     axes = theory.checks({"a": short, "b": long}).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two", "three"]

@@ -1,10 +1,11 @@
-"""radin/experiments/model_soups/results.py: the results that the authors of Model soups published, and what is told from them."""
+"""radin/experiments/model_soups/: the published results are read, checked and summarised."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +24,7 @@ from radin.experiments.intervals import standard_error
 from radin.experiments.model_soups import results
 from radin.experiments.model_soups.analysis import (
     GREEDY_SOUP,
-    SHIFTS,
+    SHIFTED_SETS,
     VALIDATION,
     greedy_log,
     greedy_order,
@@ -32,10 +33,15 @@ from radin.experiments.model_soups.analysis import (
     summary,
     ties,
 )
-from radin.experiments.model_soups.results import FILES, TEST_SETS, Published
-from radin.experiments.model_soups.results import published as read
+from radin.experiments.model_soups.results import (
+    RESULT_FILES,
+    TEST_SETS,
+    PublishedResults,
+    load_results,
+)
 
-INDIVIDUAL, HYPERPARAMETERS = "individual_model_results.jsonl", "hparam_info.json"
+INDIVIDUAL = "individual_model_results.jsonl"
+HYPERPARAMETERS = "hparam_info.json"
 NAMES = [f"model_{number}" for number in range(72)]
 
 
@@ -64,7 +70,6 @@ def made_up() -> dict[str, str]:
 @pytest.fixture
 def fakes(tmp_path, monkeypatch) -> Path:
     """A folder with made-up files that count as the official ones."""
-    monkeypatch.setattr(results, "SHARED", tmp_path / "nowhere")
     for name, text in made_up().items():
         put(tmp_path, monkeypatch, name, text)
     return tmp_path
@@ -72,11 +77,11 @@ def fakes(tmp_path, monkeypatch) -> Path:
 
 def put(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
     (folder / name).write_text(text)
-    monkeypatch.setitem(FILES, name, (len(text), hashlib.sha256(text.encode()).hexdigest()))
+    monkeypatch.setitem(RESULT_FILES, name, (len(text), hashlib.sha256(text.encode()).hexdigest()))
 
 
 def test_the_tables(fakes):
-    results = read(fakes)
+    results = load_results(fakes)
     assert list(results.ingredients.index) == NAMES
     assert list(results.soups.index) == ["uniform", "greedy", "ensemble"]
     assert list(results.ingredients.columns) == list(results.soups.columns) == list(TEST_SETS)
@@ -101,10 +106,10 @@ def test_the_tables(fakes):
 
 
 def test_the_test_sets_are_those_that_split_by_name():
-    known = {
+    titles = {
         imagenet.PARTS[part].title: imagenet.PARTS[part].num_images for part in imagenet.TEST_SETS
     }
-    assert known == TEST_SETS
+    assert titles == TEST_SETS
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -114,20 +119,20 @@ def test_the_test_sets_are_those_that_split_by_name():
 def server(running, fakes, monkeypatch) -> LocalServer:
     """The authors' repository, and leave to download from it."""
     running.reset()
-    running.files |= {name: (fakes / name).read_bytes() for name in FILES}
+    running.files |= {name: (fakes / name).read_bytes() for name in RESULT_FILES}
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(results, "RESULTS", running.url)
+    monkeypatch.setattr(results, "RESULTS_URL", running.url)
     return running
 
 
 def test_what_is_not_there_is_downloaded(server, fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))
-    assert read().ingredients.equals(read(fakes).ingredients)
-    assert sorted(path for path, _ in server.asked) == sorted(FILES)
-    assert files_below(tmp_path / "data" / "model-soups") == sorted(FILES)
+    assert load_results().ingredients.equals(load_results(fakes).ingredients)
+    assert sorted(path for path, _ in server.asked) == sorted(RESULT_FILES)
+    assert files_below(tmp_path / "data" / "model-soups") == sorted(RESULT_FILES)
     server.asked.clear()
-    assert read().soups.equals(read(fakes).soups)
+    assert load_results().soups.equals(load_results(fakes).soups)
     assert server.asked == []
 
 
@@ -135,18 +140,18 @@ def test_offline_it_says_what_to_get_and_where_to_put_it(server, fakes, monkeypa
     (fakes / HYPERPARAMETERS).unlink()
     with pytest.raises(
         DataError,
-        match=rf"hparam_info\.json is not there, and it is not to be downloaded; get {server.url}",
+        match=rf"hparam_info\.json is missing, and may_download is False; get {server.url}",
     ):
-        read(fakes, download=False)
+        load_results(fakes, may_download=False)
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     with pytest.raises(
         DataError,
         match="RADIN_OFFLINE forbids downloading it; get .*/hparam_info.json and put it there",
     ):
-        read(fakes)
+        load_results(fakes)
     assert server.asked == []
     monkeypatch.delenv("RADIN_OFFLINE")
-    read(fakes)
+    load_results(fakes)
     assert server.asked == [(HYPERPARAMETERS, None)]
 
 
@@ -157,11 +162,11 @@ def test_a_refused_download_says_what_to_do(server, fakes):
         DataError,
         match=rf"answers 404 .*By hand: get {server.url}/{INDIVIDUAL} and put it into {fakes}",
     ):
-        read(fakes)
+        load_results(fakes)
     server.status.clear()
     server.files[INDIVIDUAL] = server.files[INDIVIDUAL][::-1]
     with pytest.raises(DataError, match="does not have the checksum of the official file"):
-        read(fakes)
+        load_results(fakes)
 
 
 def test_another_file_is_named(fakes):
@@ -170,11 +175,11 @@ def test_another_file_is_named(fakes):
         DataError,
         match=rf"{INDIVIDUAL} does not have the checksum of the official file; replace or",
     ):
-        read(fakes)
+        load_results(fakes)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         (
             INDIVIDUAL,
@@ -234,10 +239,10 @@ def test_another_file_is_named(fakes):
         ),
     ],
 )
-def test_what_cannot_be(fakes, monkeypatch, name, change, words):
+def test_what_cannot_be(fakes, monkeypatch, name, change, message):
     put(fakes, monkeypatch, name, change((fakes / name).read_text()))
-    with pytest.raises(DataError, match=words) as caught:
-        read(fakes)
+    with pytest.raises(DataError, match=message) as caught:
+        load_results(fakes)
     assert str(fakes / name) in str(caught.value)
 
 
@@ -245,7 +250,7 @@ def with_value(value: object) -> str:
     return json.dumps(row("ensemble", 0) | {"ImageNetA": value}) + "\n"
 
 
-# What is told from them -------------------------------------------------------------------------
+# Analysis --------------------------------------------------------------------------------------
 
 
 def table(columns: dict[str, list[float]]) -> pd.DataFrame:
@@ -278,7 +283,7 @@ def test_greedy_tries_the_best_first_and_ties_in_order(counts):
     assert found.index.tolist() == list(range(1, len(counts)))
     assert found["ingredient"].tolist() == [ingredients.index[k] for k in expected[1:]]
     gaps = [counts[better] - counts[worse] for better, worse in pairwise(expected)]
-    assert found["less"].tolist() == gaps
+    assert found["gap"].tolist() == gaps
     assert found["standard_error"].tolist() == standard_error(found["accuracy"], 26_000).tolist()
 
 
@@ -301,7 +306,7 @@ def test_rank_correlations_are_spearmans():
 
 
 def test_the_summary(fakes):
-    results = read(fakes)
+    results = load_results(fakes)
     best = max(NAMES, key=lambda name: results.ingredients.loc[name, VALIDATION])
     found = summary(results)
     assert list(found.index) == [
@@ -316,9 +321,9 @@ def test_the_summary(fakes):
     assert found.loc["uniform ensemble"].drop("shifts").equals(results.soups.loc["ensemble"])
     for name in found.index:
         assert found.loc[name, "shifts"] == pytest.approx(
-            fmean(found.loc[name, each] for each in SHIFTS)
+            fmean(found.loc[name, each] for each in SHIFTED_SETS)
         )
-    assert len(SHIFTS) == 5
+    assert len(SHIFTED_SETS) == 5
 
 
 def test_the_log_of_greedy():
@@ -339,17 +344,23 @@ def test_the_log_of_greedy():
 
 
 @pytest.fixture(scope="module")
-def real() -> Published:
+def real() -> PublishedResults:
     folder = Path(os.environ.get("RADIN_DATA", "/nowhere")) / "model-soups"
-    if not folder.is_dir() and not results.SHARED.is_dir():
-        pytest.skip("no model-soups under RADIN_DATA, or beside the clone")
-    return read(folder if folder.is_dir() else None, download=False)
+    if not folder.is_dir():
+        pytest.skip("no model-soups under RADIN_DATA")
+    return load_results(folder, may_download=False)
 
 
-def test_files_beside_the_clone_are_found(fakes, tmp_path, monkeypatch):
+def test_files_in_the_data_root_are_found(fakes, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))
+    shutil.copytree(fakes, tmp_path / "data" / "model-soups")
+    assert load_results(may_download=False).ingredients.equals(load_results(fakes).ingredients)
+
+
+def test_without_the_data_root_only_the_folder_counts(fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_DATA", str(tmp_path / "empty"))
-    monkeypatch.setattr(results, "SHARED", fakes)
-    assert read(download=False).ingredients.equals(read(fakes).ingredients)
+    with pytest.raises(DataError, match=r"individual_model_results\.jsonl is missing.*RADIN_DATA"):
+        load_results(may_download=False)
 
 
 def test_the_published_figures(real):
@@ -368,7 +379,7 @@ def test_the_published_figures(real):
 
 def test_neighbours_are_closer_than_one_accuracy_is_known(real):
     close = neighbours(real.ingredients)
-    assert (close["less"] < close["standard_error"]).sum() == 68
+    assert (close["gap"] < close["standard_error"]).sum() == 68
     assert close["standard_error"].between(0.23, 0.26).all()
 
 

@@ -1,1 +1,4 @@
-"""The published Model Soups results and ingredients, and the stand-in where they are absent."""
+"""The published ingredients and results of Model soups, and a stand-in for those without ImageNet.
+
+It may import everything up to `recipes`, and `intervals` and `zoos` in `experiments`.
+"""

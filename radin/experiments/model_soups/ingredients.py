@@ -1,4 +1,7 @@
-"""The 72 published ingredients of Model soups (Wortsman et al. 2022); `radin.experiments.model_soups.results` has what they score."""
+"""Download the 72 published ingredients of Model soups (Wortsman et al. 2022).
+
+`radin.experiments.model_soups.results` has their accuracies.
+"""
 
 from __future__ import annotations
 
@@ -13,202 +16,241 @@ from typing import Any
 
 from tqdm import tqdm
 
-from radin.data.download.transfer import download, offline, only_one, remote_size
-from radin.errors import DataError, ParameterError
-from radin.experiments.model_soups.results import FOLDER, NUM_INGREDIENTS, PAGE, place_of, writing
+from radin.data.download.transfer import download, offline, one_process_at_a_time, remote_size
+from radin.errors import DataError, ParameterError, list_names
+from radin.experiments.model_soups.results import (
+    MODEL_SOUPS,
+    NUM_INGREDIENTS,
+    REPOSITORY_URL,
+    model_soups_folder,
+    writable_folder,
+)
 from radin.files import atomic_path, hash_file
 
-RELEASE = f"{PAGE}/releases/download/v0.0.2"
-RECORD = "hashes.json"
-# 113,961,705 numbers in single precision are 455.8 MB. What is much smaller is no ingredient.
-LEAST_BYTES, USUAL_BYTES = 450_000_000, 456_500_000
+RELEASE_URL = f"{REPOSITORY_URL}/releases/download/v0.0.2"
+RECORD_FILE = "hashes.json"
+# 113,961,705 numbers in single precision are 455.8 MB. A much smaller file is not an ingredient.
+MIN_BYTES = 450_000_000
+TYPICAL_BYTES = 456_500_000
+MAX_FILES_NAMED = 8  # in one message
+
+Record = dict[str, dict[str, Any]]  # file name to {"bytes": size, "sha256": hex digits}
 
 
 def fetch_ingredients(
-    ids: str | Iterable[int] = "all", folder: str | Path | None = None, progress: bool = True
+    ids: str | Iterable[int] = "all",
+    folder: str | Path | None = None,
+    *,
+    progress: bool = True,
 ) -> list[Path]:
-    """The checkpoints `model_<i>.pt`, downloaded one after another where they are not there: about 456 MB each.
+    """Download the checkpoints `model_<i>.pt` that are missing, one after another: 456 MB each.
 
-    Nobody publishes checksums of them, so size and SHA-256 of each are recorded in `hashes.json` beside them the
-    first time, and everything that is there is checked against that record ever after. A download that broke off goes
-    on where it stopped. With RADIN_OFFLINE=1 in the environment nothing is downloaded.
+    The authors publish no checksums. So the size and SHA-256 of each file are recorded the first
+    time, in `hashes.json` beside the files, and every later call checks the files against this
+    record. An interrupted download continues where it stopped. With RADIN_OFFLINE=1 in the
+    environment nothing is downloaded.
 
     Args:
-        ids: "all", numbers and ranges such as "0-12,43", or whole numbers; 0 .. 71, of which 0 is the initialisation.
-        folder: where they lie; `model-soups` in `RADIN_DATA` or the user's cache directory when not given.
-        progress: whether to show bars.
+        ids: "all", numbers and ranges such as "0-12,43", or whole numbers from 0 to 71. Ingredient
+            0 is the initialisation.
+        folder: of the files. When not given, `model-soups` in `RADIN_DATA` or the user's cache
+            directory.
+        progress: whether to show progress bars.
 
-    Returns: their paths, in the order asked for.
+    Returns:
+        The paths, in the order of the ids.
 
     Raises:
-        ParameterError: ids that are not there, or twice.
-        DataError: files that differ from their record or are no ingredients, too little disk, or a failed download.
+        ParameterError: an id does not exist, or comes twice.
+        DataError: a file differs from its record or is not an ingredient, the disk has too little
+            space, or a download failed.
     """
     numbers = ingredient_ids(ids)
-    place = place_of(folder)
-    paths = {number: place / f"model_{number}.pt" for number in numbers}
-    missing = [number for number, path in paths.items() if not path.exists()]
+    folder = model_soups_folder(folder)
+    paths = {number: folder / f"model_{number}.pt" for number in numbers}
+    missing = _missing(paths)
     if missing and offline():
+        names = [path.name for path in missing.values()]
         raise DataError(
-            f"{_several(paths[number].name for number in missing)} not in {place}, and RADIN_OFFLINE forbids "
-            f"downloading; get {RELEASE}/{paths[missing[0]].name} by hand, and the others like it, and put them there."
+            f"{list_names(names, most=4)} {'is' if len(names) == 1 else 'are'} not in {folder}, "
+            f"and RADIN_OFFLINE forbids downloading; get {RELEASE_URL}/{names[0]} by hand, and the "
+            "others like it, and put them there."
         )
-    with writing(place), only_one(place / ".lock"):
-        missing = [
-            number for number, path in paths.items() if not path.exists()
-        ]  # others may have fetched since
-        record = _read_record(place)
-        _check_there(
-            {number: path for number, path in paths.items() if number not in missing},
-            record,
-            progress,
-        )
+    with writable_folder(folder), one_process_at_a_time(folder / ".lock"):
+        missing = _missing(paths)  # another process may have downloaded some since
+        record = _read_record(folder)
+        present = {number: path for number, path in paths.items() if number not in missing}
+        _check_present(present, record, progress=progress)
         if missing:
-            _check_space(place, missing)
-            size = f"{len(missing)} files, about {len(missing) * USUAL_BYTES / 1e9:.1f} GB"
+            _check_space(folder, missing.values())
+            size = f"{len(missing)} files, about {len(missing) * TYPICAL_BYTES / 1e9:.1f} GB"
             print(
-                f"radin: downloading the ingredients of Model soups from {RELEASE} ({size}) into {place}",
+                f"radin: downloading the ingredients of Model soups from {RELEASE_URL} ({size}) "
+                f"into {folder}",
                 file=sys.stderr,
             )
-        for position, number in enumerate(missing, start=1):
-            label = f"{paths[number].name} ({position} of {len(missing)})"
-            _fetch_one(paths[number], record, progress, label)
+        for count, path in enumerate(missing.values(), start=1):
+            label = f"{path.name} ({count} of {len(missing)})"
+            _fetch_one(path, record, label=label, progress=progress)
     return list(paths.values())
 
 
-def ingredient_ids(ids: str | Iterable[int]) -> list[int]:
-    """The numbers that an answer such as "0-12,43" stands for, in its order; "all" is 0 .. 71.
+def _missing(paths: Mapping[int, Path]) -> dict[int, Path]:
+    return {number: path for number, path in paths.items() if not path.exists()}
 
-    Raises ParameterError for anything else, a number outside, or one that comes twice.
+
+def ingredient_ids(ids: str | Iterable[int]) -> list[int]:
+    """The numbers of ingredients that a text such as "0-12,43" names, in its order.
+
+    Args:
+        ids: "all" (0 .. 71), numbers and ranges such as "0-12,43", or whole numbers.
+
+    Raises:
+        ParameterError: the text has another form, or a number is out of range or comes twice.
     """
     if ids == "all":
         return list(range(NUM_INGREDIENTS))
     numbers: list[int] = []
     for part in ids.split(",") if isinstance(ids, str) else map(str, ids):
-        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
-        if match is None:
-            raise ParameterError(
-                f"{part!r} names no ingredients; write all, or numbers and ranges such as 0-12,43."
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last >= NUM_INGREDIENTS or first > last:
-            raise ParameterError(
-                f"{part.strip()!r} names no ingredients; they are 0 to {NUM_INGREDIENTS - 1}, a range runs upwards."
-            )
-        numbers += range(first, last + 1)
-    twice = sorted({number for number in numbers if numbers.count(number) > 1})
-    if twice or not numbers:
-        named = f"name {twice[0]} twice" if twice else "name none"
+        numbers += _parse_range(part)
+    repeated = sorted({number for number in numbers if numbers.count(number) > 1})
+    if repeated or not numbers:
+        problem = f"name {repeated[0]} twice" if repeated else "name none"
         raise ParameterError(
-            f"The ids {named}; write all, or each ingredient once, such as 0-12,43."
+            f"The ids {problem}; write all, or each ingredient once, such as 0-12,43."
         )
     return numbers
 
 
-def _fetch_one(path: Path, record: dict[str, dict[str, Any]], progress: bool, label: str) -> None:
-    url, known = f"{RELEASE}/{path.name}", record.get(path.name, {})
+def _parse_range(part: str) -> range:
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
+    if match is None:
+        raise ParameterError(
+            f"{part!r} names no ingredients; write all, or numbers and ranges such as 0-12,43."
+        )
+    first = int(match[1])
+    last = int(match[2] or match[1])
+    if last >= NUM_INGREDIENTS or first > last:
+        raise ParameterError(
+            f"{part.strip()!r} names no ingredients; they are 0 to {NUM_INGREDIENTS - 1}, and a "
+            "range begins with the smaller number."
+        )
+    return range(first, last + 1)
+
+
+def _fetch_one(path: Path, record: Record, *, label: str, progress: bool) -> None:
+    url = f"{RELEASE_URL}/{path.name}"
+    recorded = record.get(path.name, {})
     try:
-        download(url, path, known.get("bytes"), known.get("sha256"), progress, label)
+        download(
+            url,
+            path,
+            num_bytes=recorded.get("bytes"),
+            sha256=recorded.get("sha256"),
+            progress=progress,
+            label=label,
+        )
     except DataError as error:
-        raise DataError(f"{error} What was fetched before it is kept (see {PAGE}).") from error
-    if path.stat().st_size < LEAST_BYTES:
-        size = path.stat().st_size
+        raise DataError(
+            f"{error} The files downloaded before are kept (see {REPOSITORY_URL})."
+        ) from error
+    size = path.stat().st_size
+    if size < MIN_BYTES:
         path.unlink()
         raise DataError(
-            f"{url}: what came has {size} bytes, too few for an ingredient, and was deleted; see {PAGE}."
+            f"{url}: the download has {size} bytes, too few for an ingredient, and was deleted; "
+            f"see {REPOSITORY_URL}."
         )
-    record[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+    _add_to_record(path, record)
+
+
+def _add_to_record(path: Path, record: Record, sha256: str | None = None) -> None:
+    record[path.name] = {"bytes": path.stat().st_size, "sha256": sha256 or hash_file(path)}
     _write_record(path.parent, record)
 
 
-def _check_there(
-    paths: Mapping[int, Path], record: dict[str, dict[str, Any]], progress: bool
-) -> None:
-    """Compare what lies there with the record, and record what is not in it yet: sizes first, which cost nothing."""
-    wrong = {
-        number: reason
-        for number, path in paths.items()
-        if (reason := _wrong_size(path, record.get(path.name)))
-    }
+def _check_present(paths: Mapping[int, Path], record: Record, *, progress: bool) -> None:
+    """Compare the files with the record, and add to it the files that it does not have.
+
+    Sizes come first, because they cost nothing.
+
+    Raises:
+        DataError: a file differs, or cannot be an ingredient.
+    """
+    wrong: dict[int, str] = {}
+    for number, path in paths.items():
+        if problem := _size_problem(path, record.get(path.name)):
+            wrong[number] = problem
     if not wrong:
-        for number, path in tqdm(
-            paths.items(), desc="checking", unit=" files", disable=not progress or not paths
-        ):
-            known, found = record.get(path.name), hash_file(path)
-            if known is None:
-                record[path.name] = {"bytes": path.stat().st_size, "sha256": found}
-                _write_record(path.parent, record)
-            elif found != known["sha256"]:
-                wrong[number] = f"its content is not what {RECORD} says"
+        hidden = not progress or not paths
+        for number, path in tqdm(paths.items(), desc="checking", unit=" files", disable=hidden):
+            sha256 = hash_file(path)
+            if path.name not in record:
+                _add_to_record(path, record, sha256)
+            elif sha256 != record[path.name]["sha256"]:
+                wrong[number] = f"its content is not what {RECORD_FILE} says"
     if wrong:
-        named = "; ".join(
-            f"{paths[number]}: {reason}" for number, reason in list(wrong.items())[:8]
-        )
+        problems = [f"{paths[number]}: {problem}" for number, problem in wrong.items()]
+        rest = "; ..." if len(problems) > MAX_FILES_NAMED else ""
         raise DataError(
-            f"{named}{'; ...' if len(wrong) > 8 else ''}. Remove {'them' if len(wrong) > 1 else 'it'} and run: radin "
-            f"fetch {FOLDER} --ids {','.join(map(str, wrong))}"
+            f"{'; '.join(problems[:MAX_FILES_NAMED])}{rest}. Remove "
+            f"{'them' if len(wrong) > 1 else 'it'} and run: radin fetch {MODEL_SOUPS} "
+            f"--ids {','.join(map(str, wrong))}"
         )
 
 
-def _wrong_size(path: Path, known: Mapping[str, Any] | None) -> str:
-    """Why a file cannot be the ingredient, as far as its size tells; "" when it can."""
+def _size_problem(path: Path, recorded: Mapping[str, Any] | None) -> str:
+    """Why a file of this size cannot be the ingredient; empty when it can."""
     size = path.stat().st_size
-    if known is not None:
-        return (
-            ""
-            if size == known["bytes"]
-            else f"it has {size} bytes, and {RECORD} says {known['bytes']}"
-        )
-    if size < LEAST_BYTES:
+    if recorded is not None:
+        if size == recorded["bytes"]:
+            return ""
+        return f"it has {size} bytes, and {RECORD_FILE} says {recorded['bytes']}"
+    if size < MIN_BYTES:
         return f"it has {size} bytes, too few for an ingredient"
     with open(path, "rb") as file:
-        packed = file.read(2) == b"PK"
-    if packed and not zipfile.is_zipfile(path):  # the table of contents stands at the end
+        is_packed = file.read(2) == b"PK"
+    if is_packed and not zipfile.is_zipfile(path):  # its table of contents is at the end
         return "it is cut short"
-    official = None if offline() else remote_size(f"{RELEASE}/{path.name}")
-    return (
-        ""
-        if official in (None, size)
-        else f"it has {size} bytes, and the published file {official}"
-    )
+    official = None if offline() else remote_size(f"{RELEASE_URL}/{path.name}")
+    if official in (None, size):
+        return ""
+    return f"it has {size} bytes, and the published file {official}"
 
 
-def _check_space(place: Path, missing: list[int]) -> None:
-    parts = (place / f"model_{number}.pt.part" for number in missing)
-    needed = len(missing) * USUAL_BYTES - sum(
-        part.stat().st_size for part in parts if part.exists()
-    )
-    free = shutil.disk_usage(place).free
+def _check_space(folder: Path, missing: Iterable[Path]) -> None:
+    needed = 0
+    for path in missing:
+        part = path.with_name(f"{path.name}.part")
+        needed += TYPICAL_BYTES - (part.stat().st_size if part.exists() else 0)
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
-            f"{place}: {needed / 1e9:.1f} GB are still to come and {free / 1e9:.1f} GB are free; free some, choose "
-            "fewer with --ids, or another folder with --to."
+            f"{folder}: {needed / 1e9:.1f} GB remain to be downloaded and {free / 1e9:.1f} GB are "
+            "free; free some, choose fewer with --ids, or another folder with --to."
         )
 
 
-def _read_record(place: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file by name, as they were when it was fetched."""
-    path = place / RECORD
+def _read_record(folder: Path) -> Record:
+    """Size and SHA-256 of each file by name, as they were when it was downloaded."""
+    path = folder / RECORD_FILE
     if not path.exists():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        for known in record.values():
-            if type(known["bytes"]) is not int or not re.fullmatch("[0-9a-f]{64}", known["sha256"]):
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        for entry in record.values():
+            if type(entry["bytes"]) is not int or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
                 raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: no record of sizes and SHA-256 sums; remove it, and what lies beside it is recorded anew."
+            f"{path}: not a record of sizes and SHA-256 sums; remove it, and the files beside it "
+            "are recorded again."
         ) from error
     return record
 
 
-def _write_record(place: Path, record: Mapping[str, dict[str, Any]]) -> None:
-    ordered = {name: record[name] for name in sorted(record, key=lambda name: (len(name), name))}
-    with atomic_path(place / RECORD) as temporary:
+def _write_record(folder: Path, record: Record) -> None:
+    names = sorted(record, key=lambda name: (len(name), name))
+    ordered = {name: record[name] for name in names}
+    with atomic_path(folder / RECORD_FILE) as temporary:
         temporary.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-
-
-def _several(names: Iterable[str]) -> str:
-    listed = list(names)
-    return f"{', '.join(listed[:4])}{', ...' if len(listed) > 4 else ''} {'is' if len(listed) == 1 else 'are'}"

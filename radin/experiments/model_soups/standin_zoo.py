@@ -21,7 +21,7 @@ from radin.checkpoints.checkpoint import open_checkpoint
 from radin.data.batches import batches
 from radin.data.load import load_split
 from radin.data.splits import CLIP, Normalised
-from radin.errors import CheckpointError, check_seed, check_integer
+from radin.errors import CheckpointError, check_integer, check_seed
 from radin.experiments.model_soups.standin_images import NUM_CLASSES, learned
 from radin.experiments.zoos.train import fresh
 from radin.files import atomic_path, cache_root, hash_text

@@ -1,6 +1,6 @@
-"""Figures of the ImageNet chapter, from what the authors of Model soups published and what a rerun logged.
+"""Figures of the ImageNet chapter: the published results of Model soups, and what runs logged.
 
-Each takes None in the place of published results that are not at hand, and then says so where they belong.
+Where a function takes results, None means that they are not available: the figure then says so.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from radin.experiments.intervals import standard_error
-from radin.experiments.model_soups.analysis import SHIFTS, VALIDATION, greedy_order
-from radin.experiments.model_soups.results import TEST_SETS, Published
+from radin.experiments.model_soups.analysis import SHIFTED_SETS, VALIDATION, greedy_order
+from radin.experiments.model_soups.results import TEST_SETS, PublishedResults
 from radin.experiments.plots.style import RECIPE_STYLES
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
-_GREY, _BLUE = RECIPE_STYLES["random"]["color"], RECIPE_STYLES["greedy"]["color"]
-_ABSENT = "The published results are not at hand;\nthe page says how to get them."
-_MIDDLE: dict[str, Any] = {
+_GREY = RECIPE_STYLES["random"]["color"]
+_BLUE = RECIPE_STYLES["greedy"]["color"]
+_MISSING_NOTE = "The published results are not available;\nthe page says how to get them."
+_NOTE_STYLE: dict[str, Any] = {
     "ha": "center",
     "va": "center",
     "color": "#555555",
@@ -32,155 +33,141 @@ _MIDDLE: dict[str, Any] = {
 }
 
 
-def against_shifts(results: Published | None) -> Figure:
-    """ImageNet against the mean of the five shifted test sets: 72 ingredients, two soups and an ensemble.
+def against_shifts(results: PublishedResults | None) -> Figure:
+    """Model soups, figure 1: ImageNet against the mean of the five shifted test sets.
 
-    After Model soups (Wortsman et al. 2022), figure 1.
+    It shows 72 ingredients, two soups and an ensemble.
+
+    Source: Wortsman et al. 2022, figure 1.
     """
     figure, axes = plt.subplots(figsize=(7.5, 4.8))
     axes.set(xlabel="ImageNet (%)", ylabel="mean of five shifted test sets (%)")
     if results is None:
-        return _absent(figure, axes)
-    single, soups = results.ingredients, results.soups
-    first, fine_tuned = single.index[0], single.index[1:]
-    best = greedy_order(single)[0]
-    shifts = single[list(SHIFTS)].mean(axis=1)
-    axes.scatter(
-        single.loc[fine_tuned, "ImageNet"],
-        shifts[fine_tuned],
-        s=26,
-        color="#999999",
-        label="fine-tuned ingredients",
-    )
-    for name, label, recipe, marker in (
-        (first, "initialisation", "oracle", "X"),
-        (best, "best single by validation", "best_single", "D"),
+        _say_missing(axes)
+        figure.tight_layout()
+        return figure
+    _draw_ingredients(axes, results.ingredients)
+    for name, label, marker, size in (
+        ("uniform", "uniform soup", "P", 120),
+        ("greedy", "greedy soup, 71 evaluations", "s", 120),
+        ("ensemble", "ensemble of all, 72 networks", "*", 230),
     ):
-        color = RECIPE_STYLES[recipe]["color"]
-        axes.scatter(
-            single.loc[name, "ImageNet"],
-            shifts[name],
-            s=90,
-            color=color,
-            marker=marker,
-            label=label,
-        )
-    for name, label, marker in (
-        ("uniform", "uniform soup", "P"),
-        ("greedy", "greedy soup, 71 evaluations", "s"),
-        ("ensemble", "ensemble of all, 72 networks", "*"),
-    ):
-        row, size = soups.loc[name], 230 if marker == "*" else 120
-        style = {
-            "color": RECIPE_STYLES[name]["color"],
-            "edgecolor": "#222222",
-            "linewidth": 0.8,
-            "zorder": 3,
-        }
-        axes.scatter(
-            row["ImageNet"], row[list(SHIFTS)].mean(), s=size, marker=marker, label=label, **style
-        )
+        row = results.soups.loc[name]
+        style = {"marker": marker, "color": RECIPE_STYLES[name]["color"], "edgecolor": "#222222"}
+        x, y = row["ImageNet"], row[list(SHIFTED_SETS)].mean()
+        axes.scatter(x, y, s=size, label=label, linewidth=0.8, zorder=3, **style)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False, fontsize=10)
     figure.tight_layout()
     return figure
 
 
-def greedy_tests(log: DataFrame, results: Published | None) -> Figure:
-    """What greedy tries, and what comes of it: each ingredient's own accuracy, and that of the soup with it.
+def _draw_ingredients(axes: Axes, ingredients: DataFrame) -> None:
+    accuracies = ingredients["ImageNet"]
+    shifts = ingredients[list(SHIFTED_SETS)].mean(axis=1)
+    first = ingredients.index[0]
+    fine_tuned = ingredients.index[1:]
+    grey = {"s": 26, "color": "#999999", "label": "fine-tuned ingredients"}
+    axes.scatter(accuracies[fine_tuned], shifts[fine_tuned], **grey)
+    for name, label, recipe, marker in (
+        (first, "initialisation", "oracle", "X"),
+        (greedy_order(ingredients)[0], "best single by validation", "best_single", "D"),
+    ):
+        style = {"color": RECIPE_STYLES[recipe]["color"], "marker": marker, "label": label}
+        axes.scatter(accuracies[name], shifts[name], s=90, **style)
+
+
+def greedy_tests(log: DataFrame, results: PublishedResults | None) -> Figure:
+    """What greedy tries: each ingredient's own accuracy, and the accuracy of the soup with it.
 
     Args:
         log: as `radin.experiments.model_soups.analysis.greedy_log` gives it.
+        results: for the ingredients' own accuracies.
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 6.8), sharex=True)
     accepted = log.index[log["accepted"]]
     last = accepted[-1]
     above.set(ylabel="ingredient alone,\nvalidation (%)")
     if results is None:
-        above.text(0.5, 0.5, _ABSENT, **_MIDDLE, transform=above.transAxes)
+        above.text(0.5, 0.5, _MISSING_NOTE, **_NOTE_STYLE, transform=above.transAxes)
         above.set(yticks=[])
     else:
-        accuracy = results.ingredients.loc[greedy_order(results.ingredients), VALIDATION].to_numpy()
-        error = standard_error(accuracy, TEST_SETS[VALIDATION])
-        in_soup = np.isin(np.arange(len(accuracy)), [0, *accepted])
-        for chosen, color, label in (
-            (~in_soup, _GREY, "left out"),
-            (in_soup, _BLUE, "in the soup"),
-        ):
-            places = np.flatnonzero(chosen)
-            above.errorbar(
-                places,
-                accuracy[chosen],
-                error[chosen],
-                fmt="o",
-                markersize=4,
-                color=color,
-                elinewidth=1,
-                label=label,
-            )
-        above.legend(loc="upper right")
-    running = [log["best_before"].iloc[0], *np.maximum(log["best_before"], log["accuracy"])]
-    places = np.arange(len(running))
-    error = standard_error(running, TEST_SETS[VALIDATION])
-    below.fill_between(
-        places,
-        running - error,
-        running + error,
-        step="post",
-        color=_BLUE,
-        alpha=0.15,
-        linewidth=0,
-        label="its standard error",
-    )
-    below.step(places, running, where="post", color=_BLUE, label="best soup so far")
+        order = greedy_order(results.ingredients)
+        _draw_own_accuracies(above, results.ingredients.loc[order, VALIDATION], accepted)
+    best_so_far = [log["best_before"].iloc[0], *np.maximum(log["best_before"], log["accuracy"])]
+    _draw_best_so_far(below, np.array(best_so_far))
     for chosen, color, label in (
         (~log["accepted"], _GREY, "tried, left out"),
         (log["accepted"], _BLUE, "accepted"),
     ):
-        below.scatter(
-            log.index[chosen], log.loc[chosen, "accuracy"], s=18, color=color, label=label, zorder=3
-        )
+        style = {"s": 18, "color": color, "label": label, "zorder": 3}
+        below.scatter(log.index[chosen], log.loc[chosen, "accuracy"], **style)
     for axes in (above, below):
         axes.axvline(last + 0.5, color="#D55E00", linewidth=1.4, linestyle="--")
     below.annotate(
         f"{len(log) - last} evaluations for nothing",
-        (last + 1.3, running[-1]),
+        (last + 1.3, best_so_far[-1]),
         xytext=(0, 12),
         textcoords="offset points",
         color="#D55E00",
         fontsize=10,
     )
     below.set(xlabel="test of greedy (0: the best single)", ylabel="soup with it,\nvalidation (%)")
-    below.set_ylim(log["accuracy"].min() - 0.15, max(running) + 0.5)
+    below.set_ylim(log["accuracy"].min() - 0.15, max(best_so_far) + 0.5)
     below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=4, frameon=False, fontsize=10)
     figure.tight_layout()
     return figure
 
 
-def against_rate(results: Published | None) -> Figure:
-    """Accuracy of each fine-tuned ingredient on ImageNet, and on the shifted sets, against its learning rate."""
-    figure, pair = plt.subplots(1, 2, figsize=(8.6, 3.9), sharex=True)
-    titles = ("ImageNet", "mean of five shifted test sets")
-    for axes, title in zip(pair, titles, strict=True):
-        axes.set(title=title, xlabel="learning rate", ylabel="accuracy (%)", xscale="log")
-        if results is None:
-            _absent(figure, axes)
-    if results is None:
-        return figure
-    single, table = results.ingredients, results.hyperparameters
-    named = table.index[table["lr"].notna()]
-    shifts = single[list(SHIFTS)].mean(axis=1)
-    for axes, values, start in (
-        (pair[0], single["ImageNet"], single["ImageNet"].iloc[0]),
-        (pair[1], shifts, shifts.iloc[0]),
+def _draw_own_accuracies(axes: Axes, in_order: Series, accepted: Any) -> None:
+    """The ingredients in greedy's order, with their standard errors."""
+    accuracy = in_order.to_numpy()
+    error = standard_error(accuracy, TEST_SETS[VALIDATION])
+    in_soup = np.isin(np.arange(len(accuracy)), [0, *accepted])
+    dots = {"fmt": "o", "markersize": 4, "elinewidth": 1}
+    for chosen, color, label in (
+        (~in_soup, _GREY, "left out"),
+        (in_soup, _BLUE, "in the soup"),
     ):
+        tests = np.flatnonzero(chosen)
+        axes.errorbar(tests, accuracy[chosen], error[chosen], color=color, label=label, **dots)
+    axes.legend(loc="upper right")
+
+
+def _draw_best_so_far(axes: Axes, accuracy: np.ndarray) -> None:
+    """The accuracy of greedy's soup after each test, with its standard error."""
+    tests = np.arange(len(accuracy))
+    error = standard_error(accuracy, TEST_SETS[VALIDATION])
+    shade = {"color": _BLUE, "alpha": 0.15, "linewidth": 0, "label": "its standard error"}
+    axes.fill_between(tests, accuracy - error, accuracy + error, step="post", **shade)
+    axes.step(tests, accuracy, where="post", color=_BLUE, label="best soup so far")
+
+
+def against_rate(results: PublishedResults | None) -> Figure:
+    """Accuracy of each fine-tuned ingredient against its learning rate.
+
+    One panel is for ImageNet, the other for the mean of the shifted sets.
+    """
+    figure, pair = plt.subplots(1, 2, figsize=(8.6, 3.9), sharex=True)
+    for axes, title in zip(pair, ("ImageNet", "mean of five shifted test sets"), strict=True):
+        axes.set(title=title, xlabel="learning rate", ylabel="accuracy (%)", xscale="log")
+    if results is None:
+        for axes in pair:
+            _say_missing(axes)
+        figure.tight_layout()
+        return figure
+    table = results.hyperparameters
+    fine_tuned = table.index[table["lr"].notna()]
+    shifts = results.ingredients[list(SHIFTED_SETS)].mean(axis=1)
+    for axes, accuracy in zip(pair, (results.ingredients["ImageNet"], shifts), strict=True):
         dots = axes.scatter(
-            table.loc[named, "lr"].astype(float),
-            values[named],
-            c=table.loc[named, "epochs"].astype(float),
+            table.loc[fine_tuned, "lr"].astype(float),
+            accuracy[fine_tuned],
+            c=table.loc[fine_tuned, "epochs"].astype(float),
             cmap="viridis",
             s=26,
         )
-        axes.axhline(start, color="#222222", linewidth=1, linestyle=":", label="initialisation")
+        line = {"color": "#222222", "linewidth": 1, "linestyle": ":"}
+        axes.axhline(accuracy.iloc[0], label="initialisation", **line)
         axes.legend(loc="lower left", fontsize=10)
     figure.tight_layout()
     figure.colorbar(dots, ax=list(pair), label="epochs")
@@ -190,23 +177,23 @@ def against_rate(results: Published | None) -> Figure:
 def trials(
     tried: Mapping[str, list[tuple[float, float]]], single: list[float], title: str
 ) -> Figure:
-    """Fast estimate against accuracy of every soup that the recipes evaluated, with the ingredients for comparison.
+    """Fast estimate against accuracy of every soup that the recipes evaluated.
 
     Args:
         tried: recipe to (estimate, accuracy) of each of its evaluations, in percent.
-        single: (N,) accuracies of the ingredients alone, which estimate and accuracy share.
+        single: (N,) accuracies of the ingredients alone, for which estimate and accuracy are equal.
+        title: of the figure.
     """
     figure, axes = plt.subplots(figsize=(6.2, 4.6))
-    axes.scatter(
-        single, single, s=60, color="#999999", marker="x", label="ingredients alone (free)"
-    )
-    for place, (recipe, pairs) in enumerate(tried.items()):
+    grey = {"s": 60, "color": "#999999", "marker": "x"}
+    axes.scatter(single, single, label="ingredients alone (free)", **grey)
+    for k, (recipe, pairs) in enumerate(tried.items()):
         style = RECIPE_STYLES[recipe]
         estimates, accuracies = np.array(pairs).reshape(-1, 2).T
         axes.scatter(
             estimates,
             accuracies,
-            s=150 - 45 * place,  # equal soups of two recipes stay visible, one inside the other
+            s=150 - 45 * k,  # equal soups of two recipes stay visible, one inside the other
             facecolor="none",
             edgecolor=style["color"],
             linewidth=2,
@@ -216,7 +203,7 @@ def trials(
     axes.axline((0, 0), slope=1, color="#999999", linewidth=1, linestyle="--", zorder=0)
     values = [*single, *(value for pairs in tried.values() for pair in pairs for value in pair)]
     margin = 0.08 * (max(values) - min(values)) + 0.5
-    limits = min(values) - margin, max(values) + margin
+    limits = (min(values) - margin, max(values) + margin)
     axes.set(xlim=limits, ylim=limits, title=title)
     axes.set(
         xlabel="fast estimate: the ensemble on validation (%)", ylabel="the soup on validation (%)"
@@ -226,9 +213,7 @@ def trials(
     return figure
 
 
-def _absent(figure: Figure, axes: Axes) -> Figure:
-    axes.text(0.5, 0.5, _ABSENT, **_MIDDLE, transform=axes.transAxes)
+def _say_missing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, _MISSING_NOTE, **_NOTE_STYLE, transform=axes.transAxes)
     axes.set(xticks=[], yticks=[])
     axes.tick_params(which="both", bottom=False, labelbottom=False)
-    figure.tight_layout()
-    return figure

@@ -1,4 +1,4 @@
-"""The paper's figures in our own drawing, each from results alone."""
+"""The figures of the paper, drawn anew from results. The first line of each names its number."""
 
 from __future__ import annotations
 
@@ -6,93 +6,99 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
-from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 from torch import Tensor
 
 from radin.errors import ParameterError
+from radin.experiments.plots.drawing import ENSEMBLE, SOUP, arrow, box
 from radin.experiments.plots.style import RECIPE_STYLES
 
 
-def _box(axes: Axes, x: float, y: float, text: str, color: str = "#555555") -> None:
-    style = {
-        "boxstyle": "round,pad=0.45",
-        "facecolor": "white",
-        "edgecolor": color,
-        "linewidth": 1.6,
-    }
-    axes.text(x, y, text, ha="center", va="center", fontsize=11, bbox=style)
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1
-        )
-    )
-
-
-def ingredients(names: Sequence[str], val: Tensor, test: Tensor) -> Figure:
-    """Accuracy of each ingredient on both parts, best on validation first. val, test: (N,) in percent."""
-    order = val.argsort(descending=True, stable=True)
-    figure, axes = plt.subplots(figsize=(7.5, 3.6))
-    axes.plot(range(len(names)), val[order], "o", color="#0072B2", label="validation (decides)")
-    axes.plot(
-        range(len(names)),
-        test[order],
-        "D",
-        color="#E69F00",
-        fillstyle="none",
-        label="test (reported)",
-    )
-    axes.set_xticks(range(len(names)), [names[i].removeprefix("ingredient_") for i in order])
-    axes.set(xlabel="ingredient", ylabel="accuracy (%)")
-    axes.legend()
+def soup_and_ensemble(num_models: int = 3) -> Figure:
+    """RADIN, figure 1: an ensemble averages the logits, a soup averages the weights."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    heights = np.linspace(0.82, 0.18, num_models).tolist()
+    for axes in (left, right):
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.axis("off")
+    left.set_title(f"ensemble: {num_models} forward passes an image")
+    _draw_ensemble(left, heights)
+    right.set_title("soup: one forward pass an image")
+    _draw_soup(right, heights)
     figure.tight_layout()
     return figure
+
+
+def _draw_ensemble(axes: Axes, heights: Sequence[float]) -> None:
+    image = box(axes, 0.1, 0.5, "image", size=11)
+    mean = box(axes, 0.88, 0.5, "mean of\nlogits", ENSEMBLE, size=11)
+    for number, height in enumerate(heights, start=1):
+        model = box(axes, 0.47, height, rf"model $\theta_{number}$", size=11)
+        arrow(axes, image, model)
+        arrow(axes, model, mean)
+
+
+def _draw_soup(axes: Axes, heights: Sequence[float]) -> None:
+    mean = box(axes, 0.36, 0.62, "mean of\nweights", SOUP, size=11)
+    image = box(axes, 0.36, 0.18, "image", size=11)
+    for number, height in enumerate(heights, start=1):
+        arrow(axes, box(axes, 0.06, height, rf"$\theta_{number}$", size=11), mean)
+    soup = box(axes, 0.68, 0.41, r"model $\bar\theta$", size=11)
+    arrow(axes, mean, soup)
+    arrow(axes, image, soup)
+    arrow(axes, soup, box(axes, 0.94, 0.41, "logits", size=11))
 
 
 def estimate_against_truth(
     estimates: Tensor,
     truth: Tensor,
     sizes: Tensor,
+    *,
     num_models: int,
     truth_label: str = "accuracy of the soup on test (%)",
 ) -> Figure:
-    """Fast estimate against the soup's true accuracy; colour and clock hand show the number of ingredients.
+    """RADIN, figure 2: the fast estimate of each soup against its true accuracy.
 
-    After RADIN, figure 2. The hand points up for one ingredient and goes once round the clock to N.
+    Colour and clock hand show the number of ingredients. The hand points up for one ingredient and
+    goes once round the clock to N.
 
     Args:
-        estimates, truth: (M,) in percent.
+        estimates: (M,) in percent.
+        truth: (M,) in percent.
         sizes: (M,) numbers of ingredients, 1 to N.
+        num_models: N.
+        truth_label: of the vertical axis.
     """
     figure, axes = plt.subplots(figsize=(6.6, 4.6))
     palette = plt.get_cmap("viridis")
     hand = Path([(0.0, 0.0), (0.0, 1.0)])
     for size in sorted({int(s) for s in sizes}):
         chosen = sizes == size
-        share = (size - 1) / max(num_models - 1, 1)
+        x = estimates[chosen]
+        y = truth[chosen]
+        color = palette(0.92 * (size - 1) / max(num_models - 1, 1))
         turn = Affine2D().rotate_deg(-360 * (size - 1) / num_models)
-        color = palette(0.92 * share)
-        axes.scatter(
-            estimates[chosen], truth[chosen], s=14, color=color, edgecolor="none", alpha=0.9
-        )
-        axes.scatter(
-            estimates[chosen],
-            truth[chosen],
-            s=150,
-            marker=MarkerStyle(hand, transform=turn),
-            color=color,
-            linewidth=1.3,
-        )
-    low, high = min(estimates.min(), truth.min()).item(), max(estimates.max(), truth.max()).item()
+        marker = MarkerStyle(hand, transform=turn)
+        axes.scatter(x, y, s=14, color=color, edgecolor="none", alpha=0.9)
+        axes.scatter(x, y, s=150, marker=marker, color=color, linewidth=1.3)
+    _mark_diagonal(
+        axes,
+        min(estimates.min(), truth.min()).item(),
+        max(estimates.max(), truth.max()).item(),
+    )
+    axes.set(xlabel="fast estimate: accuracy of the ensemble on validation (%)", ylabel=truth_label)
+    bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(1, num_models), palette), ax=axes)
+    bar.set_label("ingredients in the soup")
+    bar.ax.yaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    figure.tight_layout()
+    return figure
+
+
+def _mark_diagonal(axes: Axes, low: float, high: float) -> None:
     axes.plot([low, high], [low, high], color="#999999", linewidth=1, linestyle="--", zorder=0)
     axes.annotate(
         "equal",
@@ -104,42 +110,36 @@ def estimate_against_truth(
         xytext=(-6, -2),
         textcoords="offset points",
     )
-    axes.set(xlabel="fast estimate: accuracy of the ensemble on validation (%)", ylabel=truth_label)
-    bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(1, num_models), palette), ax=axes)
-    bar.set_label("ingredients in the soup")
-    bar.ax.yaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    figure.tight_layout()
-    return figure
 
 
 def ranks(
     order: Tensor,
     truth: Tensor,
+    *,
     budget: int,
     chosen: int,
     truth_label: str = "true accuracy of the soup (%)",
 ) -> Figure:
-    """True accuracy of every candidate against its rank by stage 1; the first B are evaluated. After RADIN, figure 3.
+    """RADIN, figure 3: the true accuracy of every candidate against its rank by stage 1.
 
     Args:
-        order: (M,) candidates, best first, as `rank` gives them.
+        order: (M,) indices of the candidates, best first, as `radin.rank` gives them.
         truth: (M,) true accuracy of each candidate in percent, in the candidates' own order.
+        budget: B. The first B candidates are marked as evaluated.
         chosen: index of the candidate that stage 2 returned.
+        truth_label: of the vertical axis.
+
+    Raises:
+        ParameterError: the budget is below 1.
     """
     if budget < 1:
         raise ParameterError(f"budget must be at least 1, not {budget}.")
     figure, axes = plt.subplots(figsize=(7.5, 4.2))
     position = np.arange(1, len(order) + 1)
     ranked = truth[order]
-    axes.scatter(
-        position,
-        ranked,
-        s=10,
-        color="#999999",
-        alpha=0.6,
-        label="candidates, by rank",
-        edgecolor="none",
-    )
+    winner = int((order == chosen).nonzero())
+    grey = {"color": "#999999", "alpha": 0.6, "edgecolor": "none"}
+    axes.scatter(position, ranked, s=10, label="candidates, by rank", **grey)
     axes.scatter(
         position[:budget],
         ranked[:budget],
@@ -148,23 +148,10 @@ def ranks(
         label=f"evaluated in stage 2 (B = {budget})",
         zorder=3,
     )
-    winner = int((order == chosen).nonzero())
-    axes.scatter(
-        position[winner],
-        ranked[winner],
-        s=190,
-        marker="*",
-        color="#D55E00",
-        label="returned",
-        zorder=4,
-    )
-    axes.axhline(
-        truth.max().item(),
-        color="#222222",
-        linewidth=1,
-        linestyle=":",
-        label="best of all candidates",
-    )
+    star = {"marker": "*", "color": "#D55E00", "zorder": 4}
+    axes.scatter(position[winner], ranked[winner], s=190, label="returned", **star)
+    best = truth.max().item()
+    axes.axhline(best, color="#222222", linewidth=1, linestyle=":", label="best of all candidates")
     axes.set(xlabel="rank by fast estimate (1 = most promising)", ylabel=truth_label, xscale="log")
     axes.legend(loc="lower left")
     figure.tight_layout()
@@ -175,57 +162,32 @@ def accuracy_against_budget(
     budgets: Sequence[int],
     curves: Mapping[str, Sequence[float]],
     levels: Mapping[str, float],
+    *,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     marked: int | None = None,
     label: str = "test accuracy (%)",
 ) -> Figure:
-    """Accuracy reached at each budget, one line for each recipe. After RADIN, figure 4.
+    """RADIN, figure 4: the accuracy reached at each budget, one line for each recipe.
 
     Args:
         budgets: numbers of evaluations.
-        curves: recipe (a suffix after a space is allowed: "radin λ=1") to accuracy at each budget.
+        curves: recipe to its accuracy at each budget. A suffix after a space is allowed, as in
+            "radin λ=1".
         levels: recipe to an accuracy that no budget changes, drawn as a horizontal line.
         bands: recipe to (low, high) at each budget, drawn as a shade.
         marked: a budget to mark with a vertical line.
+        label: of the vertical axis.
     """
     figure, axes = plt.subplots(figsize=(7.5, 5.2))
-    drawn = set()
-    for name, values in curves.items():
-        recipe = name.split()[0]
-        style = dict(RECIPE_STYLES[recipe])
-        if recipe in drawn:  # the same recipe with another setting: same colour, dashed
-            style |= {"linestyle": "--", "markerfacecolor": "white"}
-        drawn.add(recipe)
-        axes.plot(
-            budgets, values, label=name.replace("_", " "), markersize=5, linewidth=1.8, **style
-        )
+    _draw_curves(axes, budgets, curves)
     for name, (low, high) in (bands or {}).items():
-        axes.fill_between(
-            budgets,
-            low,
-            high,
-            color=RECIPE_STYLES[name.split()[0]]["color"],
-            alpha=0.15,
-            linewidth=0,
-        )
+        color = RECIPE_STYLES[name.split()[0]]["color"]
+        axes.fill_between(budgets, low, high, color=color, alpha=0.15, linewidth=0)
     for name, value in levels.items():
-        axes.axhline(
-            value,
-            label=name.replace("_", " "),
-            linewidth=1.6,
-            **{k: v for k, v in RECIPE_STYLES[name].items() if k != "marker"},
-        )
+        line = {key: look for key, look in RECIPE_STYLES[name].items() if key != "marker"}
+        axes.axhline(value, label=name.replace("_", " "), linewidth=1.6, **line)
     if marked is not None:
-        axes.axvline(marked, color="#bbbbbb", linewidth=6, alpha=0.4, zorder=0)
-        axes.annotate(
-            f"B = {marked}",
-            (marked, 0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=10,
-            color="#555555",
-        )
+        _mark_budget(axes, marked)
     axes.set(xlabel="budget B (evaluations)", ylabel=label)
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4, frameon=False, fontsize=10)
@@ -233,15 +195,45 @@ def accuracy_against_budget(
     return figure
 
 
+def _draw_curves(axes: Axes, budgets: Sequence[int], curves: Mapping[str, Sequence[float]]) -> None:
+    drawn = set()
+    for name, values in curves.items():
+        recipe = name.split()[0]
+        style = dict(RECIPE_STYLES[recipe])
+        if recipe in drawn:  # the same recipe with another setting: same colour, dashed
+            style |= {"linestyle": "--", "markerfacecolor": "white"}
+        drawn.add(recipe)
+        title = name.replace("_", " ")
+        axes.plot(budgets, values, label=title, markersize=5, linewidth=1.8, **style)
+
+
+def _mark_budget(axes: Axes, budget: int) -> None:
+    axes.axvline(budget, color="#bbbbbb", linewidth=6, alpha=0.4, zorder=0)
+    axes.annotate(
+        f"B = {budget}",
+        (budget, 0),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(6, 4),
+        textcoords="offset points",
+        fontsize=10,
+        color="#555555",
+    )
+
+
 def by_size(
-    test: Tensor, sizes: Tensor, threshold: int, label: str = "test accuracy of the soup (%)"
+    test: Tensor,
+    sizes: Tensor,
+    threshold: int,
+    *,
+    label: str = "test accuracy of the soup (%)",
 ) -> Figure:
-    """Distribution of the soups' accuracy, those of many ingredients against those of few. After RADIN, figure 5.
+    """RADIN, figure 5: the accuracy of soups of many ingredients and of soups of few.
 
     Args:
         test: (M,) in percent.
         sizes: (M,) numbers of ingredients.
         threshold: soups of more ingredients than this are "many".
+        label: of the horizontal axis.
     """
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
     edges = np.histogram_bin_edges(test, bins=40)
@@ -259,75 +251,5 @@ def by_size(
         axes.axvline(values.mean().item(), color=color, linewidth=2.2)
     axes.set(xlabel=label, ylabel="share of these soups (%)")
     axes.legend(loc="upper left")
-    figure.tight_layout()
-    return figure
-
-
-def intervals(rows: Mapping[str, tuple[float, float, float]], label: str) -> Figure:
-    """Differences with their 95% intervals, one row each; what lies right of zero favours the first named.
-
-    Args:
-        rows: title to (difference, low, high), as `radin.experiments.intervals.paired_interval` gives them.
-    """
-    figure, axes = plt.subplots(figsize=(7.5, 1.0 + 0.42 * len(rows)))
-    for place, (middle, low, high) in enumerate(rows.values()):
-        color = "#009E73" if low > 0 else "#D55E00" if high < 0 else "#767676"
-        axes.plot([low, high], [place, place], color=color, linewidth=2.4, solid_capstyle="butt")
-        axes.plot(middle, place, "o", color=color, markersize=7)
-    axes.axvline(0, color="#222222", linewidth=1)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
-    axes.grid(axis="y", visible=False)
-    figure.tight_layout()
-    return figure
-
-
-def slopes(
-    scales: Sequence[float], errors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
-) -> Figure:
-    """Errors against a scale on log-log axes, with the slope fitted to each line written beside it."""
-    figure, axes = plt.subplots(figsize=(6.8, 4.6))
-    markers = iter("osD^v")
-    for (name, values), color in zip(errors.items(), sns.color_palette("colorblind"), strict=False):
-        axes.loglog(
-            scales,
-            values,
-            marker=next(markers),
-            color=color,
-            label=f"{name}: slope {fitted_slope(scales, values):.2f}",
-        )
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.legend()
-    figure.tight_layout()
-    return figure
-
-
-def fitted_slope(scales: Sequence[float], values: Sequence[float]) -> float:
-    """Slope of the least-squares line through (log scale, log value)."""
-    return float(np.polyfit(np.log(np.asarray(scales)), np.log(np.asarray(values)), 1)[0])
-
-
-def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
-    """One row of dots for each comparison, with its mean: differences in percentage points over many zoos."""
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.8 * len(differences)))
-    rng = np.random.default_rng(0)  # sideways scatter only, so that equal dots stay visible
-    for row, values in enumerate(differences.values()):
-        axes.scatter(
-            values,
-            row + rng.uniform(-0.25, 0.25, len(values)),
-            s=9,
-            alpha=0.5,
-            color="#0072B2",
-            edgecolor="none",
-        )
-        axes.plot(
-            [torch.as_tensor(values).mean()] * 2,
-            [row - 0.36, row + 0.36],
-            color="#D55E00",
-            linewidth=3,
-        )
-    axes.axvline(0, color="#222222", linewidth=1)
-    axes.set_yticks(range(len(differences)), list(differences))
-    axes.set(xlabel=label, ylim=(len(differences) - 0.4, -0.6))
     figure.tight_layout()
     return figure

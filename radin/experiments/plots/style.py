@@ -6,8 +6,8 @@ from typing import Any
 
 import seaborn as sns
 
-# One colour and one line style for each recipe, the same on every page. The colours are Okabe and Ito's,
-# which colour-blind readers can tell apart; the styles serve print.
+# One colour and one line style for each recipe, the same on every page. The colours are those of
+# Okabe and Ito, which colour-blind readers can tell apart. The line styles serve print.
 RECIPE_STYLES: dict[str, dict[str, Any]] = {
     "radin": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
     "greedy": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
@@ -21,7 +21,7 @@ RECIPE_STYLES: dict[str, dict[str, Any]] = {
 
 
 def set_style() -> None:
-    """Set the look of every figure of the book; called once at the head of a notebook."""
+    """Set the look of every figure of the book. A notebook calls it once, before its figures."""
     sns.set_theme(
         context="notebook",
         style="whitegrid",
