@@ -1,8 +1,9 @@
 """The budget explorer: what the page needs so that it can replay every recipe without a kernel.
 
-`write_explorer(stage)` puts beside the staged pages the benches as whole numbers, the charts (made with Altair), the
-scripts that draw them, and `book/explorer.md`, which pages include. The arithmetic in the page is in
-`book/_static/explorer/explorer.js`; a reader without scripts sees the figure and the table made here.
+`write_explorer(stage)` puts beside the staged pages the benches as integers, the charts (made with
+Altair), the scripts that draw them, and `book/explorer.md`, which pages include. The recipes' rules
+for the page are in `book/_static/explorer/explorer.js`. A reader without scripts sees the figure
+and the table made here.
 """
 
 from __future__ import annotations
@@ -20,29 +21,31 @@ from matplotlib.figure import Figure
 import radin
 from radin.experiments.bench import replay
 from radin.experiments.plots.style import RECIPE_STYLES, set_style
+from radin.recipes.rules import random_order
 
 CANDIDATES = {
     "cifar10": (10, 20, 50, 100, 200, 500, 1023),
     "cifar10-wild": (10, 20, 40, 60, 80, 100, 127),
 }
-SEEDS = 10
-LIMIT = 30  # the largest budget
+NUM_SEEDS = 10
+MAX_BUDGET = 30
 RECIPES = ("radin", "greedy", "random", "uniform", "best_single")
-# What the page shows before anyone moves a control, and what stands there without scripts.
+# What the page shows before a control is moved, and what it shows without scripts.
 START: dict[str, Any] = {"zoo": "cifar10", "budget": 4, "prior": 1.0, "candidates": 200, "seed": 0}
-LAYERS = {  # what a subset is at this moment: colour, size, shape, in the order in which they are drawn
+LAYERS = {  # state of a subset: colour, size, shape, in the order in which they are drawn
     "not drawn": ("#767676", 8, "circle"),
     "candidate": ("#56B4E9", 24, "circle"),
     "evaluated": ("#E69F00", 90, "square"),
     "oracle": ("#009E73", 200, "diamond"),
     "returned by radin": ("#D55E00", 200, "triangle-up"),
 }
-TEXT = "#222222"  # the page puts its own colour of text in its place, by day and by night
-TRUTH = "accuracy of the soup (%)"  # the page says on which part
+TEXT = "#222222"  # the page replaces it by its own colour of text, by day and by night
+TRUTH = "accuracy of the soup (%)"  # the page adds on which part
 FIGURE_ALT = (
-    "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the accuracy on validation. "
-    "The evaluated ones lie at the right edge, and the highest of them is returned. Right, lines for each recipe: "
-    "across, the budget; up, test accuracy, with the oracle as a level above them."
+    "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the "
+    "accuracy on validation. The evaluated ones lie at the right edge, and the highest of them is "
+    "returned. Right, lines for each recipe: across, the budget; up, test accuracy, with the oracle "
+    "as a level above them."
 )
 
 
@@ -55,51 +58,41 @@ def write_explorer(stage: Path) -> None:
     data = {
         "zoos": {name: zoo_data(name) for name in CANDIDATES},
         "candidates": CANDIDATES,
-        "limit": LIMIT,
+        "limit": MAX_BUDGET,
         "charts": {"plane": plane_chart(), "curve": curve_chart()},
     }
     text = json.dumps(data, separators=(",", ":"))
     (static / "data.js").write_text(f"window.radinExplorerData = {text};\n", "utf-8")
-    # The bundle declares its names at top level: closed in, they are nobody else's.
+    # The bundle declares its names at top level; the function around them hides them from others.
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub is older than it
     (static / "vega.js").write_text(f"(function () {{\n{bundle}\n}})();\n", "utf-8")
     soups = start_soups()
-    with (
-        matplotlib.rc_context()
-    ):  # the style is this figure's own, whatever was drawn before or is drawn after
+    with matplotlib.rc_context():  # the style of this figure alone
         set_style()
         still_figure(soups).savefig(figures / "explorer.png", dpi=110, metadata={"Software": None})
     (stage / "book" / "explorer.md").write_text(fragment(soups), "utf-8")
 
 
 def zoo_data(name: str) -> dict[str, Any]:
-    """A shipped bench as numbers of right answers, and the draws of both random recipes (see explorer.js)."""
+    """A shipped bench as numbers of right answers, and the draws of the seeds (see explorer.js)."""
     bench = radin.SoupBench.load(name)
-    rows, N = 2**bench.num_models - 1, bench.num_models
-    bits = 2 ** np.arange(N)
-    draws = [
-        ((radin.monte_carlo(N, rows, seed).numpy() > 0) @ bits - 1).tolist()
-        for seed in range(SEEDS)
-    ]
+    num_soups = 2**bench.num_models - 1
+    draws = [replay.monte_carlo_rows(bench, num_soups, seed).tolist() for seed in range(NUM_SEEDS)]
 
     def hits(accuracies: Any, part: str) -> list[int]:
         return (accuracies * bench.bank(part).num_images / 100).round().int().tolist()
 
     return {
-        "N": N,
+        "N": bench.num_models,
         "val": bench.val.num_images,
         "test": bench.test.num_images,
         "fast": hits(bench.ensembles("val"), "val"),
         "soup_val": hits(bench.soups("val"), "val"),
         "soup_test": hits(bench.soups("test"), "test"),
         "draws": draws,
-        # As in `craft`: the random recipe permutes the candidates with a generator of its own.
-        "blind": [
-            {
-                M: np.random.default_rng(seed).permutation(M)[:LIMIT].tolist()
-                for M in CANDIDATES[name]
-            }
-            for seed in range(SEEDS)
+        "random": [
+            {M: random_order(M, seed=seed)[:MAX_BUDGET].tolist() for M in CANDIDATES[name]}
+            for seed in range(NUM_SEEDS)
         ],
     }
 
@@ -108,16 +101,16 @@ def zoo_data(name: str) -> dict[str, Any]:
 
 
 def plane_chart() -> dict[str, Any]:
-    """Fast estimate against accuracy: every subset a dot, whose look says what has become of it."""
+    """Fast estimate against accuracy: every subset is a dot, whose style shows its state."""
     names = list(LAYERS)
     colour = alt.Color(
         "state:N",
-        scale=alt.Scale(domain=names, range=[look[0] for look in LAYERS.values()]),
+        scale=alt.Scale(domain=names, range=[style[0] for style in LAYERS.values()]),
         legend=_legend(),
     )
     shape = alt.Shape(
         "state:N",
-        scale=alt.Scale(domain=names, range=[look[2] for look in LAYERS.values()]),
+        scale=alt.Scale(domain=names, range=[style[2] for style in LAYERS.values()]),
         legend=_legend(),
     )
     base = alt.Chart(alt.NamedData("soups"), title="candidates and evaluations").encode(
@@ -138,7 +131,7 @@ def plane_chart() -> dict[str, Any]:
             alt.Tooltip("truth:Q", title="accuracy (%)", format=".2f"),
         ],
     )
-    # One layer for each state, so that what matters is drawn last, and large.
+    # One layer for each state, so that the important ones are drawn last, and large.
     layers = [
         base.transform_filter(alt.datum.state == name).mark_point(
             filled=True,
@@ -151,7 +144,7 @@ def plane_chart() -> dict[str, Any]:
     ]
     return _finished(
         alt.layer(*layers),
-        "Every soup by its fast estimate and its accuracy; the table below says the same in numbers.",
+        "Every soup by its fast estimate and its accuracy; the table below gives the numbers.",
     )
 
 
@@ -182,12 +175,12 @@ def curve_chart() -> dict[str, Any]:
     )
     now = alt.Chart(alt.NamedData("now")).encode(x="budget:Q")
     rule = now.mark_rule(color="#767676", aria=False)
-    word = now.mark_text(
+    label = now.mark_text(
         align="left", dx=4, dy=-8, text="your budget", color=TEXT, fontSize=12, aria=False
     )
-    word = word.encode(y=alt.value("height"))
+    label = label.encode(y=alt.value("height"))
     return _finished(
-        alt.layer(rule, lines, word), "Test accuracy of each recipe's soup at every budget."
+        alt.layer(rule, lines, label), "Test accuracy of each recipe's soup at every budget."
     )
 
 
@@ -236,7 +229,9 @@ def start_soups(
 def still_figure(soups: dict[str, radin.Soup]) -> Figure:
     """The two charts at the first settings, for readers without scripts."""
     bench = radin.SoupBench.load(START["zoo"])
-    fast, val, test = bench.ensembles("val"), bench.soups("val"), bench.soups("test")
+    fast = bench.ensembles("val")
+    val = bench.soups("val")
+    test = bench.soups("test")
     drawn = [bench.row(weights) for weights in start_candidates(bench)]
     figure = Figure(figsize=(10, 4), layout="constrained")
     plane, curve = figure.subplots(1, 2)
@@ -255,13 +250,13 @@ def still_figure(soups: dict[str, radin.Soup]) -> Figure:
         )
     plane.set(xlabel="fast estimate (%)", ylabel="accuracy of the soup on validation (%)")
     plane.legend(fontsize=8)
-    budgets = range(1, LIMIT + 1)
+    budgets = range(1, MAX_BUDGET + 1)
     curves: dict[str, Any] = {
-        "radin": replay.radin(bench, LIMIT, START["prior"], among=np.array(drawn)),
-        "greedy": replay.greedy(bench, LIMIT),
+        "radin": replay.radin(bench, MAX_BUDGET, START["prior"], among=np.array(drawn)),
+        "greedy": replay.greedy(bench, MAX_BUDGET),
         "random": [bench.row(start_soups(B, ("random",))["random"].weights) for B in budgets],
-        "uniform": np.full(LIMIT, replay.uniform(bench)),
-        "best_single": np.full(LIMIT, replay.best_single(bench)),
+        "uniform": np.full(MAX_BUDGET, replay.uniform(bench)),
+        "best_single": np.full(MAX_BUDGET, replay.best_single(bench)),
     }
     for recipe, rows in curves.items():
         style = {key: value for key, value in RECIPE_STYLES[recipe].items() if key != "marker"}
@@ -280,21 +275,23 @@ def still_table(soups: dict[str, radin.Soup]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for recipe, soup in soups.items():
-        row, regret = bench.row(soup.weights), bench.regret(soup.weights)
+        row = bench.row(soup.weights)
+        regret = bench.regret(soup.weights)
         lines.append(
-            f"| {recipe.replace('_', ' ')} | {' '.join(map(str, soup.members))} | {soup.evaluations} | "
+            f"| {recipe.replace('_', ' ')} | {' '.join(map(str, soup.members))} "
+            f"| {soup.evaluations} | "
             f"{bench.soups('val')[row]:.2f} | {bench.soups('test')[row]:.2f} | {regret:.2f} |"
         )
     return "\n".join(lines)
 
 
 def fragment(soups: dict[str, radin.Soup]) -> str:
-    """The Markdown that pages include: figure and table, and the live explorer that takes their place."""
+    """The Markdown that pages include: figure and table, and the live explorer."""
     bench = radin.SoupBench.load(START["zoo"])
     what = f"{bench.num_models} ingredients, {2**bench.num_models - 1:,} soups"
     settings = (
-        f"budget {START['budget']}, lambda {START['prior']:g}, {START['candidates']} Monte Carlo candidates, "
-        f"seed {START['seed']}"
+        f"budget {START['budget']}, lambda {START['prior']:g}, {START['candidates']} Monte Carlo "
+        f"candidates, seed {START['seed']}"
     )
     return f"""\
 :::::{{div}} explorer-static
@@ -318,14 +315,15 @@ this figure.
 
 
 def live_html() -> str:
-    """The controls, the places of the charts and the table; hidden until the scripts have come."""
+    """The controls, the boxes of the charts and the table; hidden until the scripts are loaded."""
     first = CANDIDATES[START["zoo"]].index(START["candidates"])
     sliders = "\n".join(
-        f'<div class="explorer-control"><label for="explorer-{name}">{label} <output for="explorer-{name}"></output>'
-        f'</label><input type="range" id="explorer-{name}" name="{name}" min="{low}" max="{high}" step="{step}" '
-        f'value="{value}"></div>'
+        f'<div class="explorer-control"><label for="explorer-{name}">{label} '
+        f'<output for="explorer-{name}"></output></label>'
+        f'<input type="range" id="explorer-{name}" name="{name}" '
+        f'min="{low}" max="{high}" step="{step}" value="{value}"></div>'
         for name, label, low, high, step, value in (
-            ("budget", "budget B", 1, LIMIT, 1, START["budget"]),
+            ("budget", "budget B", 1, MAX_BUDGET, 1, START["budget"]),
             ("prior", "prior λ (points)", 0, 5, 0.1, START["prior"]),
             (
                 "candidates",
@@ -335,7 +333,7 @@ def live_html() -> str:
                 1,
                 first,
             ),
-            ("seed", "seed", 0, SEEDS - 1, 1, START["seed"]),
+            ("seed", "seed", 0, NUM_SEEDS - 1, 1, START["seed"]),
         )
     )
     boxes = "\n".join(
@@ -362,7 +360,7 @@ def live_html() -> str:
 <fieldset class="explorer-recipes"><legend>recipes</legend>
 {boxes}
 </fieldset>
-<p class="explorer-said" role="status"></p>
+<p class="explorer-summary" role="status"></p>
 <div class="explorer-charts"><div class="explorer-plane"></div><div class="explorer-curve"></div></div>
 <div class="explorer-table" tabindex="0" role="region" aria-label="What each recipe returns">
 <table><caption>What each recipe returns at this budget: its ingredients, the evaluations spent, accuracy on

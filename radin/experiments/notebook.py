@@ -17,9 +17,9 @@ from torch import Tensor
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
-from radin.errors import MAX_SEED, ParameterError, check_seed, check_integer
+from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.bench.shipped import shipped
+from radin.experiments.bench.shipped import shipped_benches
 from radin.experiments.model_soups.ingredients import ingredient_ids
 from radin.experiments.zoos.digits import digits_zoo
 from radin.files import update_hash
@@ -112,7 +112,7 @@ def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:
 
 def benches() -> tuple[str, ...]:
     """What `open_bench` knows: the digits and the CIFAR-10 benches that are shipped."""
-    return ("digits", *(name for name in shipped() if name.startswith("cifar10")))
+    return ("digits", *(name for name in shipped_benches() if name.startswith("cifar10")))
 
 
 def open_bench(name: str, quick: bool = False, device: str = "auto") -> SoupBench:
@@ -124,7 +124,7 @@ def open_bench(name: str, quick: bool = False, device: str = "auto") -> SoupBenc
             zoo, load_split("digits", "val"), load_split("digits", "test"), device=device
         )
     bench = SoupBench.load(name)
-    return bench.sub(range(5)) if quick else bench
+    return bench.subset(range(5)) if quick else bench
 
 
 def own_kernel(folder: Path) -> dict[str, str]:

@@ -1,27 +1,28 @@
 """Recipes: from a logit bank and a budget of evaluations to one soup.
 
-A recipe sees the bank and a ledger, nothing else. Whether an evaluation averages real checkpoints or
-looks a row up in a soup bench is not its business, unless it stands among the live recipes.
+A recipe sees the bank and a ledger, nothing else. It does not know whether an evaluation averages
+real checkpoints or looks a row up in a soup bench. Only the live recipes need the networks.
+
+>>> import radin
+>>> list(radin.RECIPES)
+['radin', 'greedy', 'uniform', 'best_single', 'random', 'ensemble']
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from radin.checkpoints.zoo import Zoo
-from radin.errors import ParameterError, check_seed, check_integer
+from radin.errors import ParameterError, check_integer, check_seed
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights
 from radin.ranking.rank import check_prior
 from radin.recipes.learned import LIVE_RECIPES
 from radin.recipes.ledger import Evaluate, Ledger, Trial
-from radin.recipes.selection import RANKED, RECIPES, Order
-from radin.recipes.trust import of_trials, trust
+from radin.recipes.selection import RANKED, RECIPES, RecipeOptions
+from radin.recipes.trust import checks_of_trials
 from radin.recipes.trust_report import Trust
 
 
@@ -35,11 +36,20 @@ class Soup:
         accuracy: its validation accuracy in percent (for "ensemble", the ensemble's).
         trials: what was looked at, in order.
         evaluations: how many evaluations were spent; the entry fee is not among them.
-        forward_equivalents: evaluations plus what was spent on training, in the same unit: one forward
-            pass over the validation split.
+        forward_equivalents: evaluations plus what was spent on training, in the same unit: one
+            forward pass over the validation split.
         budget: how many were allowed.
-        note: what the user should know, such as a budget larger than the recipe can use; else empty.
-        bank, evaluate: what it was crafted from; a copy that is pickled goes without them.
+        note: what the user should know, such as a budget larger than the recipe can use; else
+            empty.
+        trust: a short report: how far the fast estimate can be believed, by the trials alone. None
+            for a recipe that does not rank by it. `radin.trust(bank, zoo, trials=soup)` makes all
+            checks.
+
+    >>> import radin
+    >>> bench = radin.SoupBench.load("cifar10")
+    >>> soup = radin.craft(bench.val, bench.evaluator(), budget=2, recipe="greedy")
+    >>> soup.evaluations, len(soup.members) <= 3
+    (2, True)
     """
 
     recipe: str
@@ -50,25 +60,7 @@ class Soup:
     forward_equivalents: float
     budget: int
     note: str = ""
-    bank: LogitBank | None = field(default=None, repr=False, compare=False)
-    evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
-
-    @cached_property
-    def trust(self) -> Trust | None:
-        """How far the fast estimate could be believed here: `radin.trust` of the bank, of the zoo where `evaluate` has
-        one (its checkpoints are then read once more), and of the trials. None for a recipe that ranks nothing by it,
-        and for a pickled soup that was not asked before. Once known, printing the soup repeats its advice.
-        """
-        if self.bank is None or self.recipe not in RANKED:
-            return None
-        zoo = getattr(self.evaluate, "zoo", None)
-        refreshed = getattr(self.evaluate, "refresh", None) is not None
-        return trust(
-            self.bank,
-            zoo if isinstance(zoo, Zoo) else None,
-            trials=self.trials,
-            refreshed=refreshed,
-        )
+    trust: Trust | None = None
 
     @property
     def members(self) -> list[int]:
@@ -78,26 +70,21 @@ class Soup:
     def __str__(self) -> str:
         training = self.forward_equivalents - self.evaluations
         text = (
-            f"{self.recipe}: validation accuracy {self.accuracy:.2f}%, {len(self.members)} of {len(self.weights)} "
-            f"ingredients, {self.evaluations} of {self.budget} evaluations spent"
-            + (f" and {training:.2f} more on training" if training else "")
+            f"{self.recipe}: validation accuracy {self.accuracy:.2f}%, "
+            f"{len(self.members)} of {len(self.weights)} ingredients, "
+            f"{self.evaluations} of {self.budget} evaluations spent"
         )
-        text = f"{text} ({self.note})" if self.note else text
-        # What the evaluated soups say is at hand; all else, which reads every checkpoint, waits for `trust`.
-        known = self.__dict__.get("trust") or self._trials_alone()
-        if known is not None and known.verdict == "no":
-            text += "\ndo not trust the fast estimate here (print soup.trust for all checks):"
-            text += "".join(f"\n- {advice}" for advice in known.advice)
+        if training:
+            text += f" and {training:.2f} more on training"
+        if self.note:
+            text += f" ({self.note})"
+        if self.trust is not None and self.trust.verdict == "no":
+            text += (
+                "\ndo not trust the fast estimate here "
+                "(print radin.trust(bank, zoo, trials=soup) for all checks):"
+            )
+            text += "".join(f"\n- {advice}" for advice in self.trust.advice)
         return text
-
-    def _trials_alone(self) -> Trust | None:
-        if self.bank is None or self.recipe not in RANKED:
-            return None
-        return Trust(tuple(of_trials(self.bank, self.trials)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A bank may be gigabytes, and an evaluator holds files and functions that no other process can open.
-        return {**self.__dict__, "bank": None, "evaluate": None}
 
 
 def craft(
@@ -105,6 +92,7 @@ def craft(
     evaluate: Evaluate,
     budget: int,
     recipe: str = "radin",
+    *,
     candidates: Tensor | None = None,
     prior: float = 0.0,
     seed: int = 0,
@@ -113,22 +101,31 @@ def craft(
 
     Args:
         bank: the validation logit bank, N ingredients.
-        evaluate: mixing weights (N,) to validation accuracy in percent; called at most `budget` times.
-            "learned" needs `radin.evaluator(zoo, split)`, the others take any function.
-        budget: B, at least 1; more than the recipe can use is used up to what exists, and `Soup.note` says so.
-        recipe: "radin", "greedy", "uniform", "best_single", "random", "learned", or "ensemble" (a reference).
-        candidates: (M, N) mixing weights for "radin" and "random"; by default all subsets of up to 13
-            ingredients, and 8,191 Monte Carlo subsets of more.
+        evaluate: mixing weights (N,) to validation accuracy in percent; called at most `budget`
+            times. "learned" needs `radin.evaluator(zoo, split)`, the others take any function.
+        budget: B, at least 1. More than the recipe can use is used up to what exists, and
+            `Soup.note` says so.
+        recipe: "radin", "greedy", "uniform", "best_single", "random", "learned", or "ensemble" (a
+            reference).
+        candidates: (M, N) mixing weights for "radin" and "random"; by default all subsets of up to
+            13 ingredients, and 8,191 Monte Carlo subsets of more.
         prior: lambda, for "radin": the bonus of the full zoo in percentage points.
         seed: of every random choice.
 
     Raises:
-        ParameterError: an impossible budget, recipe, prior or candidate, or no networks for "learned", before
-            anything is evaluated.
+        ParameterError: an impossible budget, recipe, prior or candidate, or no networks for
+            "learned". It is raised before anything is evaluated.
 
-    Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and learned.
+    Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and
+    learned.
+
+    >>> import radin
+    >>> bench = radin.SoupBench.load("cifar10")
+    >>> soup = radin.craft(bench.val, bench.evaluator(), budget=4)
+    >>> print(soup)
     """
-    budget, prior = check_integer("budget", budget, minimum=1), check_prior(prior)
+    budget = check_integer("budget", budget, minimum=1)
+    prior = check_prior(prior)
     seed = check_seed(seed)
     recipes = RECIPES | LIVE_RECIPES
     if recipe not in recipes:
@@ -137,24 +134,26 @@ def craft(
         candidates = torch.as_tensor(candidates)
         check_weights(candidates, bank.num_models, rows=True)
     ledger = Ledger(bank, evaluate, budget)
-    chosen = recipes[recipe](bank, ledger, Order(candidates, prior, seed))
-    notes = list(ledger.notes)
-    if ledger.left > 0:
-        cost, unit = (
-            float(ledger.forward_equivalents),
-            "forward-equivalents" if ledger.charged else "evaluations",
-        )
-        used = f"can use only {cost:.3g} {unit} here" if cost else "needs no evaluation"
-        notes.append(f"this recipe {used}, {ledger.left} of the budget are left")
+    options = RecipeOptions(candidates=candidates, prior=prior, seed=seed)
+    choice = recipes[recipe](bank, ledger, options)
+    trials = ledger.trials
     return Soup(
         recipe=recipe,
-        weights=chosen.weights,
-        accuracy=chosen.accuracy,
-        trials=ledger.trials,
+        weights=trials[choice].weights,
+        accuracy=trials[choice].accuracy,
+        trials=trials,
         evaluations=ledger.spent,
         forward_equivalents=float(ledger.forward_equivalents),
         budget=budget,
-        note="; ".join(notes),
-        bank=bank,
-        evaluate=evaluate,
+        note="; ".join([*ledger.notes, *_unused_budget(ledger)]),
+        trust=Trust(tuple(checks_of_trials(bank, trials))) if recipe in RANKED else None,
     )
+
+
+def _unused_budget(ledger: Ledger) -> list[str]:
+    if ledger.left <= 0:
+        return []
+    cost = float(ledger.forward_equivalents)
+    unit = "forward-equivalents" if ledger.charged else "evaluations"
+    used = f"can use only {cost:.3g} {unit} here" if cost else "needs no evaluation"
+    return [f"this recipe {used}, {ledger.left} of the budget are left"]

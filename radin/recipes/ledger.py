@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
 from radin.errors import BudgetError, ParameterError
+from radin.inference.evaluate import LiveEvaluator
 from radin.ranking.bank import LogitBank
 from radin.ranking.rank import fast_estimate
 
@@ -22,9 +24,15 @@ class Trial:
 
     Attributes:
         weights: (N,) mixing weights.
-        estimate: fast estimate in percent, off the bank.
-        accuracy: validation accuracy in percent: of the soup, by an evaluation; off the bank when not `evaluated`.
+        estimate: fast estimate in percent, read off the bank.
+        accuracy: validation accuracy in percent. It comes from an evaluation of the soup, or off
+            the bank when not `evaluated`.
         evaluated: whether it cost an evaluation.
+
+    >>> import radin
+    >>> bench = radin.SoupBench.load("cifar10")
+    >>> trial = radin.craft(bench.val, bench.evaluator(), budget=1).trials[0]
+    >>> print(f"{trial.estimate:.2f} {trial.accuracy:.2f} {trial.evaluated}")
     """
 
     weights: Tensor
@@ -34,28 +42,51 @@ class Trial:
 
 
 @dataclass
+class _Look:
+    """A trial in the books: `accuracy` is None where the estimate stands for it."""
+
+    weights: Tensor
+    estimate: float | None
+    accuracy: float | None
+
+
+@dataclass
 class Ledger:
     """The only way for a recipe to an evaluation; it cannot be overspent.
 
-    `look` takes an accuracy off the bank and is free, `spend` evaluates a soup and costs one, `charge`
-    books other work for what it costs. What the user should know goes to `notes`.
+    `look` takes an accuracy off the bank and is free. `spend` evaluates a soup and costs one.
+    `charge` books other work for what it costs. What the user should know goes to `notes`.
     """
 
     bank: LogitBank
     evaluate: Evaluate
     budget: int
-    trials: list[Trial] = field(default_factory=list)
     charged: Fraction = Fraction(0)
     notes: list[str] = field(default_factory=list)
+    _looks: list[_Look] = field(default_factory=list, repr=False)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All looks so far, in order; the bank is read once for the estimates that are missing."""
+        missing = [look for look in self._looks if look.estimate is None]
+        if missing:
+            weights = torch.stack([look.weights for look in missing])
+            estimates = fast_estimate(self.bank, weights).tolist()
+            for look, estimate in zip(missing, estimates, strict=True):
+                look.estimate = estimate
+        return [_trial(look) for look in self._looks]
 
     @property
     def spent(self) -> int:
         """Evaluations so far."""
-        return sum(trial.evaluated for trial in self.trials)
+        return sum(look.accuracy is not None for look in self._looks)
 
     @property
     def forward_equivalents(self) -> Fraction:
-        """Evaluations so far and what was charged: what the budget limits. A fraction, so that thirds add up."""
+        """Evaluations so far and what was charged: what the budget limits.
+
+        It is a fraction, so that thirds add up.
+        """
         return self.spent + self.charged
 
     @property
@@ -69,7 +100,9 @@ class Ledger:
         Args:
             cost: in forward passes over the validation split.
 
-        Raises BudgetError when so much is not left, ParameterError for a cost that is no number of at least 0.
+        Raises:
+            BudgetError: so much is not left.
+            ParameterError: the cost is no number of at least 0.
         """
         if not 0 <= cost < math.inf:  # NaN fails this too
             raise ParameterError(f"cost must be a number of at least 0, not {cost!r}.")
@@ -80,50 +113,90 @@ class Ledger:
             )
         self.charged += Fraction(cost)
 
-    def spend(self, weights: Tensor) -> Trial:
-        """Evaluate one soup. BudgetError when nothing is left, ParameterError for a result that is no accuracy."""
+    def spend(self, weights: Tensor, *, estimate: float | None = None) -> float:
+        """Evaluate one soup.
+
+        Args:
+            weights: (N,) mixing weights.
+            estimate: the soup's fast estimate where it is available; else the bank gives it later.
+
+        Returns: its validation accuracy in percent.
+
+        Raises:
+            BudgetError: nothing is left.
+            ParameterError: the result is no accuracy.
+        """
         if self.left < 1:
             raise BudgetError(
-                f"The budget of {self.budget} evaluations is spent; raise the budget or stop earlier."
+                f"The budget of {self.budget} evaluations is spent; "
+                "raise the budget or stop earlier."
             )
         answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
-        return self._record(weights, _checked(answer), evaluated=True)
+        return self._book(weights, estimate, _check_accuracy(answer))
 
-    def spend_many(self, rows: Tensor) -> list[Trial]:
-        """Evaluate several soups, rows (M, N): in one pass over the images where `evaluate` has a method `many`.
+    def spend_many(self, rows: Tensor, *, estimates: Sequence[float] | None = None) -> list[float]:
+        """Evaluate several soups, in one pass over the images where `evaluate` is live.
+
+        Args:
+            rows: (M, N) mixing weights.
+            estimates: their M fast estimates where they are available; else the bank gives them
+                later, all in one read.
+
+        Returns: their validation accuracies in percent.
 
         Raises BudgetError when less than M is left.
         """
-        many = getattr(self.evaluate, "many", None)
-        if many is None or len(rows) > self.left:  # the one too many says so
-            return [self.spend(weights) for weights in rows]
-        answers = [_checked(answer) for answer in many([weights.clone() for weights in rows])]
+        given = [None] * len(rows) if estimates is None else list(estimates)
+        if not isinstance(self.evaluate, LiveEvaluator) or len(rows) > self.left:
+            # One by one; where they do not fit, the one too many raises the error.
+            return [
+                self.spend(weights, estimate=estimate)
+                for weights, estimate in zip(rows, given, strict=True)
+            ]
+        answers = self.evaluate.many([weights.clone() for weights in rows])
+        accuracies = [_check_accuracy(answer) for answer in answers]
         return [
-            self._record(weights, answer, evaluated=True)
-            for weights, answer in zip(rows, answers, strict=True)
+            self._book(weights, estimate, accuracy)
+            for weights, estimate, accuracy in zip(rows, given, accuracies, strict=True)
         ]
 
-    def look(self, weights: Tensor) -> Trial:
-        """The ensemble's accuracy off the bank, free. For one ingredient alone it is the soup's own accuracy."""
-        return self._record(weights, None, evaluated=False)
+    def look(self, weights: Tensor, *, estimate: float | None = None) -> float:
+        """The accuracy of an ensemble off the bank, free.
 
-    def _record(self, weights: Tensor, measured: float | None, evaluated: bool) -> Trial:
-        estimate = fast_estimate(self.bank, weights.unsqueeze(0)).item()
-        trial = Trial(
-            weights.clone(), estimate, estimate if measured is None else measured, evaluated
-        )
-        self.trials.append(trial)
-        return trial
+        For one ingredient alone it is the soup's own accuracy.
+
+        Args:
+            weights: (N,) mixing weights.
+            estimate: the fast estimate where it is available; else the bank is read.
+
+        Returns: the accuracy in percent.
+        """
+        if estimate is None:
+            estimate = fast_estimate(self.bank, weights.unsqueeze(0)).item()
+        self._book(weights, estimate, None)
+        return estimate
+
+    def _book(self, weights: Tensor, estimate: float | None, accuracy: float | None) -> float:
+        self._looks.append(_Look(weights.clone(), estimate, accuracy))
+        return math.nan if accuracy is None else accuracy
 
 
-def _checked(answer: object) -> float:
+def _trial(look: _Look) -> Trial:
+    assert look.estimate is not None
+    evaluated = look.accuracy is not None
+    accuracy = look.estimate if look.accuracy is None else look.accuracy
+    return Trial(look.weights, look.estimate, accuracy, evaluated)
+
+
+def _check_accuracy(answer: object) -> float:
     """What an evaluation returned as an accuracy; ParameterError when it is none."""
     try:
-        measured = float(answer)  # type: ignore[arg-type]
+        accuracy = float(answer)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        measured = math.nan
-    if not 0 <= measured <= 100:  # NaN fails this too
+        accuracy = math.nan
+    if not 0 <= accuracy <= 100:  # NaN fails this too
         raise ParameterError(
-            f"evaluate(weights) must return an accuracy in percent, 0 to 100; it returned {answer!r}."
+            "evaluate(weights) must return an accuracy in percent, 0 to 100; "
+            f"it returned {answer!r}."
         )
-    return measured
+    return accuracy

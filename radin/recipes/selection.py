@@ -1,111 +1,122 @@
-"""The recipes that choose among candidate soups: radin, greedy, uniform, best single, random, ensemble."""
+"""The recipes that work with any evaluator, such as the look-up of a soup bench."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import distinct, exhaustive, from_subsets, monte_carlo
 from radin.ranking.rank import rank
-from radin.recipes.ledger import Ledger, Trial
+from radin.recipes.ledger import Ledger
+from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
 
-# Without candidates of the caller's, all subsets are ranked up to this many ingredients (8,191 rows),
-# and as many Monte Carlo subsets beyond.
-ALL_SUBSETS_UP_TO = 13
+# When the caller gives no candidates, all subsets are ranked up to this many ingredients (8,191
+# rows), and as many Monte Carlo subsets beyond.
+MAX_MODELS_FOR_ALL_SUBSETS = 13
+NUM_MONTE_CARLO_CANDIDATES = 2**MAX_MODELS_FOR_ALL_SUBSETS - 1
 
-DEFAULT_CANDIDATES = 2**ALL_SUBSETS_UP_TO - 1
+
+def default_candidates(num_models: int, *, seed: int) -> Tensor:
+    """All subsets of a small zoo, else Monte Carlo subsets: (M, N) mixing weights."""
+    if num_models <= MAX_MODELS_FOR_ALL_SUBSETS:
+        return exhaustive(num_models)
+    return monte_carlo(num_models, NUM_MONTE_CARLO_CANDIDATES, seed=seed)
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the user asked a recipe for, beside the bank and the budget."""
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What the user asked a recipe for, beside the bank and the budget; see `radin.craft`."""
 
-    candidates: Tensor | None
-    prior: float
-    seed: int
+    candidates: Tensor | None = None
+    prior: float = 0.0
+    seed: int = 0
 
     def candidates_for(self, bank: LogitBank) -> Tensor:
-        """The user's candidates, else all subsets of a small zoo, else Monte Carlo."""
+        """The user's candidates, else the default ones."""
         if self.candidates is not None:
             return self.candidates
-        if bank.num_models <= ALL_SUBSETS_UP_TO:
-            return exhaustive(bank.num_models)
-        return monte_carlo(bank.num_models, DEFAULT_CANDIDATES, self.seed)
+        return default_candidates(bank.num_models, seed=self.seed)
 
 
-Recipe = Callable[[LogitBank, Ledger, Order], Trial]
+# A recipe makes its looks through the ledger and returns the index of the trial that it chooses.
+Recipe = Callable[[LogitBank, Ledger, RecipeOptions], int]
 
 
-def _merit(trial: Trial) -> float:
-    """The accuracy to compare by: 100 * (h / n) and 100 * h / n are one accuracy, whoever evaluates."""
-    return round(trial.accuracy, 9)
+def radin(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """RADIN: rank all candidates, evaluate the first B, return the best by validation."""
+    candidates = options.candidates_for(bank)
+    ranking = rank(bank, candidates, prior=options.prior, top=ledger.left)
+    accuracies = ledger.spend_many(
+        candidates[ranking.order], estimates=ranking.estimates[ranking.order].tolist()
+    )
+    return int(best_so_far(accuracies)[-1])
 
 
-def _best(trials: Sequence[Trial]) -> Trial:
-    return max(trials, key=_merit)  # max keeps the first of equals: the better ranked
+def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """Greedy soup: best ingredient first, keep an addition that does no harm.
+
+    Source: Wortsman et al. 2022, recipe 1.
+    """
+    singles = bank.accuracies()
+
+    def weights_of(members: Members) -> Tensor:
+        subset = torch.zeros(1, bank.num_models)
+        subset[0, members] = 1
+        return from_subsets(subset)[0]
+
+    choices = greedy_choices(
+        singles,
+        look=lambda members: ledger.look(weights_of(members), estimate=singles[members[0]].item()),
+        evaluate=lambda members: ledger.spend(weights_of(members)),
+    )
+    *_, choice = islice(choices, ledger.left + 1)  # the first choice is free
+    return choice
 
 
-def _radin(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """RADIN: rank all candidates by fast estimate plus prior, evaluate the first B, return the best by validation."""
-    candidates = order.candidates_for(bank)
-    ranked = rank(bank, candidates, order.prior, top=ledger.left).order
-    return _best(ledger.spend_many(candidates[ranked]))
+def uniform(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """Uniform soup: average all N; one evaluation tells how good it is.
+
+    Source: Wortsman et al. 2022.
+    """
+    ledger.spend(torch.full((bank.num_models,), 1 / bank.num_models))
+    return 0
 
 
-def _greedy(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """Greedy soup (Wortsman et al. 2022, recipe 1): best ingredient first, keep an addition that does no harm."""
-    by_accuracy = bank.accuracies().argsort(descending=True, stable=True).tolist()
-    members = torch.zeros(bank.num_models)
-    members[by_accuracy[0]] = 1
-    current = ledger.look(members)  # one ingredient's accuracy is in the bank: free
-    for k in by_accuracy[1:]:
-        if ledger.left < 1:
-            break
-        members[k] = 1
-        trial = ledger.spend(from_subsets(members.unsqueeze(0))[0])
-        if _merit(trial) >= _merit(current):
-            current = trial
-        else:
-            members[k] = 0
-    return current
+def best_single(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """The best ingredient by validation. It is free, because the bank holds its accuracy."""
+    singles = bank.accuracies()
+    best = int(singles.argmax())
+    ledger.look(torch.eye(bank.num_models)[best], estimate=singles[best].item())
+    return 0
 
 
-def _uniform(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """Uniform soup (Wortsman et al. 2022): average all N; one evaluation tells how good it is."""
-    return ledger.spend(torch.full((bank.num_models,), 1 / bank.num_models))
-
-
-def _best_single(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """The best ingredient by validation; free, it is in the bank."""
-    return ledger.look(torch.eye(bank.num_models)[int(bank.accuracies().argmax())])
-
-
-def _random(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
+def random(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
-    candidates = distinct(order.candidates_for(bank))
-    drawn = np.random.default_rng(order.seed).permutation(len(candidates))[: ledger.left]
-    return _best(ledger.spend_many(candidates[drawn]))
+    candidates = distinct(options.candidates_for(bank))
+    drawn = random_order(len(candidates), seed=options.seed)[: ledger.left]
+    return int(best_so_far(ledger.spend_many(candidates[drawn]))[-1])
 
 
-def _ensemble(bank: LogitBank, ledger: Ledger, order: Order) -> Trial:
-    """A reference, not a soup: the logits of all N ingredients averaged. Each later image costs N forward passes."""
+def ensemble(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """A reference, not a soup: the logits of all N averaged, N forward passes for each image."""
     ledger.notes.append(f"a reference, not a soup: {bank.num_models} forward passes for each image")
-    return ledger.look(torch.full((bank.num_models,), 1 / bank.num_models))
+    ledger.look(torch.full((bank.num_models,), 1 / bank.num_models))
+    return 0
 
 
-# These work with any `evaluate`, so they can be compared on a soup bench, where a call is a look-up.
+# These work with any `evaluate`, so they can be compared on a soup bench, where it is a look-up.
 RECIPES: dict[str, Recipe] = {
-    "radin": _radin,
-    "greedy": _greedy,
-    "uniform": _uniform,
-    "best_single": _best_single,
-    "random": _random,
-    "ensemble": _ensemble,
+    "radin": radin,
+    "greedy": greedy,
+    "uniform": uniform,
+    "best_single": best_single,
+    "random": random,
+    "ensemble": ensemble,
 }
 
-RANKED = ("radin",)  # those that believe the fast estimate
+RANKED = ("radin",)  # those that rank by the fast estimate

@@ -1,4 +1,4 @@
-"""A test of trust: how far can the fast estimate be believed for this zoo, and what to do where it cannot."""
+"""How far the fast estimate can be believed for a zoo, and what to do where it cannot."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
 from radin.errors import ParameterError, check_integer
 from radin.inference.devices import pick_device
-from radin.inference.forward import batch_logits, close_to_stored
+from radin.inference.forward import batch_logits, matches_stored
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import effective_number
 from radin.ranking.rank import fast_estimate, nll_of
 from radin.recipes.ledger import Trial
 from radin.recipes.trust_report import Check, Trust
-from radin.recipes.weight_checks import of_weights
+from radin.recipes.weight_checks import checks_of_weights
 from radin.soup.average import average
 from radin.theory.second_order import loss_variance, single_precision
 from radin.theory.taylor import derivatives, directions
 
-# Where the healthy zoos of the book end and the broken ones begin; its chapter "When it breaks" shows both sides.
-MOST_LOUDNESS = 4.0  # spread of the loudest ingredient's logits over that of the median one
-EXPANSION = (0.6, 1.6)  # second-order term over what it stands for
-MOST_GAP = 0.75  # predicted gap over the spread of the ensemble's logits
+# Limits between the healthy zoos of the book and the broken ones; its chapter "When it breaks"
+# shows both sides.
+MAX_LOUDNESS_RATIO = 4.0  # spread of the loudest ingredient's logits over that of the median one
+EXPANSION_RANGE = (0.6, 1.6)  # second-order term over the gain that it approximates
+MAX_GAP_RATIO = 0.75  # predicted gap over the spread of the ensemble's logits
 
 LOUDNESS = "logits of the loudest ingredient beside the median one's"
 
@@ -38,6 +39,7 @@ def trust(
     bank: LogitBank,
     zoo: Zoo | None = None,
     split: Dataset[Any] | None = None,
+    *,
     trials: Sequence[Trial] = (),
     refreshed: bool = False,
     num_images: int = 64,
@@ -46,44 +48,58 @@ def trust(
 ) -> Trust:
     """Say how far the fast estimate can be believed: before a budget is spent, and after.
 
-    Each argument adds its checks. The bank alone costs no forward pass; the zoo is read once; of a split, `num_images`
-    images go through one pass with two tangents for each ingredient; `trials` are what a recipe has evaluated.
+    Each argument adds its checks. The bank alone costs no forward pass. The zoo is read once. Of a
+    split, `num_images` images go through one pass with two tangents for each ingredient.
 
-    The limits part the healthy zoos of the companion from those it breaks on purpose. They are a warning, not a proof.
-    Biases and the scales of norms are not compared, ReLU's kinks have no curvature, and only evaluated soups can tell
-    what a soup is worth.
+    The limits separate the healthy zoos of the companion from those it breaks on purpose. They are
+    a warning, not a proof. Biases and the scales of norms are not compared, and ReLU's kinks have
+    no curvature. Only evaluated soups can tell how good a soup is.
 
     Args:
         bank: the validation logit bank.
-        zoo: the ingredients behind it, with `init` where that is known.
+        zoo: the ingredients behind it, with `init` where it is available.
         split: the validation split, to ask for the predicted gap (T3); the zoo then needs `build`.
-        trials: of `radin.craft`.
-        refreshed: whether running statistics of batch norm are measured anew for every soup. The predicted gap, which
-            would be taken at their average, is then left out.
+        trials: what `radin.craft` has evaluated: a soup, or its `trials`.
+        refreshed: whether running statistics of batch norm are measured again for every soup. The
+            predicted gap, which would be taken at their average, is then left out.
         num_images: how many images of the split to use, drawn at random from a fixed seed.
+        device: where networks run.
+        progress: show a bar.
 
     Raises:
-        ParameterError: a zoo or a split that the bank was not made from, or a split without a zoo, or a network with an
-            operation whose second forward-mode derivative torch does not have.
+        ParameterError: a zoo or a split that the bank was not made from, or a split without a zoo,
+            or a network with an operation whose second forward-mode derivative torch does not have.
         DataError: images that the network does not take.
+
+    >>> import radin
+    >>> bench = radin.SoupBench.load("cifar10")
+    >>> radin.trust(bench.val).verdict
+    'yes'
     """
-    _check_kinds(bank, zoo, split)
+    _check_arguments(bank, zoo, split)
     trials = getattr(trials, "trials", trials)  # a soup has them
-    num_images, chosen = check_integer("num_images", num_images, minimum=1), pick_device(device)
-    checks = _of_bank(bank)
+    num_images = check_integer("num_images", num_images, minimum=1)
+    chosen = pick_device(device)
+    checks = _checks_of_bank(bank)
     if zoo is not None:
-        checks += of_weights(zoo, bank, refreshed, progress)
+        checks += checks_of_weights(zoo, bank, refreshed=refreshed, progress=progress)
         if split is not None and bank.num_models > 1 and not refreshed:
-            loud = any(check.name == LOUDNESS and not check.passed for check in checks)
-            checks += _of_curvature(bank, zoo, split, num_images, chosen, loud)
-    return Trust((*checks, *of_trials(bank, trials)))
+            checks += _checks_of_curvature(
+                bank,
+                zoo,
+                split,
+                num_images=num_images,
+                device=chosen,
+                is_loud=any(check.name == LOUDNESS and not check.passed for check in checks),
+            )
+    return Trust((*checks, *checks_of_trials(bank, trials)))
 
 
-def _check_kinds(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -> None:
+def _check_arguments(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -> None:
     if not isinstance(bank, LogitBank):
         raise ParameterError(
-            f"The first argument is a logit bank, not a {type(bank).__name__}; radin.predict(zoo, split) makes one, "
-            "and a soup bench has .val."
+            f"The first argument is a logit bank, not a {type(bank).__name__}; "
+            "radin.predict(zoo, split) makes one, and a soup bench has .val."
         )
     bank.refuse_projection("trust")
     if zoo is not None and not isinstance(zoo, Zoo):
@@ -92,7 +108,8 @@ def _check_kinds(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -
         )
     if zoo is not None and len(zoo) != bank.num_models:
         raise ParameterError(
-            f"The bank holds {bank.num_models} ingredients, the zoo {len(zoo)}; make one from the other."
+            f"The bank holds {bank.num_models} ingredients, the zoo {len(zoo)}; "
+            "make one from the other."
         )
     if split is None:
         return
@@ -109,21 +126,18 @@ def _check_kinds(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | None) -
         )
 
 
-def _of_bank(bank: LogitBank) -> list[Check]:
+def _checks_of_bank(bank: LogitBank) -> list[Check]:
     if bank.num_models == 1:
         return []
-    answers = [logits.argmax(-1) for logits in bank.logits]
-    differ = [(one != other).double().mean().item() for one, other in combinations(answers, 2)]
+    predictions = [logits.argmax(-1) for logits in bank.logits]
+    differ = [(one != other).double().mean().item() for one, other in combinations(predictions, 2)]
     loudness = torch.stack(
         [logits.float().std(-1, correction=0).mean() for logits in bank.logits]
     ).cpu()
     loudest = bank.names[int(loudness.argmax())]
     uniform = torch.full((1, bank.num_models), 1 / bank.num_models)
-    alone = (
-        sum(nll_of(logits[None].double(), bank.labels).mean().item() for logits in bank.logits)
-        / bank.num_models
-    )
-    gained = alone - fast_estimate(bank, uniform, "nll").item()
+    losses = [nll_of(logits[None].double(), bank.labels).mean().item() for logits in bank.logits]
+    gained = sum(losses) / bank.num_models - fast_estimate(bank, uniform, metric="nll").item()
     predicted = loss_variance(bank, uniform).item()
     return [
         Check(
@@ -131,67 +145,69 @@ def _of_bank(bank: LogitBank) -> list[Check]:
         ),
         Check(
             LOUDNESS,
-            _ratio(loudness.max().item(), loudness.median().item(), of_nothing=1.0),
-            most=MOST_LOUDNESS,
-            advice=f"Ingredient {loudest} is far more confident than the others, so every ensemble with it says what "
-            "it says. Leave it out, or divide its logits by a temperature fitted on validation (scale its last layer).",
+            _ratio(loudness.max().item(), loudness.median().item(), of_zeros=1.0),
+            maximum=MAX_LOUDNESS_RATIO,
+            advice=f"Ingredient {loudest} is far more confident than the others, so every ensemble "
+            "with it predicts what it predicts. Leave it out, or divide its logits by a "
+            "temperature fitted on validation (scale its last layer).",
         ),
         Check(
             "gain of the ensemble's loss, second order beside the truth",
             predicted / gained if gained > 1e-12 else 1.0,
-            *EXPANSION,
-            advice="The ingredients' logits lie too far apart for a second-order expansion, as very confident networks "
-            "do; do not rank by loss. Train with label smoothing or for less time, or fit temperatures first.",
+            *EXPANSION_RANGE,
+            advice="The ingredients' logits are too far apart for a second-order expansion, as "
+            "those of very confident networks are; do not rank by loss. Train with label smoothing "
+            "or for less time, or fit temperatures first.",
         ),
     ]
 
 
-def _ratio(one: float, other: float, of_nothing: float) -> float:
-    """one / other; `of_nothing` where both are zero."""
+def _ratio(one: float, other: float, *, of_zeros: float) -> float:
+    """one / other; `of_zeros` where both are zero."""
     if other == 0:
-        return math.inf if one > 0 else of_nothing
+        return math.inf if one > 0 else of_zeros
     return one / other
 
 
-def _of_curvature(
+def _checks_of_curvature(
     bank: LogitBank,
     zoo: Zoo,
     split: Dataset[Any],
+    *,
     num_images: int,
     device: torch.device,
-    loud: bool,
+    is_loud: bool,
 ) -> list[Check]:
-    drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:num_images]  # type: ignore[arg-type]
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(bank.num_images, generator=rng)[:num_images]
     images = next(batches(Subset(split, drawn.tolist()), len(drawn)))[0].to(device)
     images = images.float() if images.is_floating_point() else images
-    model, known = (
-        zoo.model(0).to(device).float(),
-        bank.logits[:, drawn.to(bank.logits.device)].to(device).float(),
-    )
+    model = zoo.model(0).to(device).float()
+    stored = bank.logits[:, drawn.to(bank.logits.device)].to(device).float()
     with torch.no_grad():
         first = batch_logits(model, images, device)
-    if not close_to_stored(first, known[0]):
+    if not matches_stored(first, stored[0]):
         raise ParameterError(
-            f"{bank.names[0]} does not say on this split what the bank holds; make the bank anew: "
-            "radin.predict(zoo, split)."
+            f"{bank.names[0]} does not predict on this split what the bank holds; "
+            "make the bank again: radin.predict(zoo, split)."
         )
-    # One ingredient at a time: a soup, one network and the way between them are all that is held.
+    # One ingredient at a time, so that memory holds the soup, one network and their difference.
     uniform = single_precision(average(zoo, torch.full((len(zoo),), 1 / len(zoo))), device)
     predicted = torch.zeros_like(first)
     for k in range(len(zoo)):
         (away,) = directions(uniform, [single_precision(zoo[k], device)])
         soup, _, curvature = derivatives(model, uniform, away, images)
         predicted -= curvature / (2 * len(zoo))
-    ensemble = known.mean(0)
+    ensemble = stored.mean(0)
     return [
         Check(
             "predicted gap of soup and ensemble beside the spread of logits",
-            _ratio(_spread(predicted), _spread(ensemble), of_nothing=0.0),
-            most=math.inf
-            if loud
-            else MOST_GAP,  # a loud ingredient explains it, and has advice of its own
-            advice="By the curvature of the network along the way, soup and ensemble part by as much as the classes "
-            "do. Mend what other checks name; if there is none, fine-tune at a lower rate or for fewer epochs.",
+            _ratio(_spread(predicted), _spread(ensemble), of_zeros=0.0),
+            # A loud ingredient explains the gap, and has advice of its own.
+            maximum=math.inf if is_loud else MAX_GAP_RATIO,
+            advice="By the curvature of the network between ingredients and soup, soup and "
+            "ensemble are as far apart as the classes are. Fix what other checks name; if there is none, "
+            "fine-tune at a lower rate or for fewer epochs.",
         ),
         Check(
             "images on which the uniform soup answers as its ensemble, in percent",
@@ -204,25 +220,23 @@ def _spread(logits: Tensor) -> float:
     return (logits - logits.mean(-1, keepdim=True)).square().mean().sqrt().item()
 
 
-def of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
-    """What the evaluated soups say by themselves; nothing without any of two or more ingredients."""
-    soups = [
-        t for t in trials if t.evaluated and effective_number(t.weights.unsqueeze(0)).item() > 1
-    ]
+def checks_of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
+    """What the evaluated soups alone tell; empty without a soup of several ingredients."""
+    evaluated = [trial for trial in trials if trial.evaluated]
+    soups = [trial for trial in evaluated if effective_number(trial.weights[None]).item() > 1]
     if not soups:
         return []
-    short = sum(t.estimate - t.accuracy for t in soups) / len(soups)
+    short = sum(soup.estimate - soup.accuracy for soup in soups) / len(soups)
     checks = [Check("fast estimate less accuracy over the evaluated soups, mean in points", short)]
     if len(soups) > 2 and (correlation := _rank_correlation(soups)) is not None:
         checks.append(Check("rank correlation of estimate and accuracy over them", correlation))
-    alone = bank.accuracies()
+    singles = bank.accuracies()
     best = max(soups, key=lambda trial: trial.accuracy)
     ensemble = torch.zeros(bank.logits.shape[1:], dtype=torch.float64, device=bank.logits.device)
     for k in best.weights.nonzero().flatten().tolist():
         ensemble += best.weights[k].item() * bank.logits[k]
-    differ = (
-        (ensemble.argmax(-1) != bank.logits[int(alone.argmax())].argmax(-1)).double().mean().item()
-    )
+    best_single = bank.logits[int(singles.argmax())]
+    differ = (ensemble.argmax(-1) != best_single.argmax(-1)).double().mean().item()
     noise = 100 * math.sqrt(max(differ, 1 / bank.num_images) / bank.num_images)
     advice = (
         f"The evaluated soups fall {short:.1f} points short of their ensembles. "
@@ -231,12 +245,16 @@ def of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
     )
     advice += (
         f"The best evaluated soup ({best.accuracy:.2f}%) is no match for the best ingredient "
-        f"({alone.max().item():.2f}%). Use that one, or the ensemble; for a better soup fine-tune at lower rates."
+        f"({singles.max().item():.2f}%). Use that one, or the ensemble; "
+        "for a better soup fine-tune at lower rates."
     )
-    gained = best.accuracy - alone.max().item()
+    gained = best.accuracy - singles.max().item()
     checks.append(
         Check(
-            "best soup less best ingredient, on validation in points", gained, -noise, advice=advice
+            "best soup less best ingredient, on validation in points",
+            gained,
+            minimum=-noise,
+            advice=advice,
         )
     )
     return checks

@@ -1,4 +1,4 @@
-"""A report of checks: what was measured, what it may be, and what to do where it is not."""
+"""A report of checks: what was measured, its limits, and what to do outside them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ class Check:
     Attributes:
         name: what it is.
         value: what was found.
-        least, most: what it may be; infinite where it is told for information only.
-        advice: what to do if it is neither.
+        minimum, maximum: its limits; infinite where it is reported for information only.
+        advice: what to do outside the limits.
     """
 
     name: str
     value: float
-    least: float = -math.inf
-    most: float = math.inf
+    minimum: float = -math.inf
+    maximum: float = math.inf
     advice: str = ""
 
     @property
     def passed(self) -> bool:
-        return self.least <= self.value <= self.most
+        return self.minimum <= self.value <= self.maximum
 
     @property
     def limited(self) -> bool:
-        """Whether it has a limit; else it is told for information."""
-        return self.least > -math.inf or self.most < math.inf
+        """Whether it has a limit; else it is reported for information."""
+        return self.minimum > -math.inf or self.maximum < math.inf
 
     @property
     def line(self) -> str:
-        """What was found, in one line of a report."""
-        limits = [f"at least {self.least:.2f}"] * (self.least > -math.inf)
-        limits += [f"at most {self.most:.2f}"] * (self.most < math.inf)
+        """The check in one line of a report."""
+        limits = [f"at least {self.minimum:.2f}"] * (self.minimum > -math.inf)
+        limits += [f"at most {self.maximum:.2f}"] * (self.maximum < math.inf)
         mark = ("ok" if self.passed else "NO") if self.limited else "--"
         return f"{mark}  {self.name}: {self.value:.2f}" + (
             f" ({', '.join(limits)})" if limits else ""
@@ -53,7 +53,7 @@ class Trust:
     """What `radin.trust` returns; print it for a report.
 
     Attributes:
-        checks: all that was measured.
+        checks: everything that was measured.
     """
 
     checks: tuple[Check, ...]

@@ -1,4 +1,4 @@
-"""Checks of the weights alone: did these networks start from one, and did they stay near it."""
+"""Checks of the weights alone: do these networks have one start, and did they stay near it?"""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ from radin.checkpoints.inspection import STRANGERS
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.bank import LogitBank
 from radin.recipes.trust_report import Check
-from radin.theory.weight_geometry import inner_products, task_products
+from radin.theory.weight_geometry import gram_from_products, weight_products
 
-# Where the healthy zoos of the book end and the broken ones begin; its chapter "When it breaks" shows both sides.
-LEAST_COSINE = 0.65  # between the weights of two ingredients
-LEAST_IN_TENSOR = 0.45  # the same in every single tensor: a norm behind a layer forgives much
-MOST_DRIFT = 0.1  # of running means, in standard deviations
+# Limits between the healthy zoos of the book and the broken ones; its chapter "When it breaks"
+# shows both sides.
+MIN_COSINE = 0.65  # between the weights of two ingredients
+MIN_TENSOR_COSINE = 0.45  # the same in a single tensor: a norm behind a layer corrects much
+MAX_DRIFT_DEVIATIONS = 0.1  # of running means, in standard deviations
 
 
-def of_weights(zoo: Zoo, bank: LogitBank, refreshed: bool, progress: bool) -> list[Check]:
+def checks_of_weights(zoo: Zoo, bank: LogitBank, *, refreshed: bool, progress: bool) -> list[Check]:
     """Whether the ingredients can be averaged, from their checkpoints alone; each is read once.
 
     Args:
-        zoo: with `init`, fine-tunes that went too far can be told from strangers.
+        zoo: with `init`, fine-tunes that went too far can be told from unrelated networks.
         bank: of the same zoo; its names and number of classes.
-        refreshed: whether running statistics of batch norm are measured anew for every soup.
+        refreshed: whether running statistics of batch norm are measured again for every soup.
+        progress: show a bar.
     """
     checks = []
     if len(zoo) > 1:
-        checks += _of_products(zoo, inner_products(zoo, progress), bank)
+        checks += _checks_of_products(zoo, weight_products(zoo, progress=progress), bank)
     if not refreshed and len(zoo) > 1 and (drift := _drift(zoo)) is not None:
         checks.append(
             Check(
                 "running means of batch norm, apart in standard deviations",
                 drift,
-                most=MOST_DRIFT,
-                advice="An average of running statistics is not the statistics of the averaged network. Measure them "
-                "anew for every soup: radin.evaluator(zoo, split, refresh=training_split).",
+                maximum=MAX_DRIFT_DEVIATIONS,
+                advice="An average of running statistics is not the statistics of the averaged "
+                "network. Measure them again for every soup: "
+                "radin.evaluator(zoo, split, refresh=training_split).",
             )
         )
     return checks
 
 
-def _of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBank) -> list[Check]:
+def _checks_of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBank) -> list[Check]:
     n = len(zoo)
-    # Biases and the scales of norms are small and few; matrices and kernels tell who is related to whom.
+    # Biases and the scales of norms are small and few; matrices and kernels show what is related.
     matrices = {key: product for key, product in products.items() if zoo[0][key].ndim > 1} or dict(
         products
     )
     whole = _mean_cosines(matrices.values())
     lowest = {key: _cosines(product)[:n, :n].min().item() for key, product in matrices.items()}
     key = min(lowest, key=lowest.__getitem__)
-    # Beside the initialisation where there is one: what merely moved is still like it.
-    strange = _cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
-    if strange < STRANGERS and all(
-        cosine >= LEAST_IN_TENSOR for other, cosine in lowest.items() if other != key
+    # Compared with the initialisation where there is one: what only moved is still similar to it.
+    similar = _cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
+    if similar < STRANGERS and all(
+        cosine >= MIN_TENSOR_COSINE for other, cosine in lowest.items() if other != key
     ):
         advice = _one_layer(
             key, [name for name in matrices if len(zoo[0][name]) == bank.num_classes]
@@ -67,19 +70,17 @@ def _of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBank) -> l
         Check(
             "weights of two ingredients, smallest cosine",
             whole[:n, :n].min().item(),
-            LEAST_COSINE,
+            minimum=MIN_COSINE,
             advice=advice,
         ),
-        Check("the same in a single tensor", lowest[key], LEAST_IN_TENSOR, advice=advice),
+        Check("the same in a single tensor", lowest[key], minimum=MIN_TENSOR_COSINE, advice=advice),
     ]
     if zoo.init is not None:
-        tasks = task_products(products, with_init=True)
+        tasks = gram_from_products(products, with_init=True)
         apart = ~torch.eye(n, dtype=torch.bool)
         checks.append(Check("task vectors, mean cosine", _cosines(tasks)[apart].mean().item()))
-        lengths, start = (
-            tasks.diagonal().clamp_min(0).sqrt(),
-            _total(products)[-1, -1].clamp_min(1e-300).sqrt(),
-        )
+        lengths = tasks.diagonal().clamp_min(0).sqrt()
+        start = _total(products)[-1, -1].clamp_min(1e-300).sqrt()
         checks.append(
             Check(
                 "distance to the initialisation beside its length, mean",
@@ -90,41 +91,52 @@ def _of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBank) -> l
 
 
 def _one_layer(key: str, heads: Sequence[str]) -> str:
-    """Advice where the ingredients agree in all layers but one; heads have one row for each class."""
+    """Advice where the ingredients agree in all layers but one.
+
+    Args:
+        key: that layer.
+        heads: layers with one row for each class.
+    """
     if heads == [key]:
         return (
-            f"The ingredients agree elsewhere, but not in {key}, the last layer: heads that were made separately "
-            "cannot be averaged. Fit one head to the frozen start and fine-tune every ingredient from there."
+            f"The ingredients agree elsewhere, but not in {key}, the last layer: heads that were "
+            "made separately cannot be averaged. Fit one head to the frozen start and fine-tune "
+            "every ingredient from there."
         )
     return (
-        f"The ingredients agree elsewhere, but not in {key}. Was that layer drawn anew for each of them, or its units "
-        "put in another order?"
+        f"The ingredients agree elsewhere, but not in {key}. Was that layer drawn again for each "
+        "of them, or were its units put in another order?"
     )
 
 
 def _apart(whole: Tensor, names: Sequence[str]) -> str:
-    """Advice where whole networks lie apart: strangers, or fine-tunes that went too far. With an initialisation, which
-    comes last in the cosines, each ingredient is judged by it; else a pair by each other."""
+    """Advice where whole networks are apart: unrelated ones, or fine-tunes that went too far.
+
+    With an initialisation, which is last in the cosines, each ingredient is compared with it.
+    Without one, two ingredients are compared with each other.
+    """
     n = len(names)
     i, j = divmod(int(whole[:n, :n].argmin()), n)
     pair = f"{names[i]} and {names[j]}"
     if len(whole) == n and whole[i, j] < STRANGERS:
         return (
-            f"{pair} have next to nothing in common: another initialisation, units in another order, or fine-tuning at "
-            "far too high a rate. Open the zoo with init=... to tell which; only fine-tunes of one checkpoint can be "
-            "averaged."
+            f"{pair} have next to nothing in common: another initialisation, units in another "
+            "order, or fine-tuning at far too high a rate. Open the zoo with init=... to tell "
+            "which; only fine-tunes of one checkpoint can be averaged."
         )
-    strangers = [
+    unrelated = [
         name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < STRANGERS
     ]
-    if len(whole) > n and strangers:
+    if len(whole) > n and unrelated:
         return (
-            f"{', '.join(strangers)}: next to nothing in common with the initialisation. Another one was theirs, or "
-            "their units are in another order. Only fine-tunes of one checkpoint can be averaged; leave these out."
+            f"{', '.join(unrelated)}: next to nothing in common with the initialisation. Theirs "
+            "was another one, or their units are in another order. Only fine-tunes of one "
+            "checkpoint can be averaged; leave these out."
         )
     return (
-        f"{pair} have moved too far apart to be averaged. Fine-tune at a lower rate or for fewer epochs, keep to the "
-        "ingredients near the initialisation, or use the best ingredient or the ensemble."
+        f"{pair} have moved too far apart to be averaged. Fine-tune at a lower rate or for fewer "
+        "epochs, keep to the ingredients near the initialisation, or use the best ingredient or "
+        "the ensemble."
     )
 
 
@@ -141,7 +153,10 @@ def _cosines(products: Tensor) -> Tensor:
 
 
 def _mean_cosines(tensors: Iterable[Tensor]) -> Tensor:
-    """The mean of the tensors' cosines (N, N), each counting by its length: a head times thirty stays the same head."""
+    """The mean of the tensors' cosines (N, N), each weighted by its length.
+
+    So a head that is multiplied by thirty stays the same head.
+    """
     products = list(tensors)
     if not products:
         return torch.ones(1, 1)
@@ -160,8 +175,10 @@ def _lengths(products: Tensor) -> Tensor:
 
 
 def _drift(zoo: Zoo) -> float | None:
-    """Root mean square distance of two ingredients' running means in the layer where it is largest, in the standard
-    deviations that they run beside; None without batch norm."""
+    """How far two ingredients' running means are apart; None without batch norm.
+
+    It is a root mean square distance, in standard deviations, in the layer where it is largest.
+    """
     worst = None
     for key in zoo.keys():
         if not key.endswith(RUNNING_STATISTICS[0]):

@@ -147,7 +147,7 @@ def recipe(bank, evaluate, budget):
             "recipe": """
 def recipe(bank, evaluate, budget):
     bench = radin.SoupBench.load("cifar10")
-    return bench.sub(range(bank.num_models)).oracle[0]
+    return bench.subset(range(bank.num_models)).oracle[0]
 """
         },
         WHOLE_RECIPE,
@@ -171,7 +171,7 @@ opened = [radin.SoupBench.load("cifar10")]
 
 
 def recipe(bank, evaluate, budget):
-    return opened[0].sub(range(bank.num_models)).oracle[0]
+    return opened[0].subset(range(bank.num_models)).oracle[0]
 """
         },
         WHOLE_RECIPE,

@@ -24,18 +24,18 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
 from radin.data.splits import ArraySplit
 from radin.errors import BankError
-from radin.experiments.bench.shipped import BENCH, shipped
+from radin.experiments.bench.shipped import BENCH_FILE, shipped_benches
 from radin.experiments.zoos.photos import photo_zoo
 from radin.files import hash_text
 from radin.theory.second_order import (
-    WAYS,
+    GAP_METHODS,
     corrected_estimate,
     first_order_losses,
     pair_gaps,
     single_precision,
 )
-from radin.theory.taylor import by_image, derivatives, directions, orders
-from radin.theory.weight_geometry import gram
+from radin.theory.taylor import differences_by_image, derivatives, directions, differences_by_scale
+from radin.theory.weight_geometry import gram_matrix
 
 OUT = Path(radin.__file__).parent / "experiments" / "results" / "second_order.json"
 IMAGES = 100  # for the orders, in double precision
@@ -59,11 +59,11 @@ class Live:
         )
 
     def gram(self) -> list[list[float]]:
-        return gram(self.zoo).tolist()
+        return gram_matrix(self.zoo).tolist()
 
     def corrected(self, by: str) -> dict[str, Any]:
         """Corrected estimates of all soups, and what one pair costs beside a forward pass."""
-        gaps = pair_gaps(self.zoo, self.val, by)
+        gaps = pair_gaps(self.zoo, self.val, method=by)
         answers = [
             corrected_estimate(self.bench.val, gaps, self.bench.candidates, m)
             for m in ("accuracy", "nll")
@@ -102,8 +102,10 @@ class Live:
         start = {key: t.double() for key, t in self.zoo.init.items()}
         ends = [{key: t.double() for key, t in self.zoo[k].items()} for k in range(3)]
         deltas = directions(start, ends)
-        found = orders(model, start, deltas, WEIGHTS, images, labels, SCALES)
-        images_by = by_image(model, start, deltas, WEIGHTS, images)
+        found = differences_by_scale(
+            model, start, deltas, WEIGHTS, images, labels=labels, scales=SCALES
+        )
+        images_by = differences_by_image(model, start, deltas, WEIGHTS, images)
         return {
             "scales": SCALES,
             "images": {name: each.tolist() for name, each in images_by.items()},
@@ -112,15 +114,15 @@ class Live:
 
 
 def main() -> None:
-    live = {name: Live(name) for name in shipped()}
+    live = {name: Live(name) for name in shipped_benches()}
     entries = Entries(
-        OUT, hash_text(*(each.bench.manifest["files"][BENCH] for each in live.values()))
+        OUT, hash_text(*(each.bench.manifest["files"][BENCH_FILE] for each in live.values()))
     )
     for name, each in live.items():
         entries.measure(f"{name}: gram", each.gram)
         entries.measure(f"{name}: cost", each.cost)
         entries.measure(f"{name}: first order", each.first_order)
-        for by in WAYS:
+        for by in GAP_METHODS:
             entries.measure(f"{name}: {by}", partial(each.corrected, by))
         if name.startswith("cifar10"):
             entries.measure(f"{name}: orders", each.orders)

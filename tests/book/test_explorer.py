@@ -27,7 +27,9 @@ def crafted(
 ) -> tuple[int, int]:
     """What the module returns: the soup's row, and how many evaluations it spent."""
     drawn = radin.monte_carlo(bench.num_models, candidates, seed)
-    soup = radin.craft(bench.val, bench.evaluator("val"), budget, recipe, drawn, prior, seed)
+    soup = radin.craft(
+        bench.val, bench.evaluator("val"), budget, recipe, candidates=drawn, prior=prior, seed=seed
+    )
     return bench.row(soup.weights), soup.evaluations
 
 
@@ -43,7 +45,8 @@ def shown(reader: Any) -> dict[str, list[str]]:
     """The explorer's table: recipe to the texts of its row, the soup's row of the bench first."""
     rows = "[...document.querySelectorAll('.explorer-table tbody tr')]"
     found = reader.tab.evaluate(
-        f"() => {rows}.map(r => [r.dataset.recipe, r.dataset.place, ...[...r.cells].map(c => c.textContent)])"
+        f"() => {rows}.map(r => [r.dataset.recipe, r.dataset.row, "
+        "...[...r.cells].map(c => c.textContent)])"
     )
     return {recipe: texts for recipe, *texts in found}
 
@@ -95,14 +98,17 @@ def test_the_controls_lead_to_what_the_module_returns(reader, benches):
         check_table(
             reader, benches[zoo], budget=budget, prior=prior, candidates=candidates, seed=seed
         )
-        said = reader.tab.locator(".explorer-said").inner_text()
+        said = reader.tab.locator(".explorer-summary").inner_text()
         assert f"of {candidates} candidates" in said
         regret = benches[zoo].regret(benches[zoo].candidates[int(shown(reader)["radin"][0])])
         assert f"regret {regret:.2f} points" in said
 
 
 def test_the_arithmetic_of_the_page_is_that_of_the_module(visit, server, benches):
-    """Random settings, every recipe, three budgets each, without the detour by controls."""
+    """radin/recipes/rules.py and book/_static/explorer/explorer.js hold the same rules.
+
+    Random settings, every recipe, three budgets each, without the page's controls.
+    """
     reader = visit(server, viewport=DESK)
     reader.read(PAGES[0])
     rng = random.Random(0)
@@ -111,14 +117,14 @@ def test_the_arithmetic_of_the_page_is_that_of_the_module(visit, server, benches
         settings = {
             "prior": rng.randrange(51) / 10,
             "candidates": rng.choice(explorer.CANDIDATES[zoo]),
-            "seed": rng.randrange(explorer.SEEDS),
+            "seed": rng.randrange(explorer.NUM_SEEDS),
         }
         found = reader.tab.evaluate(
             "([zoo, settings, limit]) => radinExplorer.replay(radinExplorerData.zoos[zoo], settings, limit)",
-            [zoo, settings, explorer.LIMIT],
+            [zoo, settings, explorer.MAX_BUDGET],
         )
         for recipe in explorer.RECIPES:
-            for budget in (1, rng.randrange(2, 10), explorer.LIMIT):
+            for budget in (1, rng.randrange(2, 10), explorer.MAX_BUDGET):
                 row, spent = crafted(benches[zoo], recipe, budget, **settings)
                 assert found[recipe]["answers"][budget - 1] == row, (zoo, settings, recipe, budget)
                 assert min(budget, len(found[recipe]["tried"])) == spent, (
@@ -133,7 +139,7 @@ def test_ties_go_to_more_ingredients_then_to_the_lower_bitmask(visit, server):
     """A made-up zoo in which every estimate is the same, and one in which only rounding tells scores apart."""
     reader = visit(server, viewport=DESK)
     reader.read(PAGES[0])
-    rank = "([zoo, places, prior]) => radinExplorer.rank(zoo, places, prior)"
+    rank = "([zoo, rows, prior]) => radinExplorer.rank(zoo, rows, prior)"
     flat = {"N": 3, "val": 10, "fast": [5] * 7}
     assert reader.tab.evaluate(rank, [flat, list(range(7)), 0]) == [6, 2, 4, 5, 0, 1, 3]
     assert reader.tab.evaluate(rank, [flat, [0, 3, 5], 1]) == [5, 0, 3]
@@ -161,12 +167,10 @@ def test_the_charts_show_what_the_table_says(reader, benches):
         )
         soups = reader.tab.evaluate("() => radinExplorer.explorers[0].views.plane.data('soups')")
         assert len(soups) == 2**bench.num_models - 1
-        (place,) = [
-            place for place, soup in enumerate(soups) if soup["state"] == "returned by radin"
-        ]
-        assert str(place) == shown(reader)["radin"][0]
-        assert soups[place]["fast"] == pytest.approx(bench.ensembles("val")[place].item())
-        assert soups[place]["truth"] == pytest.approx(bench.soups("val")[place].item())
+        (row,) = [row for row, soup in enumerate(soups) if soup["state"] == "returned by radin"]
+        assert str(row) == shown(reader)["radin"][0]
+        assert soups[row]["fast"] == pytest.approx(bench.ensembles("val")[row].item())
+        assert soups[row]["truth"] == pytest.approx(bench.soups("val")[row].item())
         drawn = [soup for soup in soups if soup["state"] not in ("not drawn", "oracle")]
         assert abs(len(drawn) - 200) <= 1  # the oracle may be among them
     marks = reader.tab.locator(".explorer-plane svg path[transform]")
@@ -236,7 +240,7 @@ def test_with_scripts_the_stand_in_is_gone(reader):
 def test_it_opens_without_a_server(visit, book):
     reader = visit(f"{book.as_uri()}/", viewport=DESK)
     reader.read(PAGES[0])
-    assert reader.tab.locator(".explorer-said").inner_text().startswith("RADIN evaluates")
+    assert reader.tab.locator(".explorer-summary").inner_text().startswith("RADIN evaluates")
     assert not reader.troubles
 
 

@@ -153,7 +153,7 @@ def test_tables_must_fit_the_banks():
         with pytest.raises(
             BankError, match=r"3 ingredients needs a table \(7, 2\) of (soups|ensembles) on"
         ):
-            SoupBench(bank, bank, soups, ensembles)
+            SoupBench(bank, bank, soups, ensembles=ensembles)
     with pytest.raises(BankError, match="The val bank has 3 ingredients, the test bank 2"):
         SoupBench(bank, random_bank(2), {"val": table, "test": table})
 
@@ -163,7 +163,7 @@ def test_a_bench_of_one():
     bench = SoupBench(bank, bank, {"val": table, "test": table})
     assert bench.oracle[0].tolist() == [1]
     assert bench.regret([1]) == 0
-    assert bench.sub([0]).oracle[1] == 50
+    assert bench.subset([0]).oracle[1] == 50
 
 
 @pytest.mark.parametrize("part", SPLITS)
@@ -185,7 +185,7 @@ def test_soups_and_ensembles_are_those_of_every_subset(zoo, bench, part, metric)
 @pytest.mark.parametrize("part", SPLITS)
 def test_right_answers_are_kept(zoo, bench, part, tmp_path):
     found = SoupBench.load(bench.save(tmp_path / "bench.safetensors"))
-    for kept in (bench, found, found.sub(range(N))):
+    for kept in (bench, found, found.subset(range(N))):
         right = kept.right(part, [3, 0])
         for k, row in enumerate((3, 0)):
             logits, labels = soup_logits(zoo, exhaustive(N)[row], SPLITS[part], device="cpu")
@@ -221,7 +221,7 @@ def test_a_look_up_counts(bench):
 @pytest.mark.parametrize("members", [[0], [2, 1], [0, 2, 3], [3, 2, 1, 0]])
 def test_a_sub_zoo_is_the_zoo_of_fewer_ingredients(zoo, bench, members):
     fewer = Zoo.open([zoo.paths[k] for k in members], build, progress=False)
-    built, cut = build_bench(fewer, cache=False), bench.sub(members)
+    built, cut = build_bench(fewer, cache=False), bench.subset(members)
     assert cut.val.names == [bench.val.names[k] for k in members]
     for part in SPLITS:
         assert torch.equal(cut.bank(part).logits, built.bank(part).logits)
@@ -239,7 +239,7 @@ def test_a_sub_zoo_is_the_zoo_of_fewer_ingredients(zoo, bench, members):
 @pytest.mark.parametrize("members", [[], [0, 0], [4], [-1]])
 def test_impossible_members(bench, members):
     with pytest.raises(ParameterError, match="members must be different numbers from 0 to 3"):
-        bench.sub(members)
+        bench.subset(members)
 
 
 def test_the_images_behind_a_bench(bench, zoo, tmp_path):
@@ -277,7 +277,7 @@ def folder(bench, zoo, tmp_path, monkeypatch) -> Path:
         "files": files,
     }
     (place / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr("radin.experiments.bench.bench.network", lambda _: build())
+    monkeypatch.setattr("radin.experiments.bench.bench.empty_network", lambda _: build())
     return place
 
 

@@ -1,4 +1,4 @@
-"""radin/experiments/zoos/photos.py: the zoos that are shipped, made again in small."""
+"""radin/experiments/zoos/photos.py: the shipped zoos, made again with small networks."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ QUICK = {
     "noise": 0.0,
 }
 QUICK |= {"lr": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.0, "mixup": 0.0}
-TINY = photo_plans.Plan(
-    "toy",
-    "pretrain",
-    "finetune",
-    "val",
-    "test",
-    QUICK,
-    partial(photo_plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
-    3,
+TINY = photo_plans.PhotoPlan(
+    data="toy",
+    start_part="pretrain",
+    tune_part="finetune",
+    val_part="val",
+    test_part="test",
+    start=QUICK,
+    sweep=partial(photo_plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
+    num_models=3,
 )
 
 
@@ -53,11 +53,11 @@ def home(tmp_path_factory):
     """The toy plan in place of the photos, networks of four channels a group, one process."""
     folder = tmp_path_factory.mktemp("photos")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photos, "_memory", coloured)
+        patch.setattr(photos, "_load_in_memory", coloured)
         patch.setattr(photos, "WIDTHS", (8, 16))
         patch.setattr(photos, "PRETRAINING", QUICK)
-        patch.setitem(photo_plans.PLANS, "toy", TINY)
-        patch.setattr(photos, "JOBS", 1)  # other processes would not see these changes
+        patch.setitem(photo_plans.PHOTO_PLANS, "toy", TINY)
+        patch.setattr(photos, "CPU_PROCESSES", 1)  # other processes would not see these changes
         patch.setenv("RADIN_CACHE", str(folder / "cache"))
         yield folder
 
@@ -89,7 +89,7 @@ def test_what_is_shipped_is_what_was_evaluated(home, shipped):
 def test_the_manifest_says_how_it_was_made(home, shipped):
     manifest = json.loads((home / "toy" / "manifest.json").read_text())
     assert manifest["ingredients"] == photo_plans.photo_sweep(
-        3, 0, (1e-3, 1e-2), (1, 2), (0.0, 0.5)
+        3, 0, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)
     )
     assert manifest["start"] == QUICK
     assert manifest["data"]["images"] == {"val": 60, "test": 60}
@@ -102,10 +102,10 @@ def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkey
     monkeypatch.setattr(
         "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
     )
-    assert photos.pretrained(torch.device("cpu"), progress=False) == home / "pretrained.safetensors"
+    assert photos.pretrained_checkpoint(torch.device("cpu"), progress=False) == home / "pretrained.safetensors"
     monkeypatch.setattr(photos, "PRETRAINING", QUICK | {"lr": 1e-3})
     with pytest.raises(pytest.fail.Exception):  # another recipe: the shipped network is not its own
-        photos.pretrained(torch.device("cpu"), progress=False)
+        photos.pretrained_checkpoint(torch.device("cpu"), progress=False)
 
 
 def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
         "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
     )
     monkeypatch.setattr(
-        "radin.experiments.bench.tabulate.evaluate_soups", lambda *_: pytest.fail("evaluated again")
+        "radin.experiments.bench.tabulate.evaluate_soups", lambda *_, **__: pytest.fail("evaluated again")
     )
     before = {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
     photos.ship("toy", home / "toy", device="cpu", progress=False)
@@ -127,11 +127,13 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(("run", "soup"), [(1, 1), (2, 5), (3, 7), (5, 13)])
-def test_a_making_killed_twice_ends_in_the_same_bench(
+def test_a_bench_whose_making_is_killed_twice_ends_in_the_same_bench(
     home, shipped, tmp_path, monkeypatch, run, soup
 ):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    train_whole, trained, evaluated = train.train, [], []
+    train_whole = train.train
+    trained = []
+    evaluated = []
 
     def dying_in_a_run(*arguments: object, **options: object) -> object:
         trained.append(1)
@@ -139,23 +141,23 @@ def test_a_making_killed_twice_ends_in_the_same_bench(
             options["after_epoch"] = lambda epoch: (_ for _ in ()).throw(KilledError)
         return train_whole(*arguments, **options)
 
-    def dying_among_soups(*arguments: object) -> object:
+    def dying_among_soups(*arguments: object, **options: object) -> object:
         evaluated.append(int((arguments[2] > 0).sum()))
         if len(evaluated) == soup:
             raise KilledError
-        return evaluate_soups(*arguments)
+        return evaluate_soups(*arguments, **options)
 
     monkeypatch.setattr(train, "train", dying_in_a_run)
     monkeypatch.setattr("radin.experiments.bench.tabulate.evaluate_soups", dying_among_soups)
-    monkeypatch.setattr("radin.experiments.bench.tabulate._KEEP_EVERY", -1)
+    monkeypatch.setattr("radin.experiments.bench.tabulate.SAVE_INTERVAL_SECONDS", -1)
     for _ in range(2):
         with pytest.raises(KilledError):
             photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
         assert not (tmp_path / "toy" / "manifest.json").exists()
     again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
     assert (
-        sum(size > 1 for size in evaluated) <= 9
-    )  # eight soups of several, at most one of them begun twice
+        sum(size > 1 for size in evaluated) <= 9  # eight soups of several, one of them twice
+    )
     for part in ("val", "test"):
         assert torch.equal(again.bank(part).logits, shipped.bank(part).logits)
         assert torch.equal(again.right(part, range(7)), shipped.right(part, range(7)))
@@ -173,7 +175,7 @@ def test_an_edited_sweep_trains_again_what_it_changes(home, shipped, tmp_path, m
     shutil.copytree(home / "cache", tmp_path / "cache")
     shutil.copytree(home / "toy", tmp_path / "toy")
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(photo_plans.PLANS, "toy", dataclasses.replace(TINY, sweep=edited))
+    monkeypatch.setitem(photo_plans.PHOTO_PLANS, "toy", dataclasses.replace(TINY, sweep=edited))
     again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
     same = [
         a == b for a, b in zip(again.zoo().fingerprints, shipped.zoo().fingerprints, strict=True)
@@ -209,12 +211,12 @@ def test_the_head_is_fitted_and_the_body_left():
     features = model.features(split.images).detach()
     model.head.weight.grad = model.head.bias.grad = None
     loss = torch.nn.functional.cross_entropy(model.head(features), split.labels)
-    (loss + photos.HEAD_DECAY * model.head.weight.square().sum()).backward()
+    (loss + photos.HEAD_WEIGHT_DECAY * model.head.weight.square().sum()).backward()
     assert model.head.weight.grad.abs().max() < 1e-3  # at the minimum
 
 
 def test_sweeps_begin_alike_and_keep_their_bounds():
-    for name, plan in photo_plans.PLANS.items():
+    for name, plan in photo_plans.PHOTO_PLANS.items():
         runs = plan.sweep(200, plan.seed)
         assert runs[:3] == plan.sweep(3, plan.seed), name
         assert len({run["lr"] for run in runs}) == 200

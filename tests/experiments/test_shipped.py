@@ -14,10 +14,10 @@ from radin import SoupBench, exhaustive, fast_estimate, predict
 from radin.data.batches import fingerprint
 from radin.errors import DataError, OffGridError
 from radin.experiments.bench import replay
-from radin.experiments.bench.shipped import shipped
+from radin.experiments.bench.shipped import shipped_benches
 from radin.experiments.bench.tabulate import evaluate_soups
 from radin.experiments.notebook import measured
-from radin.experiments.zoos.photo_plans import PLANS, PRETRAINING
+from radin.experiments.zoos.photo_plans import PHOTO_PLANS, PRETRAINING
 from radin.files import hash_text
 
 NAMES = [
@@ -37,7 +37,7 @@ def bench(request) -> SoupBench:
 
 
 def test_all_are_there(root):
-    assert shipped() == NAMES
+    assert shipped_benches() == NAMES
     files = [
         path for path in (root / "radin" / "experiments" / "benches").rglob("*") if path.is_file()
     ]
@@ -107,7 +107,7 @@ def test_the_manifest_says_what_a_reader_must_know(bench):
 def test_the_plans_are_those_that_made_the_benches(bench):
     """A plan that was edited afterwards would describe another zoo: `make zoos` makes it anew."""
     manifest = bench.manifest
-    plan = PLANS[manifest["name"]]
+    plan = PHOTO_PLANS[manifest["name"]]
     assert manifest["ingredients"] == plan.sweep(plan.num_models, plan.seed)
     assert manifest["start"] == plan.start
     assert manifest["seed"] == plan.seed
@@ -124,10 +124,12 @@ def test_the_kept_measurements_are_of_these_benches():
 
 def test_the_second_order_is_of_these_benches():
     """Otherwise run tests/benchmarks/second_order.py again."""
-    files = (SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in shipped())
+    files = (
+        SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in shipped_benches()
+    )
     kept = measured("second_order")
     assert kept["zoos"] == hash_text(*files)
-    for name in shipped():
+    for name in shipped_benches():
         rows = 2 ** SoupBench.load(name).num_models - 1
         for by in ("curvature", "midpoints"):
             assert len(kept["entries"][f"{name}: {by}"]["accuracy"]) == rows
@@ -183,7 +185,12 @@ def test_rows_evaluated_again_on_the_real_images(name, part):
     n = bench.bank(part).num_images
     for row in rows:
         table, right = evaluate_soups(
-            zoo, zoo.model(0), exhaustive(bench.num_models)[[row]], split, torch.device("cpu"), 250
+            zoo,
+            zoo.model(0),
+            exhaustive(bench.num_models)[[row]],
+            split,
+            device=torch.device("cpu"),
+            batch_size=250,
         )
         # Another processor rounds otherwise: an image whose two best classes all but tie may flip.
         assert (right[0] != bench.right(part, [row])[0]).sum() <= max(2, n // 2000)

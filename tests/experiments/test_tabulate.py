@@ -96,13 +96,13 @@ def counting(monkeypatch: pytest.MonkeyPatch, stops: list[int] | None = None) ->
     evaluated: list[int] = []
 
     def evaluate(
-        zoo: Zoo, model: object, weights: torch.Tensor, *rest: object
+        zoo: Zoo, model: object, weights: torch.Tensor, *rest: object, **options: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if stops and len(set(evaluated)) == stops[0]:
             del stops[0]
             raise KilledError
         evaluated.extend(((weights > 0) * 2 ** torch.arange(len(zoo))).sum(1).tolist())
-        return evaluate_soups(zoo, model, weights, *rest)
+        return evaluate_soups(zoo, model, weights, *rest, **options)
 
     monkeypatch.setattr(tabulate, "evaluate_soups", evaluate)
     return evaluated
@@ -110,7 +110,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, stops: list[int] | None = None) ->
 
 @pytest.mark.parametrize("stops", [[1], [4, 9], [14], [2, 3, 4]])
 def test_a_killed_build_goes_on(zoo, table, tmp_path, monkeypatch, stops):
-    monkeypatch.setattr(tabulate, "_KEEP_EVERY", -1)  # write after every soup
+    monkeypatch.setattr(tabulate, "SAVE_INTERVAL_SECONDS", -1)  # write after every soup
     deaths = len(stops)
     evaluated = counting(monkeypatch, stops)
     for _ in range(deaths):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
 from collections.abc import Callable
 from dataclasses import fields
@@ -15,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import radin
 from helpers import (
     build,
     exact_accuracy,
@@ -31,16 +31,20 @@ from radin import (
     LogitBank,
     Soup,
     SoupBench,
+    Trial,
     Zoo,
     craft,
     evaluator,
     exhaustive,
+    fast_estimate,
     monte_carlo,
     predict,
     rank,
 )
 from radin.errors import ParameterError
+from radin.inference.evaluate import LiveEvaluator
 from radin.recipes.learned import BATCH_SIZE, LIVE_RECIPES, learn, training_cost
+from radin.recipes.trust import checks_of_trials
 from radin.recipes.trust_report import Trust
 
 SPENDERS = ("radin", "random", "greedy")
@@ -84,7 +88,7 @@ def test_the_ledger_is_kept(bank, recipe, budget, answer, prior, seed, data):
     evaluate = Counting(ANSWERS[answer])
     rows = st.lists(mixing_weights(bank.num_models), min_size=1, max_size=8).map(torch.stack)
     candidates = data.draw(st.one_of(st.none(), rows))
-    soup = craft(bank, evaluate, budget, recipe, candidates, prior, seed)
+    soup = craft(bank, evaluate, budget, recipe, candidates=candidates, prior=prior, seed=seed)
 
     assert len(evaluate.asked) <= budget
     assert soup.evaluations == len(evaluate.asked) == sum(trial.evaluated for trial in soup.trials)
@@ -397,12 +401,28 @@ def test_live_recipes_refuse_a_bank_of_something_else(zoo, recipe):
 
 
 def test_learned_on_a_counting_evaluator(zoo, bank):
-    """Whatever shows a zoo and a split will do; it is called once."""
+    """Anything with the attributes of a live evaluator will do; it is called once."""
     evaluate = Counting(ANSWERS["always the same"])
-    evaluate.zoo, evaluate.split = zoo, tiny_split(NUM_IMAGES)
+    evaluate.zoo = zoo
+    evaluate.split = tiny_split(NUM_IMAGES)
+    with pytest.raises(ParameterError, match="real networks and images"):
+        craft(bank, evaluate, 3, "learned")
+    evaluate.device = torch.device("cpu")
+    evaluate.batch_size = 32
+    evaluate.refresh = None
+    evaluate.many = lambda soups: [evaluate(soup) for soup in soups]
+    assert isinstance(evaluate, LiveEvaluator)
     soup = craft(bank, evaluate, 3, "learned")
     assert len(evaluate.asked) == soup.evaluations == 1
     assert soup.accuracy == 50.0
+
+
+def test_which_evaluators_are_live(zoo):
+    split = tiny_split(NUM_IMAGES)
+    assert isinstance(evaluator(zoo, split, device="cpu"), LiveEvaluator)
+    bench = SoupBench.load("cifar10")
+    for other in (bench.evaluator(), never, Counting(ANSWERS["always the same"])):
+        assert not isinstance(other, LiveEvaluator)
 
 
 # Trust --------------------------------------------------------------------------------------------
@@ -421,42 +441,40 @@ def test_learned_needs_no_trust(zoo, bank):
     assert "trust" not in str(soup)
 
 
-def test_trust_is_asked_for_once(zoo, bank, monkeypatch):
-    """With the zoo behind the evaluations, and with the trials; and no sooner than somebody wants to know."""
-    asked: list[tuple[tuple[object, ...], dict[str, object]]] = []
-
-    def counting(*arguments: object, **options: object) -> Trust:
-        asked.append((arguments, options))
-        return Trust(())
-
-    monkeypatch.setattr(
-        importlib.import_module("radin.recipes.craft"), "trust", counting
-    )  # radin.craft is the function
-    soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3)
-    assert not asked
+def test_the_short_report_reads_no_checkpoint(zoo, bank, monkeypatch):
+    """It is made of the trials alone, once, and is part of the record."""
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu")
+    rows = exhaustive(3)
+    monkeypatch.setattr(Zoo, "__getitem__", lambda *_: pytest.fail("a checkpoint was read"))
+    monkeypatch.setattr(type(evaluate), "many", lambda self, soups: [50.0] * len(soups))
+    soup = craft(bank, evaluate, 7)
     assert soup.trust is soup.trust
     assert str(soup) == str(soup)
-    assert len(asked) == 1
-    (given_bank, given_zoo), options = asked[0]
-    assert given_bank is bank
-    assert given_zoo is zoo
-    assert options["trials"] is soup.trials
-    assert options["refreshed"] is False
-    assert craft(bank, lambda weights: 50.0, 3).trust == Trust(())
-    assert asked[1][0] == (bank, None)
+    estimates = fast_estimate(bank, rows)
+    trials = [Trial(row, estimate.item(), 50.0) for row, estimate in zip(rows, estimates)]
+    order = rank(bank, rows).order.tolist()
+    assert soup.trust == Trust(tuple(checks_of_trials(bank, [trials[k] for k in order])))
 
 
-def test_a_soup_of_strangers_says_so(zoo, bank):
-    soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3)
+def test_a_soup_of_unrelated_networks_says_so(zoo, bank):
+    soup = craft(bank, lambda weights: 10.0, 3)
     assert soup.trust.verdict == "no"
     first, second, *rest = str(soup).splitlines()
     assert first.startswith("radin: validation accuracy ")
-    assert second == "do not trust the fast estimate here (print soup.trust for all checks):"
+    assert second == (
+        "do not trust the fast estimate here "
+        "(print radin.trust(bank, zoo, trials=soup) for all checks):"
+    )
     assert rest == [f"- {advice}" for advice in soup.trust.advice]
-    assert "next to nothing in common" in rest[0]
-    without = craft(bank, lambda weights: 90.0, 3)  # a function of the user's own shows no zoo
-    assert without.trust.verdict == "yes"
-    assert len(str(without).splitlines()) == 1
+    assert "is no match for the best ingredient" in rest[0]
+    live = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3)
+    whole = radin.trust(bank, zoo, trials=live, progress=False)
+    assert whole.verdict == "no"
+    assert "next to nothing in common" in whole.advice[0]
+    assert set(live.trust.checks) <= set(whole.checks)
+    good = craft(bank, lambda weights: 90.0, 3)
+    assert good.trust.verdict == "yes"
+    assert len(str(good).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("name", "verdict"), [("cifar10", "yes"), ("cifar10-wild", "no")])
@@ -469,12 +487,20 @@ def test_trust_in_the_shipped_zoos(name, verdict):
     assert craft(bench.val, bench.evaluator(), 4, "greedy").trust is None
 
 
-def test_a_soup_does_not_print_or_compare_its_bank():
-    one, other = (craft(random_bank(2), lambda weights: 50.0, 1, "uniform") for _ in range(2))
-    assert "bank" not in repr(one)
-    assert "evaluate=" not in repr(one)
-    assert one.bank is not other.bank
-    assert [f.name for f in fields(one) if not f.compare] == ["bank", "evaluate"]
+def test_a_soup_is_a_plain_record():
+    soup = craft(random_bank(2), lambda weights: 50.0, 1, "uniform")
+    assert [f.name for f in fields(soup)] == [
+        "recipe",
+        "weights",
+        "accuracy",
+        "trials",
+        "evaluations",
+        "forward_equivalents",
+        "budget",
+        "note",
+        "trust",
+    ]
+    assert "logits" not in repr(soup)
 
 
 def test_trust_in_a_zoo_of_one():
@@ -483,12 +509,13 @@ def test_trust_in_a_zoo_of_one():
     assert len(str(soup).splitlines()) == 1
 
 
-def test_a_soup_travels_without_its_bank():
+def test_a_soup_travels_with_its_report():
     bench = SoupBench.load("cifar10-wild")
     soup = craft(bench.val, bench.evaluator(), 4)
-    fresh = pickle.loads(pickle.dumps(soup))
-    assert (fresh.bank, fresh.evaluate, fresh.trust) == (None, None, None)
+    pickled = pickle.dumps(soup)
+    assert len(pickled) < 20_000  # no bank, no evaluator
+    fresh = pickle.loads(pickled)
     assert torch.equal(fresh.weights, soup.weights)
     assert fresh.accuracy == soup.accuracy
-    asked = soup.trust
-    assert str(copy.deepcopy(soup).trust) == str(asked)
+    assert fresh.trust == soup.trust
+    assert str(copy.deepcopy(soup)) == str(fresh) == str(soup)

@@ -1,4 +1,4 @@
-"""radin/recipes/ledger.py: whatever is asked of it, it pays out no more than the budget."""
+"""radin/recipes/ledger.py: it pays out no more than the budget, and its estimates are exact."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import random_bank
+from helpers import mixing_weights, random_bank, tied_banks
+from radin import RECIPES, craft, exhaustive, fast_estimate
 from radin.errors import BudgetError, ParameterError
 from radin.recipes.ledger import Ledger
 
@@ -78,3 +79,37 @@ def test_costs_that_are_none(cost):
     with pytest.raises(ParameterError, match="cost must be a number of at least 0"):
         book.charge(cost)
     assert book.forward_equivalents == 0
+
+
+@given(
+    bank=tied_banks(),
+    recipe=st.sampled_from(sorted(RECIPES)),
+    budget=st.integers(1, 40),
+    data=st.data(),
+)
+def test_estimates_are_those_of_one_read_for_each_trial(bank, recipe, budget, data):
+    """Passed along from the ranking, or read together: bit for bit the same."""
+    rows = st.lists(mixing_weights(bank.num_models), min_size=1, max_size=8).map(torch.stack)
+    candidates = data.draw(st.one_of(st.none(), rows, st.just(exhaustive(bank.num_models))))
+    soup = craft(bank, lambda weights: 50.0, budget, recipe, candidates=candidates)
+    for trial in soup.trials:
+        assert trial.estimate == fast_estimate(bank, trial.weights.unsqueeze(0)).item()
+
+
+def test_the_bank_is_read_once_for_all_missing_estimates(monkeypatch):
+    book = ledger(4)
+    assert book.look(HALVES, estimate=12.5) == 12.5
+    assert book.spend(HALVES, estimate=25.0) == 50.0
+    assert book.spend(HALVES) == 50.0
+    assert book.spend_many(torch.eye(2)) == [50.0, 50.0]
+    reads: list[int] = []
+
+    def counting(bank: object, weights: torch.Tensor) -> torch.Tensor:
+        reads.append(len(weights))
+        return torch.full((len(weights),), 7.0)
+
+    monkeypatch.setattr("radin.recipes.ledger.fast_estimate", counting)
+    for _ in range(2):
+        assert [trial.estimate for trial in book.trials] == [12.5, 25.0, 7.0, 7.0, 7.0]
+        assert [trial.accuracy for trial in book.trials] == [12.5, 50.0, 50.0, 50.0, 50.0]
+    assert reads == [3]

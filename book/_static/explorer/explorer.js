@@ -1,32 +1,33 @@
 /* The budget explorer: RADIN and its rivals on a soup bench, in the page, without a kernel.
  *
- * The first half is arithmetic on whole numbers of right answers and gives what `radin.craft` gives; the tests
- * compare the two. The second half is the page: controls, two Vega-Lite charts, a table.
+ * The first half holds the rules of the recipes, on integers: numbers of right answers. They are the rules of
+ * radin/recipes/rules.py and of `sort_keys` in radin/ranking/rank.py, and give what `radin.craft` gives;
+ * tests/book/test_explorer.py compares the two. The second half is the page: controls, two Vega-Lite charts, a table.
  *
  * A zoo of N ingredients comes as
- *   {N, val, test, fast, soup_val, soup_test, draws, blind}
+ *   {N, val, test, fast, soup_val, soup_test, draws, random}
  * where `val` and `test` are numbers of images, `fast` (right answers of every ensemble on validation), `soup_val`
- * and `soup_test` have one entry for each subset, at place bitmask - 1, `draws[seed]` lists all
- * places in the order in which Monte Carlo draws them, and `blind[seed][M]` the first draws of the random recipe
- * among M candidates. */
+ * and `soup_test` have one entry for each subset, at row bitmask - 1, `draws[seed]` lists all rows in the
+ * order in which Monte Carlo draws them, and `random[seed][M]` the first draws of the random recipe among M
+ * candidates. */
 (function () {
   "use strict";
 
   /* ------------------------------------------------------------------ the recipes */
 
-  const sizeOf = (place) => {
+  const sizeOf = (row) => {
     let bits = 0;
-    for (let mask = place + 1; mask; mask &= mask - 1) bits += 1;
+    for (let mask = row + 1; mask; mask &= mask - 1) bits += 1;
     return bits;
   };
 
-  /* Places of the candidates, best first: fast estimate plus prior, then more ingredients, then lower bitmask. */
-  function rank(zoo, places, prior) {
-    const merit = new Map(places.map((place) => {
-      const score = (zoo.fast[place] * 100) / zoo.val + (prior * sizeOf(place)) / zoo.N;
-      return [place, Math.round(score * 1e9)];
+  /* Rows of the candidates, best first: fast estimate plus prior, then more ingredients, then lower bitmask. */
+  function rank(zoo, rows, prior) {
+    const merit = new Map(rows.map((row) => {
+      const score = (zoo.fast[row] * 100) / zoo.val + (prior * sizeOf(row)) / zoo.N;
+      return [row, Math.round(score * 1e9)];
     }));
-    return [...places].sort((a, b) => merit.get(b) - merit.get(a) || sizeOf(b) - sizeOf(a) || a - b);
+    return [...rows].sort((a, b) => merit.get(b) - merit.get(a) || sizeOf(b) - sizeOf(a) || a - b);
   }
 
   /* What is returned after 1, 2, ... evaluations: the best on validation, the first of equals. */
@@ -60,19 +61,19 @@
     return { tried, answers };
   }
 
-  /* Every recipe at every budget up to `limit`: {recipe: {tried: places in order, answers: a place for each budget}}. */
+  /* Every recipe at every budget up to `limit`: {recipe: {tried: rows in order, answers: a row for each budget}}. */
   function replay(zoo, { prior, candidates, seed }, limit) {
-    const places = zoo.draws[seed].slice(0, candidates);
-    const ranked = rank(zoo, places, prior).slice(0, limit);
-    const blind = zoo.blind[seed][candidates].map((i) => places[i]).slice(0, limit);
-    const level = (place, tried) => ({ tried, answers: Array(limit).fill(place) });
+    const rows = zoo.draws[seed].slice(0, candidates);
+    const ranked = rank(zoo, rows, prior).slice(0, limit);
+    const drawn = zoo.random[seed][candidates].map((i) => rows[i]).slice(0, limit);
+    const level = (row, tried) => ({ tried, answers: Array(limit).fill(row) });
     const all = 2 ** zoo.N - 2;
     let best = single(0);
     for (let k = 1; k < zoo.N; k += 1) if (zoo.fast[single(k)] > zoo.fast[best]) best = single(k);
     return {
       radin: { tried: ranked, answers: returned(zoo, ranked, limit) },
       greedy: greedy(zoo, limit),
-      random: { tried: blind, answers: returned(zoo, blind, limit) },
+      random: { tried: drawn, answers: returned(zoo, drawn, limit) },
       uniform: level(all, [all]),
       best_single: level(best, []),
     };
@@ -85,9 +86,9 @@
   /* ------------------------------------------------------------------ the page */
 
   const percent = (right, images) => (right * 100) / images;
-  const members = (place) => {
+  const members = (row) => {
     const found = [];
-    for (let k = 0; (place + 1) >> k; k += 1) if (((place + 1) >> k) & 1) found.push(k);
+    for (let k = 0; (row + 1) >> k; k += 1) if (((row + 1) >> k) & 1) found.push(k);
     return found;
   };
 
@@ -139,8 +140,8 @@
     async drawCharts() {
       const truth = this.settings().truth === "val" ? "validation" : "test";
       for (const name of ["plane", "curve"]) {
-        const place = this.root.querySelector(`.explorer-${name}`);
-        const made = await window.vegaEmbed(place, themed(this.data.charts[name], truth), {
+        const box = this.root.querySelector(`.explorer-${name}`);
+        const made = await window.vegaEmbed(box, themed(this.data.charts[name], truth), {
           renderer: "svg", actions: false, logLevel: 1, // errors only: an empty chart, before its first data, is none
         });
         if (this.views[name]) this.views[name].finalize();
@@ -154,7 +155,7 @@
       const zoo = this.data.zoos[chosen.zoo];
       const found = replay(zoo, chosen, this.data.limit);
       const best = oracle(zoo);
-      this.say(chosen, zoo, found, best);
+      this.writeTable(chosen, zoo, found, best);
       await this.show("plane", { soups: this.points(chosen, zoo, found, best) });
       await this.show("curve", { lines: this.lines(chosen, zoo, found, best), now: [{ budget: chosen.budget }] });
       this.root.dataset.ready = "yes";
@@ -163,60 +164,60 @@
     async show(chart, tables) {
       const view = this.views[chart];
       if (!view) return;
-      for (const [name, rows] of Object.entries(tables)) view.data(name, rows);
+      for (const [name, values] of Object.entries(tables)) view.data(name, values);
       await view.runAsync();
     }
 
     points(chosen, zoo, found, best) {
       const { tried, answers } = found.radin;
       const candidates = new Set(zoo.draws[chosen.seed].slice(0, chosen.candidates));
-      const evaluated = new Map(tried.slice(0, chosen.budget).map((place, at) => [place, at + 1]));
+      const evaluated = new Map(tried.slice(0, chosen.budget).map((row, at) => [row, at + 1]));
       const [right, images] = chosen.truth === "val" ? [zoo.soup_val, zoo.val] : [zoo.soup_test, zoo.test];
       const winner = answers[chosen.budget - 1];
-      return zoo.fast.map((fast, place) => ({
+      return zoo.fast.map((fast, row) => ({
         fast: percent(fast, zoo.val),
-        truth: percent(right[place], images),
-        ingredients: members(place).join(", "),
-        turn: evaluated.get(place) ?? null,
-        state: place === winner ? "returned by radin" : place === best ? "oracle"
-          : evaluated.has(place) ? "evaluated" : candidates.has(place) ? "candidate" : "not drawn",
+        truth: percent(right[row], images),
+        ingredients: members(row).join(", "),
+        turn: evaluated.get(row) ?? null,
+        state: row === winner ? "returned by radin" : row === best ? "oracle"
+          : evaluated.has(row) ? "evaluated" : candidates.has(row) ? "candidate" : "not drawn",
       }));
     }
 
     lines(chosen, zoo, found, best) {
-      const rows = [];
-      const add = (recipe, place, at) => rows.push({
-        recipe, budget: at + 1, test: percent(zoo.soup_test[place], zoo.test), ingredients: members(place).join(", "),
+      const values = [];
+      const add = (recipe, row, at) => values.push({
+        recipe, budget: at + 1, test: percent(zoo.soup_test[row], zoo.test), ingredients: members(row).join(", "),
       });
-      for (const recipe of chosen.recipes) found[recipe].answers.forEach((place, at) => add(recipe, place, at));
+      for (const recipe of chosen.recipes) found[recipe].answers.forEach((row, at) => add(recipe, row, at));
       for (let at = 0; at < this.data.limit; at += 1) add("oracle", best, at);
-      return rows;
+      return values;
     }
 
-    /* The same in words and numbers: for screen readers, and for whoever wants to copy them. */
-    say(chosen, zoo, found, best) {
+    /* The same in words and numbers, for screen readers and to copy. */
+    writeTable(chosen, zoo, found, best) {
       const top = percent(zoo.soup_test[best], zoo.test);
-      const rows = chosen.recipes.map((recipe) => {
-        const place = found[recipe].answers[chosen.budget - 1];
+      const entries = chosen.recipes.map((recipe) => {
+        const row = found[recipe].answers[chosen.budget - 1];
         const spent = Math.min(chosen.budget, found[recipe].tried.length);
-        return [recipe, place, spent];
+        return [recipe, row, spent];
       });
-      rows.push(["oracle", best, "all"]);
+      entries.push(["oracle", best, "all"]);
       const body = this.root.querySelector("tbody");
-      body.replaceChildren(...rows.map(([recipe, place, spent]) => {
-        const row = document.createElement("tr");
-        row.dataset.recipe = recipe;
-        row.dataset.place = place;
-        const test = percent(zoo.soup_test[place], zoo.test);
-        const texts = [recipe.replace("_", " "), members(place).join(" "), spent,
-          percent(zoo.soup_val[place], zoo.val).toFixed(2), test.toFixed(2), (top - test).toFixed(2)];
+      body.replaceChildren(...entries.map(([recipe, row, spent]) => {
+        const line = document.createElement("tr");
+        line.dataset.recipe = recipe;
+        line.dataset.row = row;
+        const test = percent(zoo.soup_test[row], zoo.test);
+        const texts = [recipe.replace("_", " "), members(row).join(" "), spent,
+          percent(zoo.soup_val[row], zoo.val).toFixed(2), test.toFixed(2), (top - test).toFixed(2)];
         texts.forEach((text, at) => {
           const cell = document.createElement(at ? "td" : "th");
           if (!at) cell.scope = "row";
           cell.textContent = text;
-          row.append(cell);
+          line.append(cell);
         });
-        return row;
+        return line;
       }));
       for (const name of ["budget", "prior", "candidates", "seed"]) {
         const shown = name === "prior" ? chosen.prior.toFixed(1) : String(chosen[name]);
@@ -226,7 +227,7 @@
       const winner = found.radin.answers[chosen.budget - 1];
       const test = percent(zoo.soup_test[winner], zoo.test);
       const spent = Math.min(chosen.budget, found.radin.tried.length);
-      this.root.querySelector(".explorer-said").textContent =
+      this.root.querySelector(".explorer-summary").textContent =
         `RADIN evaluates ${spent} of ${chosen.candidates} candidates and returns the soup of ingredients ` +
         `${members(winner).join(", ")}: ${test.toFixed(2)}% on test, regret ${(top - test).toFixed(2)} points.`;
       this.root.querySelector(".explorer-code code").textContent =

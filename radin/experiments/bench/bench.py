@@ -1,9 +1,8 @@
-"""The soup bench: a zoo whose every soup has been evaluated once, so that an evaluation is a look-up."""
+"""The soup bench: a zoo all of whose soups are evaluated, so that an evaluation is a look-up."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,24 +20,22 @@ from radin.data.load import load_split
 from radin.data.splits import in_memory
 from radin.errors import BankError, OffGridError, ParameterError
 from radin.experiments.bench.shipped import (
-    BENCH,
+    BENCH_FILE,
     BENCH_FORMAT,
-    INIT,
+    INIT_FILE,
     check_file,
-    network,
+    empty_network,
     read_manifest,
-    shipped,
+    shipped_benches,
     shipped_root,
 )
+from radin.experiments.bench.storage import BENCH_PARTS, TablesByPart, read_bench, write_bench
 from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
-from radin.files import atomic_path, load_tensors, store_folder, update_hash
+from radin.files import store_folder, update_hash
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights, exhaustive
-from radin.ranking.rank import METRICS, fast_estimate
-
-PARTS = ("val", "test")
-Tables = Mapping[str, Tensor]
+from radin.ranking.rank import METRICS, check_metric, fast_estimate
 
 
 class SoupBench:
@@ -47,44 +43,55 @@ class SoupBench:
 
     Args:
         val, test: logit banks of the same N ingredients.
-        soups: for "val" and "test" the table (2^N - 1, 2) of every soup: accuracy in percent and mean
-            negative log-likelihood in nats.
+        soups: for "val" and "test" the table (2^N - 1, 2) of every soup: accuracy in percent and
+            mean negative log-likelihood in nats.
         ensembles: the same of every ensemble; computed from the banks when not given.
-        right: for "val" and "test" whether each soup is right on each image, packed: (2^N - 1, ceil(n / 8)).
+        right: for "val" and "test" whether each soup is right on each image, packed:
+            (2^N - 1, ceil(n / 8)).
         zoo: the ingredients, or a function that opens them.
-        manifest: what the shipped files say of themselves: recipe, data, hardware, checksums.
+        manifest: what the shipped files tell about themselves: recipe, data, hardware, checksums.
+
+    >>> import radin
+    >>> bench = radin.SoupBench.load("cifar10")
+    >>> bench
+    SoupBench(10 ingredients, 1,023 soups)
+    >>> round(bench.regret(bench.oracle[0]), 2)
+    0.0
     """
 
     def __init__(
         self,
         val: LogitBank,
         test: LogitBank,
-        soups: Tables,
-        ensembles: Tables | None = None,
-        right: Tables | None = None,
+        soups: TablesByPart,
+        *,
+        ensembles: TablesByPart | None = None,
+        right: TablesByPart | None = None,
         zoo: Zoo | Callable[[], Zoo] | None = None,
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         for bank in (val, test):
             bank.refuse_projection("A soup bench")
-        rows = 2**val.num_models - 1
+        num_rows = 2**val.num_models - 1
         for kind, tables in (("soups", soups), ("ensembles", ensembles or {})):
             for part, table in tables.items():
-                if table.shape != (rows, len(METRICS)):
+                if table.shape != (num_rows, len(METRICS)):
                     raise BankError(
-                        f"A bench of {val.num_models} ingredients needs a table ({rows}, {len(METRICS)}) of {kind} "
-                        f"on {part}, not {tuple(table.shape)}."
+                        f"A bench of {val.num_models} ingredients needs a table ({num_rows}, "
+                        f"{len(METRICS)}) of {kind} on {part}, not {tuple(table.shape)}."
                     )
         if test.num_models != val.num_models:
             raise BankError(
                 f"The val bank has {val.num_models} ingredients, the test bank {test.num_models}."
             )
-        self.val, self.test = val, test
+        self.val = val
+        self.test = test
         self.manifest = dict(manifest or {})
         for part, packed in (right or {}).items():
-            if packed.shape != (rows, math.ceil({"val": val, "test": test}[part].num_images / 8)):
+            if packed.shape != (num_rows, math.ceil(self.bank(part).num_images / 8)):
                 raise BankError(
-                    f"The table of answers on {part} does not fit {rows} soups and the bank's images."
+                    f"The table of answers on {part} does not fit {num_rows} soups and the bank's "
+                    "images."
                 )
         self._right = dict(right or {})
         self._tables = {"soups": dict(soups), "ensembles": dict(ensembles or {})}
@@ -113,19 +120,25 @@ class SoupBench:
         return {"val": self.val, "test": self.test}[_check_part(part)]
 
     def soups(self, part: str, metric: str = "accuracy") -> Tensor:
-        """The metric of every soup on "val" or "test": (2^N - 1,), accuracy in percent or "nll" in nats."""
+        """The metric of every soup on "val" or "test": (2^N - 1,).
+
+        It is the accuracy in percent or "nll" in nats.
+        """
         return self._tables["soups"][_check_part(part)][:, _column(metric)]
 
     def ensembles(self, part: str, metric: str = "accuracy") -> Tensor:
         """The same of every ensemble; on "val" these are the fast estimates."""
         tables = self._tables["ensembles"]
         if _check_part(part) not in tables:
-            both = [fast_estimate(self.bank(part), self.candidates, name) for name in METRICS]
-            tables[part] = torch.stack(both, 1).double()
+            bank = self.bank(part)
+            columns = [fast_estimate(bank, self.candidates, metric=name) for name in METRICS]
+            tables[part] = torch.stack(columns, 1).double()
         return tables[part][:, _column(metric)]
 
     def right(self, part: str, rows: Sequence[int]) -> Tensor:
-        """Whether some soups are right, image by image: (len(rows), n) boolean; what paired intervals need.
+        """Whether some soups are right, image by image: (len(rows), n) boolean.
+
+        Paired intervals need these answers.
 
         Raises BankError when the bench came without these answers.
         """
@@ -145,20 +158,23 @@ class SoupBench:
         if not torch.allclose(p[used], p[used].mean(), rtol=1e-4, atol=0):
             raise OffGridError(
                 "This soup is not in the bench: it holds subsets with equal weights only. "
-                f"The weights were {[round(w, 4) for w in p.tolist()]}."
+                f"The weights were {[round(weight, 4) for weight in p.tolist()]}."
             )
         return sum(2**k for k in used.nonzero().flatten().tolist()) - 1
 
-    def evaluator(self, part: str = "val") -> LookUp:
-        """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up; it counts its calls."""
-        self.soups(part)
-        return LookUp(self, part)
+    def evaluator(self, part: str = "val") -> TableEvaluator:
+        """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up.
+
+        It counts its calls.
+        """
+        _check_part(part)
+        return TableEvaluator(self, part)
 
     @property
     def oracle(self) -> tuple[Tensor, float]:
-        """The best soup of all by *test* accuracy: its mixing weights (N,) and that accuracy in percent.
+        """The best soup of all by *test* accuracy: its mixing weights (N,) and that accuracy.
 
-        Nobody can choose it without looking at the test split; it is the yardstick of regret.
+        Nobody can choose it without looking at the test split; regret is measured from it.
         """
         best = int(self.soups("test").argmax())
         return self.candidates[best], self.soups("test")[best].item()
@@ -167,30 +183,42 @@ class SoupBench:
         """Oracle test accuracy minus this soup's, in percentage points."""
         return self.oracle[1] - self.soups("test")[self.row(weights)].item()
 
-    def sub(self, members: Sequence[int]) -> SoupBench:
-        """The bench of fewer ingredients, as if the others had never been trained; it costs nothing.
+    def subset(self, members: Sequence[int]) -> SoupBench:
+        """The bench of fewer ingredients, as if the others had never been trained.
+
+        It costs no evaluation.
 
         Raises ParameterError for a member that is not there or is named twice.
         """
-        rows = self.rows_of(members)
-        kinds = (*self._tables.values(), self._right)
-        soups, ensembles, right = (
-            {part: table[rows] for part, table in kind.items()} for kind in kinds
-        )
+        rows = self.rows_of_subset(members)
         chosen = list(members)
-        val, test = (
-            LogitBank(b.logits[chosen], b.labels, [b.names[k] for k in chosen])
-            for b in (self.val, self.test)
-        )
+
+        def bank_of(bank: LogitBank) -> LogitBank:
+            names = [bank.names[k] for k in chosen]
+            return LogitBank(bank.logits[chosen], bank.labels, names)
+
+        def tables_of(tables: TablesByPart) -> TablesByPart:
+            return {part: table[rows] for part, table in tables.items()}
+
         manifest = dict(self.manifest)
         if "ingredients" in manifest:
             manifest["ingredients"] = [manifest["ingredients"][k] for k in chosen]
-        smaller = SoupBench(val, test, soups, ensembles, right, manifest=manifest)
+        smaller = SoupBench(
+            bank_of(self.val),
+            bank_of(self.test),
+            tables_of(self._tables["soups"]),
+            ensembles=tables_of(self._tables["ensembles"]),
+            right=tables_of(self._right),
+            manifest=manifest,
+        )
         smaller._splits = self._splits
         return smaller
 
-    def rows_of(self, members: Sequence[int]) -> Tensor:
-        """Where the soups of a smaller zoo stand here: row i of `sub(members)` is row `rows_of(members)[i]`."""
+    def rows_of_subset(self, members: Sequence[int]) -> Tensor:
+        """The rows of a smaller zoo's soups in this bench.
+
+        Row i of `subset(members)` is row `rows_of_subset(members)[i]`.
+        """
         chosen = list(members)
         if (
             not chosen
@@ -227,14 +255,17 @@ class SoupBench:
                 "This bench does not know what images it was made from; pass your own split."
             )
         data = self.manifest["data"]
-        return in_memory(load_split(data["name"], data["parts"][part], root, data["size"]))
+        return in_memory(load_split(data["name"], data["parts"][part], root, size=data["size"]))
 
     def has_images_of(self, part: str, split: Dataset[Any]) -> bool | None:
-        """Whether a split holds exactly the images that "val" or "test" was made from; None when that is unknown."""
+        """Whether a split holds exactly the images that "val" or "test" was made from.
+
+        None when the bench does not know.
+        """
         if _check_part(part) in self._splits:
             return fingerprint(split) == fingerprint(self._splits[part])
-        known = self.manifest.get("data", {}).get("fingerprints", {})
-        return fingerprint(split) == known[part] if part in known else None
+        fingerprints = self.manifest.get("data", {}).get("fingerprints", {})
+        return fingerprint(split) == fingerprints[part] if part in fingerprints else None
 
     @classmethod
     def build(
@@ -243,134 +274,124 @@ class SoupBench:
         val: Dataset[Any],
         test: Dataset[Any],
         device: str = "auto",
+        *,
         dtype: torch.dtype = torch.float32,
         cache: bool | Path = True,
         progress: bool = True,
     ) -> SoupBench:
         """Evaluate every subset of a small zoo on both parts: 2 (2^N - 1) evaluations, once.
 
-        What is done is kept on disk under the content of the ingredients and of the images; a second
-        call reads it, and a killed one goes on.
+        Results are kept on disk under a hash of the ingredients and of the images. A second call
+        reads them, and a call after a killed one goes on.
 
         Args:
+            zoo: opened with `build`.
+            val, test: (image, label) pairs.
+            device: where networks run.
             dtype: of the banks, torch.float32 or torch.float16.
+            cache: the store's folder; True for the default one, False for none.
+            progress: show bars.
 
         Raises ParameterError for more ingredients than `exhaustive` lists.
         """
         exhaustive(len(zoo))  # a zoo too large is refused before anything is predicted
+        splits = {"val": val, "test": test}
         banks = [
             predict(zoo, split, device=device, dtype=dtype, cache=cache, progress=progress)
-            for split in (val, test)
+            for split in splits.values()
         ]
         path = None
         if (folder := store_folder(cache, "benches")) is not None:
-            path = folder / f"{_content(zoo, banks)}.safetensors"
+            path = folder / f"{_content_hash(zoo, banks)}.safetensors"
         if path is not None and path.exists():
             with suppress(BankError):  # damaged: build it again
                 bench = cls.load(path, zoo)
-                bench._splits = {"val": val, "test": test}
+                bench._splits = splits
                 return bench
-        soups, right = {}, {}
-        for part, split in zip(PARTS, (val, test), strict=True):
+        soups: dict[str, Tensor] = {}
+        right: dict[str, Tensor] = {}
+        for part, split in splits.items():
             soups[part], answers = tabulate(zoo, split, device, cache=cache, progress=progress)
             right[part] = pack_bits(answers)
         bench = cls(banks[0], banks[1], soups, right=right, zoo=zoo)
-        bench._splits = {"val": val, "test": test}
+        bench._splits = splits
         if path is not None:
             bench.save(path)
         return bench
 
     def save(self, path: str | Path) -> Path:
         """Write banks and tables as one safetensors file, atomically (without the ingredients)."""
-        path = Path(path)
-        # As a tensor: with a second entry in its header, safetensors writes the same bench as other bytes each time.
-        tensors = {
-            "names": torch.frombuffer(
-                bytearray(json.dumps(self.val.names), "utf-8"), dtype=torch.uint8
-            )
-        }
-        for part in PARTS:
-            bank = self.bank(part)
-            self.ensembles(part)
-            tensors[f"{part}.logits"] = bank.logits.contiguous()
-            tensors[f"{part}.labels"] = bank.labels.contiguous()
-            for kind, tables in self._tables.items():
-                tensors[f"{part}.{kind}"] = tables[part].double().contiguous()
-            if part in self._right:
-                tensors[f"{part}.right"] = self._right[part].contiguous()
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": BENCH_FORMAT})
-        return path
+        for part in BENCH_PARTS:
+            self.ensembles(part)  # computed where they are missing
+        return write_bench(
+            Path(path),
+            banks={part: self.bank(part) for part in BENCH_PARTS},
+            tables=self._tables,
+            right=self._right,
+        )
 
     @classmethod
     def load(cls, name: str | Path, zoo: Zoo | None = None) -> SoupBench:
         """Read a shipped bench by its name, or a file that `save` wrote.
 
         Args:
-            name: one of `radin.experiments.bench.bench.shipped()`, a folder laid out like theirs, or a file.
+            name: one of `radin.experiments.bench.shipped.shipped_benches()`, a folder laid out like
+                theirs, or a file.
+            zoo: the ingredients, for a file.
 
-        Raises BankError when nothing of that name is there, or a file is damaged or of another version.
+        Raises:
+            BankError: nothing of that name is there, or a file is damaged or of another version.
         """
-        if str(name) in shipped():
+        if str(name) in shipped_benches():
             return cls._load_folder(shipped_root() / str(name))
         path = Path(name)
         if path.is_dir():
             return cls._load_folder(path)
         if path.suffix != ".safetensors" and not path.exists():
             raise BankError(
-                f"Unknown bench {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}; or give a file."
+                f"Unknown bench {str(name)!r}: shipped are "
+                f"{', '.join(shipped_benches()) or 'none'}; or give a file."
             )
-        return cls._read(path, zoo)
-
-    @classmethod
-    def _read(
-        cls, path: Path, zoo: Zoo | Callable[[], Zoo] | None, manifest: Any = None
-    ) -> SoupBench:
-        tensors, _ = load_tensors(path, BENCH_FORMAT)
-        try:
-            names = json.loads(bytes(tensors["names"].tolist()))
-            banks = [
-                LogitBank(tensors[f"{part}.logits"], tensors[f"{part}.labels"], names)
-                for part in PARTS
-            ]
-            kinds = [
-                {part: tensors[f"{part}.{kind}"] for part in PARTS}
-                for kind in ("soups", "ensembles")
-            ]
-            right = {part: tensors[f"{part}.right"] for part in PARTS if f"{part}.right" in tensors}
-            return cls(banks[0], banks[1], kinds[0], kinds[1], right, zoo, manifest)
-        except (KeyError, json.JSONDecodeError) as error:
-            raise BankError(
-                f"{path}: not a whole soup bench ({error} is missing); build it again."
-            ) from error
+        return cls(**read_bench(path), zoo=zoo)
 
     @classmethod
     def _load_folder(cls, folder: Path) -> SoupBench:
         manifest = read_manifest(folder)
-        check_file(folder, BENCH, manifest)
+        check_file(folder, BENCH_FILE, manifest)
 
         def open_zoo() -> Zoo:
-            paths = [folder / name for name in manifest["files"] if name not in (BENCH, INIT)]
-            for path in (*paths, folder / INIT):
-                check_file(folder, path.name, manifest)
+            names = [name for name in manifest["files"] if name not in (BENCH_FILE, INIT_FILE)]
+            for name in (*names, INIT_FILE):
+                check_file(folder, name, manifest)
             return Zoo.open(
-                paths, build=lambda: network(manifest), init=folder / INIT, progress=False
+                [folder / name for name in names],
+                build=lambda: empty_network(manifest),
+                init=folder / INIT_FILE,
+                progress=False,
             )
 
-        ships_ingredients = INIT in manifest["files"]
-        return cls._read(folder / BENCH, open_zoo if ships_ingredients else None, manifest)
+        ships_ingredients = INIT_FILE in manifest["files"]
+        return cls(
+            **read_bench(folder / BENCH_FILE),
+            zoo=open_zoo if ships_ingredients else None,
+            manifest=manifest,
+        )
 
 
-class LookUp:
-    """An evaluator that reads a bench: called with mixing weights (N,), it returns the soup's accuracy in percent.
+class TableEvaluator:
+    """An evaluator that looks soups up in a bench instead of running them.
+
+    Called with mixing weights (N,), it returns the soup's accuracy in percent.
 
     Attributes:
         bench, part: where it looks.
-        count: how many evaluations were asked of it.
+        count: how many evaluations it was asked for.
     """
 
     def __init__(self, bench: SoupBench, part: str) -> None:
-        self.bench, self.part, self.count = bench, part, 0
+        self.bench = bench
+        self.part = part
+        self.count = 0
 
     def __call__(self, weights: Tensor | Sequence[float]) -> float:
         row = self.bench.row(weights)
@@ -378,22 +399,24 @@ class LookUp:
         return self.bench.soups(self.part)[row].item()
 
 
-def _content(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
-    """Hex hash of the ingredients and their banks, which stand for the networks and the images together."""
+def _content_hash(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
+    """Hex hash of the ingredients and their banks.
+
+    The banks stand for the networks and the images together.
+    """
     digest = hashlib.sha256("|".join([BENCH_FORMAT, *zoo.fingerprints]).encode())
-    for part, bank in zip(PARTS, banks, strict=True):
+    for part, bank in zip(BENCH_PARTS, banks, strict=True):
         update_hash(digest, f"{part}.logits", bank.logits)
         update_hash(digest, f"{part}.labels", bank.labels)
     return digest.hexdigest()
 
 
 def _check_part(part: str) -> str:
-    if part not in PARTS:
-        raise ParameterError(f"part must be one of {', '.join(PARTS)}, not {part!r}.")
+    if part not in BENCH_PARTS:
+        raise ParameterError(f"part must be one of {', '.join(BENCH_PARTS)}, not {part!r}.")
     return part
 
 
 def _column(metric: str) -> int:
-    if metric not in METRICS:
-        raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+    check_metric(metric)
     return METRICS.index(metric)

@@ -1,4 +1,4 @@
-"""The benches that come with the module: where they lie and how they are checked."""
+"""The benches that come with the module: where they are and how they are checked."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from radin.experiments.networks import SmallResNet
 from radin.files import hash_file
 
 BENCH_FORMAT = "radin-bench-2"
-BENCH, MANIFEST, INIT = "bench.safetensors", "manifest.json", "init.safetensors"
-PRETRAINED = (
-    "pretrained.safetensors"  # beside the benches' folders: what all their zoos were trained from
-)
+BENCH_FILE = "bench.safetensors"
+MANIFEST_FILE = "manifest.json"
+INIT_FILE = "init.safetensors"
+# Beside the benches' folders: the network that all their zoos were trained from.
+PRETRAINED_FILE = "pretrained.safetensors"
 
 
 def shipped_root() -> Path:
@@ -26,14 +27,14 @@ def shipped_root() -> Path:
     return Path(str(resources.files("radin.experiments"))) / "benches"
 
 
-def shipped() -> list[str]:
+def shipped_benches() -> list[str]:
     """The names of the benches that come with the module."""
-    return sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST}"))
+    return sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST_FILE}"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a shipped folder says of itself. Raises BankError when that is missing or not ours."""
-    path = folder / MANIFEST
+    """The manifest of a shipped folder; BankError when it is missing or not one of ours."""
+    path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -46,17 +47,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         or "files" not in manifest
     ):
         raise BankError(
-            f"{path}: not the manifest of a bench of format {BENCH_FORMAT!r}; it is of another version."
+            f"{path}: not the manifest of a bench of format {BENCH_FORMAT!r}; "
+            "it is of another version."
         )
     return manifest
 
 
 def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Raises BankError when a file of a shipped bench is missing or not the one the manifest was written for."""
+    """BankError when a file of a shipped bench is missing or not the one in its manifest."""
     path = folder / name
     if not path.is_file():
         raise BankError(
-            f"{path}: no such file, although the manifest beside it lists it; fetch the bench again."
+            f"{path}: no such file, although the manifest beside it lists it; "
+            "fetch the bench again."
         )
     if (found := hash_file(path)) != manifest["files"].get(name):
         raise BankError(
@@ -64,6 +67,6 @@ def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def network(manifest: Mapping[str, Any]) -> nn.Module:
-    """An empty network of the kind that a shipped bench's ingredients are."""
+def empty_network(manifest: Mapping[str, Any]) -> nn.Module:
+    """An empty network of the architecture of a shipped bench's ingredients."""
     return SmallResNet(num_classes=len(manifest["class_names"]), widths=tuple(manifest["widths"]))

@@ -1,4 +1,4 @@
-"""Evaluating many soups: several at once on a GPU, and resumable after a kill."""
+"""Evaluating every soup of a zoo: several at once on a GPU, and resumable after a kill."""
 
 from __future__ import annotations
 
@@ -29,34 +29,40 @@ from radin.ranking.bank import check_labels
 from radin.ranking.candidates import exhaustive
 from radin.soup.average import average
 
+Answers = tuple[Tensor, Tensor]  # of R soups: (R, 2) accuracies and losses, (R, n) right or wrong
+
 _FORMAT = "radin-soups-1"
-_KEEP_EVERY = 30  # seconds between two writings of what is done
-_SMALL = 100_000  # parameters; below, a second CPU thread costs more than it brings
-PER_PASS_GPU = (
-    64  # soups; a GPU is idle with one small network at a time, and memory grows with their number
-)
+SAVE_INTERVAL_SECONDS = 30
+# Below, a second CPU thread costs more than it brings.
+MIN_PARAMETERS_FOR_THREADS = 100_000
+# A GPU is idle with one small network at a time, and memory grows with their number.
+SOUPS_PER_PASS_ON_GPU = 64
 
 
 def tabulate(
     zoo: Zoo,
     split: Dataset[Any],
     device: str = "auto",
+    *,
     batch_size: int = 250,
     per_pass: int | None = None,
     cache: bool | Path = True,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate every subset's soup on one split: 2^N - 1 evaluations in the row order of `exhaustive(N)`.
+    """Evaluate the soup of every subset on one split: 2^N - 1 rows in the order of `exhaustive(N)`.
 
-    What is done is written every half minute, and a killed run goes on from there. Rows depend on
-    the first ingredients only, so a larger zoo that begins with the same ingredients takes over the
-    rows of the smaller one.
+    Results are written every half minute, and a call after a killed one goes on from there. A
+    larger zoo that begins with the same ingredients takes over the rows of the smaller one.
 
     Args:
         zoo: opened with `build`.
         split: (image, label) pairs; images in folders are decoded once and held in memory.
-        per_pass: soups that run together, their parameters stacked; 1 on a CPU and 64 on a GPU when not given.
+        device: where networks run.
+        batch_size: images in one forward pass.
+        per_pass: soups that run together, their parameters stacked; 1 on a CPU and 64 on a GPU when
+            not given.
         cache: the store's folder; True for the default one, False for none.
+        progress: show a bar.
 
     Returns: the table (2^N - 1, 2) in double precision, accuracy in percent and mean negative
     log-likelihood in nats; and (2^N - 1, n) boolean, whether each soup is right on each image.
@@ -66,9 +72,9 @@ def tabulate(
     rows = exhaustive(len(zoo))
     chosen = pick_device(device)
     if isinstance(split, FolderSplit):
-        split = in_memory(split, progress)  # or every image would be decoded once for every soup
+        split = in_memory(split, progress=progress)  # or every image would be decoded once for every soup
     batch_size = check_integer("batch_size", batch_size, minimum=1)
-    per_pass = per_pass or (PER_PASS_GPU if chosen.type == "cuda" else 1)
+    per_pass = per_pass or (SOUPS_PER_PASS_ON_GPU if chosen.type == "cuda" else 1)
     model = zoo.model(0).to(chosen)
     store = None
     if (folder := store_folder(cache, "soups")) is not None:
@@ -76,30 +82,32 @@ def tabulate(
             _FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), chosen.type
         )
         store = folder / f"{key}.safetensors"
-    known = _known(store, zoo.fingerprints)
-    if known and not _still_holds(
-        known, evaluate_soups(zoo, model, rows[:1], split, chosen, batch_size)
-    ):
-        known = None
-    done = min(len(rows), len(known[0])) if known else 0
+
+    def evaluate(weights: Tensor) -> Answers:
+        return evaluate_soups(zoo, model, weights, split, device=chosen, batch_size=batch_size)
+
+    stored = _stored(store, zoo.fingerprints)
+    if stored and not _is_same_network(stored, evaluate(rows[:1])):
+        stored = None
+    done = min(len(rows), len(stored[0])) if stored else 0
     table = torch.empty(len(rows), 2, dtype=torch.float64)
     right = torch.empty(len(rows), len(split), dtype=torch.bool)  # type: ignore[arg-type]
-    if known:
-        table[:done], right[:done] = known[0][:done], known[1][:done]
-    kept = time.monotonic()
+    if stored:
+        table[:done] = stored[0][:done]
+        right[:done] = stored[1][:done]
+    saved = time.monotonic()
     with (
         _threads(model),
         tqdm(total=len(rows), initial=done, desc="evaluating soups", disable=not progress) as bar,
     ):
         for first in range(done, len(rows), per_pass):
             last = min(first + per_pass, len(rows))
-            table[first:last], right[first:last] = evaluate_soups(
-                zoo, model, rows[first:last], split, chosen, batch_size
-            )
+            table[first:last], right[first:last] = evaluate(rows[first:last])
             bar.update(last - first)
-            if store is not None and (last == len(rows) or time.monotonic() - kept > _KEEP_EVERY):
-                _keep(store, table[:last], right[:last], zoo.fingerprints)
-                kept = time.monotonic()
+            is_due = last == len(rows) or time.monotonic() - saved > SAVE_INTERVAL_SECONDS
+            if store is not None and is_due:
+                _save(store, table[:last], right[:last], zoo.fingerprints)
+                saved = time.monotonic()
     return table, right
 
 
@@ -108,12 +116,22 @@ def evaluate_soups(
     model: nn.Module,
     weights: Tensor,
     split: Dataset[Any],
+    *,
     device: torch.device,
     batch_size: int,
-) -> tuple[Tensor, Tensor]:
-    """Evaluate the soups of some mixing weights (M, N) in one pass over the split.
+) -> Answers:
+    """Evaluate some soups in one pass over the split.
 
-    Returns: (M, 2) accuracy in percent and mean negative log-likelihood in nats; (M, n) right or wrong.
+    Args:
+        zoo: the N ingredients.
+        model: a network of theirs on the device; its weights are not used.
+        weights: (M, N) mixing weights.
+        split: (image, label) pairs.
+        device: where the network runs.
+        batch_size: images in one forward pass.
+
+    Returns: (M, 2) accuracy in percent and mean negative log-likelihood in nats; and (M, n)
+    boolean, whether each soup is right on each image.
     """
     soups = [average(zoo, row) for row in weights]
     like = model.state_dict()
@@ -122,18 +140,15 @@ def evaluate_soups(
     }
 
     def run(state: dict[str, Tensor], images: Tensor) -> Tensor:
-        return batch_logits(model, images, device, state)
+        return batch_logits(model, images, device, state=state)
 
     losses = torch.zeros(len(soups), dtype=torch.float64, device=device)
     right = []
     with torch.inference_mode():
         for images, labels in _on_device(split, batch_size, device):
-            if (
-                len(soups) == 1
-            ):  # plain layers are several times faster than stacked ones of one soup
-                logits = run({key: tensor[0] for key, tensor in stacked.items()}, images).unsqueeze(
-                    0
-                )
+            if len(soups) == 1:
+                # Plain layers are several times faster than stacked ones of one soup.
+                logits = run({key: tensor[0] for key, tensor in stacked.items()}, images)[None]
             else:
                 logits = vmap(run, in_dims=(0, None))(stacked, images)  # (M, batch, C)
             check_labels(labels, logits.shape[-1])
@@ -154,18 +169,19 @@ def _on_device(
 
 
 def _threads(model: nn.Module) -> AbstractContextManager[None]:
-    small = sum(parameter.numel() for parameter in model.parameters()) < _SMALL
+    small = sum(parameter.numel() for parameter in model.parameters()) < MIN_PARAMETERS_FOR_THREADS
     return single_thread() if small else nullcontext()
 
 
-def _known(store: Path | None, fingerprints: list[str]) -> tuple[Tensor, Tensor] | None:
-    """The rows that were evaluated before, (R, 2) and (R, n): those of the ingredients that both zoos begin with."""
+def _stored(store: Path | None, fingerprints: list[str]) -> Answers | None:
+    """The rows that were evaluated before: those of the ingredients that both zoos begin with."""
     if store is None or not store.exists():
         return None
     try:
         tensors, metadata = load_tensors(store, _FORMAT)
         before = json.loads(metadata["fingerprints"])
-        table, right = tensors["table"], unpack_bits(tensors["right"], int(metadata["images"]))
+        table = tensors["table"]
+        right = unpack_bits(tensors["right"], int(metadata["images"]))
     except (BankError, KeyError, ValueError):  # damaged: evaluate again
         return None
     shared = 0
@@ -174,14 +190,18 @@ def _known(store: Path | None, fingerprints: list[str]) -> tuple[Tensor, Tensor]
     return table[: 2**shared - 1], right[: 2**shared - 1]
 
 
-def _still_holds(known: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> bool:
-    """Whether the first stored row is what the first ingredient says now: no key can hold an edited forward."""
-    stored_nll, nll = known[0][0, 1].item(), now[0][0, 1].item()
-    flipped = (known[1][0] != now[1][0]).double().mean().item()
+def _is_same_network(stored: Answers, now: Answers) -> bool:
+    """Whether the first stored row is what the first ingredient gives now.
+
+    The store's key does not depend on the code of the network's `forward`, which may have changed.
+    """
+    stored_nll = stored[0][0, 1].item()
+    nll = now[0][0, 1].item()
+    flipped = (stored[1][0] != now[1][0]).double().mean().item()
     return abs(stored_nll - nll) <= 1e-3 * max(1.0, abs(nll)) and flipped <= 0.01
 
 
-def _keep(store: Path, table: Tensor, right: Tensor, fingerprints: list[str]) -> None:
+def _save(store: Path, table: Tensor, right: Tensor, fingerprints: list[str]) -> None:
     metadata = {
         "format": _FORMAT,
         "fingerprints": json.dumps(fingerprints),
