@@ -19,7 +19,7 @@ def test_accuracies_come_out_near_the_targets(N, C):
 
 
 def test_seeds_and_precision():
-    one, same, other = (synthetic_bank(2, 50, 5, seed) for seed in (0, 0, 1))
+    one, same, other = (synthetic_bank(2, 50, 5, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.logits, same.logits)
     assert torch.equal(one.labels, same.labels)
     assert not torch.equal(one.logits, other.logits)
