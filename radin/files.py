@@ -39,8 +39,10 @@ def user_cache() -> Path:
     return Path(base) / "radin"
 
 
-def data_root() -> Path:
-    """The folder of the data sets: `RADIN_DATA`, else `data` in the user's cache folder."""
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the data sets: `root`, else `RADIN_DATA`, else `data` in the user's cache."""
+    if root is not None:
+        return Path(root).expanduser()
     return Path(os.environ.get("RADIN_DATA") or user_cache() / "data")
 
 

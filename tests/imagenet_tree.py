@@ -29,19 +29,19 @@ def pixels(seed: int = 0, edge: int = 8, kind: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def put(place: Path, folders: Sequence[str], count: int, suffix: str = ".JPEG") -> None:
-    """So many images in each folder, with names whose order is not that of their numbers."""
+def put(parent: Path, folders: Sequence[str], count: int, suffix: str = ".JPEG") -> None:
+    """`count` images in each folder, with names whose order is not that of their numbers."""
     content = pixels()
     for folder in folders:
-        (place / folder).mkdir(parents=True, exist_ok=True)
+        (parent / folder).mkdir(parents=True, exist_ok=True)
         for k in range(count):
-            (place / folder / f"{folder}_{7 * k + 5}{suffix}").write_bytes(content)
+            (parent / folder / f"{folder}_{7 * k + 5}{suffix}").write_bytes(content)
 
 
 def put_objectnet(
     base: Path, groups: dict[str, list[int]], others: Sequence[str], num_logits: int
 ) -> None:
-    """ObjectNet's images and its four files of mappings, for classes given as folder: numbers of logits."""
+    """ObjectNet's images and its four files of mappings; `groups` are logits by folder."""
     put(base / "images", [*groups, *others], 1, ".png")
     lines = list(range(num_logits))
     random.Random(0).shuffle(lines)  # line of each logit's label

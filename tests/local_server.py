@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves as told: what tests of downloads talk to."""
+"""A web server on this machine that fails on demand, for tests of downloads."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from threading import Thread
 
 @dataclass
 class LocalServer:
-    """Serves files by path; the fields say how, and `asked` is what it was asked for.
+    """Serves files by path; the fields say how, and record the requests.
 
     Attributes:
         files: content by path.
-        ranges: whether it heeds the header Range.
-        cuts: of each answer in turn, after how many bytes the connection breaks; later ones are whole.
-        status: by path, the status to answer with in place of the file.
+        ranges: whether it obeys the header Range.
+        cuts: of each answer in turn, after how many bytes the connection breaks; later answers are
+            complete.
+        status: by path, the status to answer with instead of the file.
         says_length: whether it sends the header Content-Length.
-        shift: added to where a range begins.
+        shift: added to the first byte of a range.
         delay: seconds before each answer.
-        lie: added to every length that it tells.
+        lie: added to every length that it sends.
         tags: by path, the ETag of the file.
-        conditions: whether it heeds the header If-Range.
+        conditions: whether it obeys the header If-Range.
         asked: (path, Range) of each request for content.
-        heads: path of each request for headers alone.
-        if_range: what each request for content had in the header If-Range.
+        head_requests: path of each request for headers alone.
+        if_range: the header If-Range of each request for content.
     """
 
     url: str = ""
@@ -43,7 +44,7 @@ class LocalServer:
     tags: dict[str, str] = field(default_factory=dict)
     conditions: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
-    heads: list[str] = field(default_factory=list)
+    head_requests: list[str] = field(default_factory=list)
     if_range: list[str | None] = field(default_factory=list)
 
     def reset(self) -> None:
@@ -58,11 +59,9 @@ def serve() -> Iterator[LocalServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            path, wanted, condition = (
-                self.path.lstrip("/"),
-                self.headers.get("Range"),
-                self.headers.get("If-Range"),
-            )
+            path = self.path.lstrip("/")
+            wanted = self.headers.get("Range")
+            condition = self.headers.get("If-Range")
             server.asked.append((path, wanted))
             server.if_range.append(condition)
             time.sleep(server.delay)
@@ -72,24 +71,28 @@ def serve() -> Iterator[LocalServer]:
                 self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
 
         def do_HEAD(self) -> None:
-            server.heads.append(self.path.lstrip("/"))
+            server.head_requests.append(self.path.lstrip("/"))
             self._answer(self.path.lstrip("/"), None)
 
         def _answer(self, path: str, wanted: str | None) -> bytes | None:
-            """Send the headers; return what is to follow them, None after a refusal."""
-            status, content = server.status.get(path), server.files.get(path, b"")
+            """Send the headers and return the content to send; None after an error status."""
+            status = server.status.get(path)
+            content = server.files.get(path, b"")
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
-            if status == 416 and not wanted:  # no range asked for, none to refuse
+            if status == 416 and not wanted:  # no range was asked for
                 status = None
             if status or path not in server.files:
                 self.send_error(status or 404)
                 return None
-            body, told = content[start:], len(content) + server.lie
+            body = content[start:]
+            sent_length = len(content) + server.lie
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start + server.shift}-{told - 1}/{told}")
+                first = start + server.shift
+                sent_range = f"bytes {first}-{sent_length - 1}/{sent_length}"
+                self.send_header("Content-Range", sent_range)
             if server.says_length:
-                self.send_header("Content-Length", str(told - start))
+                self.send_header("Content-Length", str(sent_length - start))
             if path in server.tags:
                 self.send_header("ETag", server.tags[path])
             self.end_headers()

@@ -1,4 +1,4 @@
-"""Archives made by tests: tiny ones laid out like the official files, and hostile ones."""
+"""Archives made by tests: tiny ones with the layout of the official files, and harmful ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cifar_records(labels: list[int], seed: int = 0) -> bytes:
 
 
 def cifar_archive(per_class: int = 4) -> bytes:
-    """CIFAR-10 with this many images of each class in every batch; the batches are packed out of order."""
+    """CIFAR-10 with `per_class` images of each class in every batch; batches are out of order."""
     labels = [label for _ in range(per_class) for label in range(10)]
     names = [
         "data_batch_3",

@@ -21,43 +21,37 @@ from radin.files import update_hash
 
 
 def batches(
-    split: Dataset[Any], batch_size: int, start: int = 0, workers: int | None = None
+    split: Dataset[Any], batch_size: int, *, start: int = 0, workers: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split in order, as (images, labels) batches; slices when it lies in memory, decodes otherwise.
+    """The split in order, as (images, labels) batches.
+
+    A split in memory is sliced; the images of any other are decoded.
 
     Args:
-        start: the image to begin with.
-        workers: threads that decode a split of radin's ahead of its use, one for each core by default; processes that
-            read any other data set, none by default.
+        start: index of the first image.
+        workers: threads that decode a split of radin's, one for each core by default; processes
+            that read any other data set, none by default.
 
-    Raises DataError when the split is empty, an image cannot be read, or its images differ in size.
+    Raises:
+        DataError: the split is empty, an image cannot be read, or its images differ in size.
     """
     if len(split) == 0:  # type: ignore[arg-type]
-        raise DataError(f"{_named(split)} is empty; a split needs at least one image.")
+        raise DataError(f"{_describe(split)} is empty; a split needs at least one image.")
     if isinstance(split, ArraySplit):
-        yield from zip(
-            split.images[start:].split(batch_size),
-            split.labels[start:].split(batch_size),
-            strict=True,
-        )
+        images = split.images[start:].split(batch_size)
+        labels = split.labels[start:].split(batch_size)
+        yield from zip(images, labels, strict=True)
         return
     try:
         if isinstance(split, Split):
-            yield from _decoded_ahead(split, batch_size, start, workers or _cores())
-            return
-        rest = Subset(split, range(start, len(split))) if start else split  # type: ignore[arg-type]
-        for images, labels in DataLoader(rest, batch_size=batch_size, num_workers=workers or 0):
-            labels = torch.as_tensor(labels)
-            if labels.ndim != 1 or labels.is_floating_point():
-                raise DataError(
-                    f"{_named(split)}: labels must be whole numbers, one for each image, not {labels.dtype}."
-                )
-            yield images, labels.long()
+            yield from _decoded_ahead(split, batch_size, start, workers or _num_cores())
+        else:
+            yield from _loaded(split, batch_size, start, workers or 0)
     except RuntimeError as error:
         if "stack expects each tensor to be equal size" not in str(error):
             raise
         raise DataError(
-            f"{_named(split)}: its images differ in size; pass load_split(..., size=32), say."
+            f"{_describe(split)}: its images differ in size; pass load_split(..., size=32), say."
         ) from error
 
 
@@ -67,18 +61,16 @@ def _decoded_ahead(
     """Batches whose images threads decode while the batch before is used."""
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        starts = range(start, len(split), batch_size)
+        batch_starts = range(start, len(split), batch_size)
         ahead: deque[list[Future[tuple[Tensor, int]]]] = deque()
-        for first in (*starts, None):
-            if first is not None:
-                wanted = range(first, min(first + batch_size, len(split)))
-                ahead.append([pool.submit(split.__getitem__, i) for i in wanted])
-            if len(ahead) > 1 or (first is None and ahead):
-                items = [image.result() for image in ahead.popleft()]
-                yield (
-                    torch.stack([image for image, _ in items]),
-                    torch.tensor([label for _, label in items]),
-                )
+        for batch_start in (*batch_starts, None):
+            if batch_start is not None:
+                indices = range(batch_start, min(batch_start + batch_size, len(split)))
+                ahead.append([pool.submit(split.__getitem__, i) for i in indices])
+            if len(ahead) > 1 or (batch_start is None and ahead):
+                items = [future.result() for future in ahead.popleft()]
+                images = torch.stack([image for image, _ in items])
+                yield images, torch.tensor([label for _, label in items])
     except DataError:
         source = split.split if isinstance(split, Normalised) else split
         if isinstance(source, FolderSplit):  # one image cannot be read: count all such images
@@ -88,41 +80,61 @@ def _decoded_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
+def _loaded(
+    split: Dataset[Any], batch_size: int, start: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of any torch Dataset, by torch's own loader."""
+    rest = Subset(split, range(start, len(split))) if start else split  # type: ignore[arg-type]
+    for images, labels in DataLoader(rest, batch_size=batch_size, num_workers=workers):
+        labels = torch.as_tensor(labels)
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise DataError(
+                f"{_describe(split)}: labels must be whole numbers, one for each image, not "
+                f"{labels.dtype}."
+            )
+        yield images, labels.long()
+
+
+def _num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def mixed_batches(split: Dataset[Any], batch_size: int, seed: int = 0) -> Iterator[Tensor]:
-    """The images once, in a random order and batches of almost one size.
+def mixed_batches(split: Dataset[Any], batch_size: int, *, seed: int = 0) -> Iterator[Tensor]:
+    """The images once, in a random order and in batches of almost one size.
 
-    Batch norm weighs all batches alike, so a small last one or batches of one class each, as a sorted folder
-    would give, would bend it.
+    Batch norm gives all batches the same weight. A small last batch, or batches of one class each,
+    as a sorted folder would give, would distort its statistics.
     """
     count = len(split)  # type: ignore[arg-type]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    for chosen in order.tensor_split(math.ceil(count / batch_size)):
+    for indices in order.tensor_split(math.ceil(count / batch_size)):
         if isinstance(split, ArraySplit):
-            yield split.images[chosen]
-        else:
-            some = (
-                split.only(chosen.tolist())
-                if isinstance(split, Split)
-                else Subset(split, chosen.tolist())
-            )
-            yield next(batches(some, len(chosen)))[0]
+            yield split.images[indices]
+            continue
+        subset = (
+            split.subset(indices.tolist())
+            if isinstance(split, Split)
+            else Subset(split, indices.tolist())
+        )
+        yield next(batches(subset, len(indices)))[0]
 
 
-def _named(split: Dataset[Any]) -> str:
-    """A split in an error message; the repr of a list or of torch's own data sets may be all their numbers."""
-    return repr(split) if isinstance(split, Split) else f"a {type(split).__name__} of {len(split)}"  # type: ignore[arg-type]
+def _describe(split: Dataset[Any]) -> str:
+    """A split in an error message; the repr of other data sets may be all their numbers."""
+    if isinstance(split, Split):
+        return repr(split)
+    return f"a {type(split).__name__} of {len(split)}"  # type: ignore[arg-type]
 
 
 def fingerprint(split: Dataset[Any]) -> str:
-    """Hex hash of a split's content and preprocessing: its own `.fingerprint`, or a hash of every item."""
-    known = getattr(split, "fingerprint", None)
-    if known is not None:
-        return str(known)
+    """Hex hash of a split's content and preprocessing.
+
+    It is the split's own `.fingerprint`; for a data set without one, the hash of every item.
+    """
+    own = getattr(split, "fingerprint", None)
+    if own is not None:
+        return str(own)
     digest = hashlib.sha256()
     for images, labels in batches(split, 256):
         update_hash(digest, "images", images)

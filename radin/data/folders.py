@@ -1,4 +1,4 @@
-"""Which files of a folder make a part: the split that is there, a share held out of it, or a union of domains."""
+"""Which files of a folder belong to a part: a subfolder, a held-out share, or several domains."""
 
 from __future__ import annotations
 
@@ -10,55 +10,57 @@ from pathlib import Path
 import numpy as np
 
 from radin.data.download.catalog import DataSet
-from radin.errors import DataError
+from radin.errors import DataError, list_names
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-HELD_OUT = (
-    0.1  # the share of each class's training images that becomes "val" where a data set has none
-)
+HELD_OUT_SHARE = 0.1  # of the training images of each class: the "val" of a data set without one
 HALVES = ("pretrain", "finetune")  # of "train"
 WITHOUT = "without-"  # followed by a domain: all the others
 
 # Takes the sorted images of one class and the class's name, gives those that belong to the part.
-Choice = Callable[[list[Path], str], list[Path]]
+SelectImages = Callable[[list[Path], str], list[Path]]
 
 
 def part_files(
-    base: Path, part: str, known: DataSet | None = None
+    base: Path, part: str, data_set: DataSet | None = None
 ) -> tuple[list[tuple[Path, int]], list[str]]:
     """The images of one part as (file, label), ordered by label, and the names of all classes.
 
-    A folder with `train`, `val` or `test` in it is divided by those; in any other, each folder is a domain.
+    A folder that holds `train`, `val` or `test` is divided by those; in any other folder, each
+    folder is a domain.
 
     Args:
         base: the data set's folder.
-        part: what `radin.load_split` allows.
-        known: what the data set must hold, if it is one that radin knows by name.
+        part: as `radin.load_split` takes it.
+        data_set: what the folder must hold, if radin knows the data set by name.
 
-    Raises DataError when a part, domain or class is missing, unknown or empty.
+    Raises:
+        DataError: a part, domain or class is missing, unknown or empty.
     """
-    if known is not None and part in known.absent:
-        raise DataError(f"{known.name} has no part {part!r}: {known.absent[part]}.")
-    by_domain = (
-        bool(known.domains)
-        if known
-        else not any((base / each).is_dir() for each in ("train", "val", "test"))
+    if data_set is not None and part in data_set.absent:
+        raise DataError(f"{data_set.name} has no part {part!r}: {data_set.absent[part]}.")
+    if data_set is not None:
+        by_domain = bool(data_set.domains)
+    else:
+        by_domain = not any((base / each).is_dir() for each in ("train", "val", "test"))
+    sources, select = (
+        _domain_sources(base, part, data_set) if by_domain else _part_source(base, part)
     )
-    sources, choose = _domain_sources(base, part, known) if by_domain else _part_source(base, part)
-    class_names = _class_names(base, sources, known, by_domain)
+    class_names = _class_names(base, sources, data_set, by_domain)
     files: list[tuple[Path, int]] = []
     for label, class_name in enumerate(class_names):
         for source in sources:
-            if not (source / class_name).is_dir():  # a part need not hold every class
+            folder = source / class_name
+            if not folder.is_dir():  # a part need not hold every class
                 continue
-            found = _images(source / class_name)
-            chosen = choose(found, class_name)
-            if known and not by_domain and not chosen:
+            images = _images(folder)
+            selected = select(images, class_name)
+            if data_set and not by_domain and not selected:
                 raise DataError(
-                    f"{source / class_name}: too few images for a split {part!r} (there are {len(found)}); "
-                    f"every class of {known.name} needs at least one. Put more images there."
+                    f"{folder}: too few images for a split {part!r} (there are {len(images)}); "
+                    f"every class of {data_set.name} needs at least one. Put more images there."
                 )
-            files += [(path, label) for path in chosen]
+            files += [(path, label) for path in selected]
     if not files:
         raise DataError(
             f"{sources[0]}: too few images to hold out a part {part!r}; put more images there."
@@ -66,72 +68,83 @@ def part_files(
     return files, class_names
 
 
-def subfolders(place: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted, without hidden ones."""
     try:
         return sorted(
-            path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")
+            path.name
+            for path in folder.iterdir()
+            if path.is_dir() and not path.name.startswith(".")
         )
     except OSError as error:
-        raise DataError(f"{place}: could not be read ({error.strerror}).") from error
+        raise DataError(f"{folder}: could not be read ({error.strerror}).") from error
 
 
-def _part_source(base: Path, part: str) -> tuple[list[Path], Choice]:
-    """The folder that holds a part of a divided data set, and the choice of its images."""
-    there = subfolders(base)
-    if "train" in there:
-        holds_out = "val" not in there
-        if (
+def _part_source(base: Path, part: str) -> tuple[list[Path], SelectImages]:
+    """The folder that holds a part of a divided data set, and how to select its images."""
+    parts = subfolders(base)
+    if "train" in parts:
+        holds_out = "val" not in parts
+        from_train = (
             part == "train"
             or (part == "val" and holds_out)
-            or (part in HALVES and part not in there)
-        ):
-            return [base / "train"], lambda found, name: _share(found, part, name, holds_out)
-        there = sorted({*there, *HALVES, "val"})
-    if part not in there or not (base / part).is_dir():
-        raise DataError(
-            f"{base} has no part {part!r}; it has {', '.join(there) or 'no folders at all'}."
+            or (part in HALVES and part not in parts)
         )
-    return [base / part], _everything
-
-
-def _domain_sources(base: Path, part: str, known: DataSet | None) -> tuple[list[Path], Choice]:
-    """The folders of the domains that a part asks for, and the choice of their images."""
-    there = subfolders(base)
-    domains = list(known.domains) if known else there
-    if missing := [domain for domain in domains if domain not in there]:
+        if from_train:
+            return [base / "train"], lambda images, name: _share(
+                images, part, name, holds_out=holds_out
+            )
+        parts = sorted({*parts, *HALVES, "val"})
+    if part not in parts or not (base / part).is_dir():
         raise DataError(
-            f"{base}: domains are missing: {listed(missing)}; it needs all of {', '.join(domains)}."
+            f"{base} has no part {part!r}; it has {', '.join(parts) or 'no folders at all'}."
+        )
+    return [base / part], _all_images
+
+
+def _domain_sources(
+    base: Path, part: str, data_set: DataSet | None
+) -> tuple[list[Path], SelectImages]:
+    """The folders of the domains that a part asks for, and how to select their images."""
+    folders = subfolders(base)
+    domains = list(data_set.domains) if data_set else folders
+    if missing := [domain for domain in domains if domain not in folders]:
+        raise DataError(
+            f"{base}: domains are missing: {list_names(missing)}; it needs all of "
+            f"{', '.join(domains)}."
         )
     domain, slash, share = part.partition("/")
-    left_out = domain.startswith(WITHOUT) and domain not in domains
-    domain = domain.removeprefix(WITHOUT) if left_out else domain
-    chosen = [each for each in domains if (each != domain) == left_out]
-    if (
-        domain not in domains
-        or not chosen
-        or (share not in ("train", "val") if slash else left_out)
-    ):
+    is_left_out = domain.startswith(WITHOUT) and domain not in domains
+    if is_left_out:
+        domain = domain.removeprefix(WITHOUT)
+    selected = [each for each in domains if (each != domain) == is_left_out]
+    has_share = share in ("train", "val") if slash else not is_left_out
+    if domain not in domains or not selected or not has_share:
         raise DataError(
-            f"{base} has no part {part!r}; its domains are {', '.join(domains) or 'no folders at all'}, and its parts "
-            f"<domain>, <domain>/train, <domain>/val, {WITHOUT}<domain>/train and {WITHOUT}<domain>/val."
+            f"{base} has no part {part!r}; its domains are "
+            f"{', '.join(domains) or 'no folders at all'}, and its parts <domain>, <domain>/train, "
+            f"<domain>/val, {WITHOUT}<domain>/train and {WITHOUT}<domain>/val."
         )
-    sources = [base / each for each in chosen]
-    return sources, (lambda found, name: _share(found, share, name, True)) if slash else _everything
+    sources = [base / each for each in selected]
+    if not slash:
+        return sources, _all_images
+    return sources, lambda images, name: _share(images, share, name, holds_out=True)
 
 
 def _class_names(
-    base: Path, sources: list[Path], known: DataSet | None, by_domain: bool
+    base: Path, sources: list[Path], data_set: DataSet | None, by_domain: bool
 ) -> list[str]:
     """The classes of the whole data set, so that a label means the same class in every part."""
     for source in sources:
-        here = subfolders(source)
-        if not here:
-            raise DataError(f"{source}: no class folders; images must lie in one folder per class.")
-        if known is not None:
-            _check_classes(source, here, known)
-    if known is not None:
-        return sorted(known.classes)
+        folders = subfolders(source)
+        if not folders:
+            raise DataError(
+                f"{source}: no class folders; images must be in one folder for each class."
+            )
+        if data_set is not None:
+            _check_classes(source, folders, data_set)
+    if data_set is not None:
+        return sorted(data_set.classes)
     if by_domain:
         return sorted({name for domain in subfolders(base) for name in subfolders(base / domain)})
     (source,) = sources
@@ -141,78 +154,78 @@ def _class_names(
     classes = subfolders(base / "train")
     if unknown := sorted(set(subfolders(source)) - set(classes)):
         raise DataError(
-            f"{source}: classes that {base / 'train'} does not have: {listed(unknown)}."
+            f"{source}: classes that {base / 'train'} does not have: {list_names(unknown)}."
         )
     return classes
 
 
-def _check_classes(source: Path, here: Iterable[str], known: DataSet) -> None:
-    """Raise DataError unless the folder holds exactly the classes of the data set whose name it has."""
+def _check_classes(source: Path, folders: Iterable[str], data_set: DataSet) -> None:
+    """Raise DataError unless the folders are exactly the classes of the data set."""
     if (source / "val_annotations.txt").is_file():
         raise DataError(
-            f"{source.parent} is laid out like the official archive of {known.name}: put the archive itself into "
-            f"{source.parent.parent}, remove this folder, and radin will sort its images into classes."
+            f"{source.parent} is laid out like the official archive of {data_set.name}: put the "
+            f"archive itself into {source.parent.parent}, remove this folder, and radin will sort "
+            "its images into classes."
         )
-    otherwise = "To use images of your own, give their folder another name"
-    if missing := sorted(set(known.classes) - set(here)):
+    way_out = "To use images of your own, give their folder another name"
+    if missing := sorted(set(data_set.classes) - set(folders)):
         raise DataError(
-            f"{source}: {len(missing)} of the {len(known.classes)} classes of {known.name} are missing: "
-            f"{listed(missing)}. Put them there. {otherwise}."
+            f"{source}: {len(missing)} of the {len(data_set.classes)} classes of {data_set.name} "
+            f"are missing: {list_names(missing)}. Put them there. {way_out}."
         )
-    if unknown := sorted(set(here) - set(known.classes)):
+    if unknown := sorted(set(folders) - set(data_set.classes)):
         raise DataError(
-            f"{source}: classes that {known.name} does not have: {listed(unknown)}. {otherwise}."
+            f"{source}: classes that {data_set.name} does not have: {list_names(unknown)}. "
+            f"{way_out}."
         )
 
 
 def _images(folder: Path) -> list[Path]:
     """The images anywhere below a class's folder, sorted; DataError when there is none."""
-    found = sorted(
-        Path(place, name)
-        for place, _, names in os.walk(folder, onerror=_refuse)
+    images = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=_raise_data_error)
         for name in names
         if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
     )
-    if not found:
+    if not images:
         raise DataError(f"{folder}: no images in this class ({', '.join(IMAGE_SUFFIXES)}).")
-    return found
+    return images
 
 
-def _refuse(error: OSError) -> None:
+def _raise_data_error(error: OSError) -> None:
     raise DataError(f"{error.filename}: could not be read ({error.strerror}).") from error
 
 
 # Shares -----------------------------------------------------------------------------------------
 
 
-def _everything(found: list[Path], class_name: str) -> list[Path]:
-    return found
+def _all_images(images: list[Path], class_name: str) -> list[Path]:
+    return images
 
 
-def _share(found: list[Path], part: str, class_name: str, holds_out: bool) -> list[Path]:
-    """The files of one class that belong to a part of `train`, `val` held out of it or not."""
+def _share(images: list[Path], part: str, class_name: str, *, holds_out: bool) -> list[Path]:
+    """The images of one class that belong to a part of `train`.
+
+    Args:
+        holds_out: whether `val` is a share of `train`, too.
+    """
     if holds_out:
-        found = _hold_out(found, "val" if part == "val" else "train", class_name)
-    return _halve(found, part, class_name) if part in HALVES else found
+        images = _hold_out(images, "val" if part == "val" else "train", class_name)
+    return _halve(images, part, class_name) if part in HALVES else images
 
 
-def _hold_out(found: list[Path], part: str, class_name: str) -> list[Path]:
-    """The files of one class that belong to `part`, by a shuffle that depends on nothing but the class's name."""
-    order = np.random.default_rng(list(class_name.encode())).permutation(len(found))
-    count = math.floor(HELD_OUT * len(found))
-    chosen = order[:count] if part == "val" else order[count:]
-    return [found[i] for i in sorted(chosen)]
+def _hold_out(images: list[Path], part: str, class_name: str) -> list[Path]:
+    """The images of one class in `part`, by a shuffle that depends only on the class's name."""
+    order = np.random.default_rng(list(class_name.encode())).permutation(len(images))
+    count = math.floor(HELD_OUT_SHARE * len(images))
+    selected = order[:count] if part == "val" else order[count:]
+    return [images[i] for i in sorted(selected)]
 
 
-def _halve(found: list[Path], part: str, class_name: str) -> list[Path]:
-    """Half of the files of one class, by another such shuffle; an odd one goes to `pretrain`."""
-    order = np.random.default_rng([1, *class_name.encode()]).permutation(len(found))
-    count = math.ceil(len(found) / 2)
-    chosen = order[:count] if part == "pretrain" else order[count:]
-    return [found[i] for i in sorted(chosen)]
-
-
-def listed(names: list[str], most: int = 8) -> str:
-    """Some names in a sentence, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest} more"
+def _halve(images: list[Path], part: str, class_name: str) -> list[Path]:
+    """Half of the images of one class, by another such shuffle; an odd one is in `pretrain`."""
+    order = np.random.default_rng([1, *class_name.encode()]).permutation(len(images))
+    count = math.ceil(len(images) / 2)
+    selected = order[:count] if part == "pretrain" else order[count:]
+    return [images[i] for i in sorted(selected)]

@@ -1,4 +1,5 @@
-"""radin/data/download/archives.py: archives that are damaged or made to do harm, and the official ones in small."""
+"""radin/data/download/archives.py: damaged and harmful archives, and small copies of the official
+ones."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from PIL import Image
 
 from helpers import files_below
 from packing import cifar_archive, cifar_records, packed, picture
-from radin.data.download import archives, class_names
+from radin.data.download import archives
 from radin.data.download.archives import members
+from radin.data.download.classes import class_names
 from radin.errors import DataError
 
 KINDS = ["zip", "tar", "tar.gz"]
@@ -80,12 +82,14 @@ def test_links_in_a_zip_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_bombs_are_refused(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_MEMBER", 10_000)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 10_000)
     one = write(tmp_path, kind, packed(kind, {"top/a.txt": bytes(10_001)}))
-    with pytest.raises(DataError, match="'top/a.txt' is larger than anything it should hold"):
+    with pytest.raises(
+        DataError, match="'top/a.txt' is larger than any file of the official archive"
+    ):
         read(one)
     many = write(tmp_path, kind, packed(kind, {f"top/{k}": bytes(9_000) for k in range(100)}))
-    with pytest.raises(DataError, match="larger than anything"):
+    with pytest.raises(DataError, match="larger than any file"):
         read(many)
 
 
@@ -116,7 +120,7 @@ def test_a_damaged_archive_is_read_or_refused_but_never_crashes(tmp_path_factory
         assert all(isinstance(each, bytes) for each in found.values())
 
 
-# The official ones in small ---------------------------------------------------------------------
+# Small copies of the official ones --------------------------------------------------------------
 
 
 def test_cifar10_becomes_pngs_in_the_order_of_the_batches(tmp_path):
@@ -126,7 +130,7 @@ def test_cifar10_becomes_pngs_in_the_order_of_the_batches(tmp_path):
     assert found == sorted(
         f"{part}/{name}/{k:04d}.png"
         for part, count in (("train", 10), ("test", 2))
-        for name in class_names.CIFAR10
+        for name in class_names("cifar10")
         for k in range(count)
     )
     first, third, test = (
@@ -155,9 +159,9 @@ def test_cifar10_with_impossible_records(tmp_path, content, words):
 
 
 def tiny_imagenet() -> dict[str, bytes]:
-    """Two classes; as in the official archive, the list of val's classes comes after some of its images."""
+    """Two classes. As in the official archive, some images of val precede the list of classes."""
     top = "tiny-imagenet-200"
-    wnids = class_names.TINY_IMAGENET[:2]
+    wnids = class_names("tiny-imagenet")[:2]
     files = {f"{top}/val/images/val_{k}.JPEG": picture(k) for k in range(3)}
     files[f"{top}/val/val_annotations.txt"] = b"".join(
         b"val_%d.JPEG\t%s\t0\t0\t62\t62\n" % (k, wnids[k % 2].encode()) for k in range(3)
@@ -171,7 +175,7 @@ def tiny_imagenet() -> dict[str, bytes]:
 def test_tiny_imagenet_is_sorted_into_classes(tmp_path):
     path = write(tmp_path, "zip", packed("zip", tiny_imagenet()))
     archives.arrange_tiny_imagenet(path, tmp_path / "out", progress=False)
-    one, two = class_names.TINY_IMAGENET[:2]
+    one, two = class_names("tiny-imagenet")[:2]
     assert files_below(tmp_path / "out") == [
         *(f"train/{wnid}/{wnid}_{k}.JPEG" for wnid in (one, two) for k in range(2)),
         f"val/{one}/val_0.JPEG",
@@ -190,7 +194,7 @@ def test_tiny_imagenet_with_an_image_of_no_class(tmp_path, line):
         "tiny-imagenet-200/val/val_annotations.txt": line,
     }
     path = write(tmp_path, "zip", packed("zip", files))
-    with pytest.raises(DataError, match=r"val/images/val_0\.JPEG is of no known class"):
+    with pytest.raises(DataError, match=r"val/images/val_0\.JPEG is of none of the 200 classes"):
         archives.arrange_tiny_imagenet(path, tmp_path / "out", progress=False)
 
 

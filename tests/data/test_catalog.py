@@ -1,4 +1,4 @@
-"""radin/data/download/catalog.py: data sets by name, where they lie, and how they get there."""
+"""radin/data/download/catalog.py: data sets by name, their folders, and their downloads."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from helpers import files_below, finish, run_python
 from local_server import LocalServer
 from packing import cifar_archive, packed, picture
 from radin import load_split
-from radin.data.download.catalog import KNOWN, Archive, fetch, find
-from radin.data.download.class_names import CIFAR10, DOMAINNET
+from radin.data.download.catalog import DATA_SETS, Archive, fetch, find_data_set
+from radin.data.download.classes import class_names
 from radin.data.splits import in_memory
 from radin.errors import DataError
 
 CIFAR = cifar_archive()
+FIVE_CLASSES = class_names("domainnet")[:5]
 ARCHIVE = "cifar-10-binary.tar.gz"
 
 
 @pytest.fixture
 def server(running, monkeypatch) -> LocalServer:
-    """A source of a small CIFAR-10, and leave to download from it."""
+    """A source of a small CIFAR-10; downloads are allowed."""
     running.reset()
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
@@ -35,48 +36,48 @@ def server(running, monkeypatch) -> LocalServer:
 def offer(
     server, monkeypatch, name: str, archives: dict[str, tuple[bytes, tuple[str, ...]]]
 ) -> None:
-    """Let the server stand for the official source of a data set."""
+    """Make the server the official source of a data set."""
     server.files |= {file: content for file, (content, _) in archives.items()}
-    known = tuple(
+    offered = tuple(
         Archive(f"{server.url}/{file}", len(content), hashlib.sha256(content).hexdigest(), folders)
         for file, (content, folders) in archives.items()
     )
-    monkeypatch.setitem(KNOWN, name, dataclasses.replace(KNOWN[name], archives=known))
+    monkeypatch.setitem(DATA_SETS, name, dataclasses.replace(DATA_SETS[name], archives=offered))
 
 
-def test_what_is_known():
-    assert list(KNOWN) == ["cifar10", "tiny-imagenet", "pacs", "domainnet"]
-    assert [len(known.classes) for known in KNOWN.values()] == [10, 200, 7, 345]
-    for known in KNOWN.values():
-        assert len(set(known.classes)) == len(known.classes)
-        assert known.page.startswith("http")
-        assert bool(known.archives) == bool(known.arrange)
-        for archive in known.archives:
+def test_the_data_sets():
+    assert list(DATA_SETS) == ["cifar10", "tiny-imagenet", "pacs", "domainnet"]
+    assert [len(data_set.classes) for data_set in DATA_SETS.values()] == [10, 200, 7, 345]
+    for data_set in DATA_SETS.values():
+        assert len(set(data_set.classes)) == len(data_set.classes)
+        assert data_set.page.startswith("http")
+        assert bool(data_set.archives) == bool(data_set.arrange)
+        for archive in data_set.archives:
             assert archive.url.startswith("http")
             assert int(archive.sha256, 16) < 1 << 256
             assert len(archive.sha256) == 64
-    folders = [folder for archive in KNOWN["domainnet"].archives for folder in archive.folders]
-    assert sorted(folders) == sorted(KNOWN["domainnet"].domains)
+    folders = [folder for archive in DATA_SETS["domainnet"].archives for folder in archive.folders]
+    assert sorted(folders) == sorted(DATA_SETS["domainnet"].domains)
 
 
-# Where it lies ----------------------------------------------------------------------------------
+# Its folder -------------------------------------------------------------------------------------
 
 
 def test_a_name_with_the_edge_behind_it(tmp_path):
     (tmp_path / "pacs-64").mkdir()
     (tmp_path / "pacs-old").mkdir()
     (tmp_path / "pacs-9").touch()
-    assert find("pacs", tmp_path) == (tmp_path / "pacs-64", KNOWN["pacs"])
-    assert find("pacs-64", tmp_path) == (tmp_path / "pacs-64", KNOWN["pacs"])
-    assert find("pacs-old", tmp_path) == (tmp_path / "pacs-old", None)
+    assert find_data_set("pacs", tmp_path) == (tmp_path / "pacs-64", DATA_SETS["pacs"])
+    assert find_data_set("pacs-64", tmp_path) == (tmp_path / "pacs-64", DATA_SETS["pacs"])
+    assert find_data_set("pacs-old", tmp_path) == (tmp_path / "pacs-old", None)
     (tmp_path / "pacs-224").mkdir()
     with pytest.raises(
         DataError,
         match="more than one pacs: pacs-224, pacs-64; ask for one of them by its full name",
     ):
-        find("pacs", tmp_path)
+        find_data_set("pacs", tmp_path)
     (tmp_path / "pacs").mkdir()
-    assert find("pacs", tmp_path)[0] == tmp_path / "pacs"
+    assert find_data_set("pacs", tmp_path)[0] == tmp_path / "pacs"
 
 
 def test_in_the_environment_or_the_working_directory(tmp_path, monkeypatch):
@@ -84,13 +85,13 @@ def test_in_the_environment_or_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "data" / "cifar10").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))
-    assert find("cifar10")[0] == tmp_path / "data" / "cifar10"
-    assert find("cifar10", tmp_path / "nowhere")[0] == Path("cifar10")
+    assert find_data_set("cifar10")[0] == tmp_path / "data" / "cifar10"
+    assert find_data_set("cifar10", tmp_path / "nowhere")[0] == Path("cifar10")
 
 
 def test_a_path_is_taken_as_it_is(tmp_path):
     (tmp_path / "cifar10").mkdir()
-    assert find(str(tmp_path / "cifar10")) == (tmp_path / "cifar10", None)
+    assert find_data_set(str(tmp_path / "cifar10")) == (tmp_path / "cifar10", None)
 
 
 @pytest.mark.parametrize("name", ["cifar", "CIFAR10", "cifar10-32", "pacs-64"])
@@ -106,12 +107,12 @@ def test_an_unknown_name(tmp_path, name):
         fetch(name, tmp_path)
 
 
-# How it gets there ------------------------------------------------------------------------------
+# Its download -----------------------------------------------------------------------------------
 
 
 def test_a_download(server, tmp_path, capfd):
     train = load_split("cifar10", "train", root=tmp_path / "data")
-    assert (len(train), train.class_names) == (10 * 18, list(CIFAR10))
+    assert (len(train), train.class_names) == (10 * 18, list(class_names("cifar10")))
     assert len(load_split("cifar10", "val", root=tmp_path / "data")) == 10 * 2
     assert len(load_split("cifar10", "test", root=tmp_path / "data")) == 10 * 4
     assert in_memory(train, progress=False).images.shape == (180, 3, 32, 32)
@@ -121,10 +122,8 @@ def test_a_download(server, tmp_path, capfd):
     )
     out, err = capfd.readouterr()
     assert out == ""
-    assert (
-        f"radin: downloading cifar10 from {server.url}/{ARCHIVE} (0.00 GB) into {tmp_path / 'data'}\n"
-        in err
-    )
+    source = f"{server.url}/{ARCHIVE}"
+    assert f"radin: downloading cifar10 from {source} (0.00 GB) into {tmp_path / 'data'}\n" in err
     assert f"{ARCHIVE}: 100%" in err
     assert "unpacking cifar10: 100%" in err
 
@@ -143,7 +142,7 @@ def test_offline_it_says_what_to_get_and_where_to_put_it(server, tmp_path, monke
     for words in (
         "RADIN_OFFLINE forbids",
         f"get {server.url}/{ARCHIVE} (0.00 GB; see https://www.cs.toronto.edu/~kriz/cifar.html)",
-        f"and put it into {tmp_path}, packed as it is",
+        f"and put it into {tmp_path}, without unpacking it",
         "put the images there as cifar10/{train,test}/<class>/<image>",
     ):
         assert words in str(caught.value)
@@ -209,7 +208,7 @@ def test_too_little_space(server, tmp_path, monkeypatch):
     assert server.asked == []
 
 
-def test_a_place_that_cannot_be_written(server, tmp_path):
+def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(
         DataError, match=r"file: could not be written \(File exists\); .* point RADIN_DATA"
@@ -221,7 +220,9 @@ def test_a_full_disk(server, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "x.png"))
 
-    monkeypatch.setitem(KNOWN, "cifar10", dataclasses.replace(KNOWN["cifar10"], arrange=full))
+    monkeypatch.setitem(
+        DATA_SETS, "cifar10", dataclasses.replace(DATA_SETS["cifar10"], arrange=full)
+    )
     with pytest.raises(
         DataError, match=r"x\.png: could not be written \(No space left on device\)"
     ):
@@ -233,30 +234,28 @@ def domainnet(domain: str) -> bytes:
     """One domain of DomainNet, with one image of each class."""
     return packed(
         "zip",
-        {f"{domain}/{name}/{domain}_{k}.jpg": picture(k) for k, name in enumerate(DOMAINNET[:5])},
+        {f"{domain}/{name}/{domain}_{k}.jpg": picture(k) for k, name in enumerate(FIVE_CLASSES)},
     )
 
 
 def test_what_consists_of_several_archives_goes_on_where_it_broke_off(
     server, tmp_path, monkeypatch
 ):
-    domains = KNOWN["domainnet"].domains
+    domains = DATA_SETS["domainnet"].domains
     offer(
         server,
         monkeypatch,
         "domainnet",
         {f"{domain}.zip": (domainnet(domain), (domain,)) for domain in domains},
     )
-    monkeypatch.setitem(
-        KNOWN, "domainnet", dataclasses.replace(KNOWN["domainnet"], classes=DOMAINNET[:5])
-    )
+    monkeypatch.setattr("radin.data.download.catalog.class_names", lambda name: FIVE_CLASSES)
     server.status["quickdraw.zip"] = 503
     with pytest.raises(DataError, match="503"):
         fetch("domainnet", tmp_path, progress=False)
     assert not (tmp_path / "domainnet").exists()
     server.status.clear()
     split = load_split("domainnet", "sketch", root=tmp_path)
-    assert (len(split), split.class_names) == (5, sorted(DOMAINNET[:5]))
+    assert (len(split), split.class_names) == (5, sorted(FIVE_CLASSES))
     assert [path for path, _ in server.asked] == [
         *("clipart.zip", "infograph.zip", "painting.zip", "quickdraw.zip"),
         *("quickdraw.zip", "real.zip", "sketch.zip"),
@@ -267,16 +266,16 @@ def test_what_consists_of_several_archives_goes_on_where_it_broke_off(
 FETCH = """
 import dataclasses, os, sys
 from pathlib import Path
-from radin.data.download.catalog import KNOWN, Archive, fetch
+from radin.data.download.catalog import DATA_SETS, Archive, fetch
 place, url, size, sha256, images = sys.argv[1:]
-known = KNOWN["cifar10"]
+official = DATA_SETS["cifar10"]
 def arrange(archive, folder, progress):
-    known.arrange(archive, folder, progress)
+    official.arrange(archive, folder, progress)
     if images == "killed":
         (folder / "test" / "truck" / "0000.png").unlink()
         os.kill(os.getpid(), 9)
-KNOWN["cifar10"] = dataclasses.replace(
-    known, arrange=arrange, archives=(Archive(url, int(size), sha256, ("train", "test")),)
+DATA_SETS["cifar10"] = dataclasses.replace(
+    official, arrange=arrange, archives=(Archive(url, int(size), sha256, ("train", "test")),)
 )
 print(fetch("cifar10", place))
 """

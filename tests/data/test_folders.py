@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radin.data.download.catalog import KNOWN
+from radin.data.download.catalog import DATA_SETS
 from radin.data.folders import _halve, _hold_out, part_files
 from radin.errors import DataError
 
-PACS = KNOWN["pacs"]
+PACS = DATA_SETS["pacs"]
 
 
 def put(base: Path, top: str, class_name: str, count: int) -> None:
-    """Empty files by the names of images: what a part holds depends on nothing else."""
-    place = base / top / class_name
-    place.mkdir(parents=True)
+    """Empty files with the names of images: a part depends on nothing else."""
+    folder = base / top / class_name
+    folder.mkdir(parents=True)
     for k in range(count):
-        (place / f"{k:04d}.jpg").touch()
+        (folder / f"{k:04d}.jpg").touch()
 
 
-def names(base: Path, part: str, known=None) -> list[str]:
+def names(base: Path, part: str, data_set=None) -> list[str]:
     """The images of a part, by their paths in the data set."""
-    return [str(path.relative_to(base)) for path, _ in part_files(base, part, known)[0]]
+    return [str(path.relative_to(base)) for path, _ in part_files(base, part, data_set)[0]]
 
 
 @pytest.fixture
@@ -55,8 +55,10 @@ def test_the_parts_of_train(pets):
     assert Counter(name.split("/")[1] for name in parts["pretrain"]) == {"cat": 9, "dog": 14}
 
 
-def test_the_choice_is_the_same_for_ever(pets):
-    """Models are validated on what these shuffles held out: whoever changes them makes old results optimistic."""
+def test_the_shuffles_never_change(pets):
+    """Models are validated on these held-out images: another shuffle would make old results
+    too optimistic.
+    """
     assert [name[-8:-4] for name in names(pets, "val")] == ["0010", "0018", "0003", "0012", "0024"]
     cats = [name[-8:-4] for name in names(pets, "finetune") if "cat" in name]
     assert cats == ["0000", "0001", "0007", "0008", "0009", "0013", "0014", "0016", "0017"]
@@ -109,7 +111,7 @@ def test_what_is_no_part(pets, part):
 
 
 def test_hidden_files_are_no_images(pets):
-    (pets / "test" / "cat" / "._0000.jpg").write_bytes(b"what another system leaves")
+    (pets / "test" / "cat" / "._0000.jpg").write_bytes(b"made by another system")
     (pets / ".cache").mkdir()
     assert len(names(pets, "test")) == 6
 
@@ -160,9 +162,12 @@ def test_labels_of_domains_agree(pacs):
 
 @pytest.mark.parametrize(
     "part",
-    ["train", "val", "test", "", "/", "photo/", "photo/test", "/train", "without-photo", "without-photo/", "without-",
-     "without-/train", "without-train/val", "without-without-photo/val", "photo/train/dog", "../pacs/photo"],
-)  # fmt: skip
+    [
+        *("train", "val", "test", "", "/", "photo/", "photo/test", "/train"),
+        *("without-photo", "without-photo/", "without-", "without-/train", "without-train/val"),
+        *("without-without-photo/val", "photo/train/dog", "../pacs/photo"),
+    ],
+)
 def test_what_is_no_part_of_domains(pacs, part):
     with pytest.raises(
         DataError,
@@ -203,11 +208,11 @@ def test_other_folders_beside_domains_are_left_alone(pacs):
     assert len(names(pacs, "without-photo/val", PACS)) == 7 * (1 + 1 + 2)
 
 
-# What is known of a data set --------------------------------------------------------------------
+# The data sets that radin knows -----------------------------------------------------------------
 
 
 def cifar10(base: Path, train: int = 20, test: int = 1) -> Path:
-    for name in KNOWN["cifar10"].classes:
+    for name in DATA_SETS["cifar10"].classes:
         put(base, "train", name, train)
         put(base, "test", name, test)
     return base
@@ -216,7 +221,7 @@ def cifar10(base: Path, train: int = 20, test: int = 1) -> Path:
 def test_a_small_copy_is_accepted(tmp_path):
     base = cifar10(tmp_path)
     sizes = {
-        part: len(names(base, part, KNOWN["cifar10"]))
+        part: len(names(base, part, DATA_SETS["cifar10"]))
         for part in ("train", "val", "test", "pretrain", "finetune")
     }
     assert sizes == {"train": 180, "val": 20, "test": 10, "pretrain": 90, "finetune": 90}
@@ -224,11 +229,11 @@ def test_a_small_copy_is_accepted(tmp_path):
 
 def test_a_copy_too_small_for_a_split(tmp_path):
     base = cifar10(tmp_path, train=9)
-    assert len(names(base, "train", KNOWN["cifar10"])) == 90
+    assert len(names(base, "train", DATA_SETS["cifar10"])) == 90
     with pytest.raises(
         DataError, match=r"train.airplane: too few images for a split 'val' \(there are 9\)"
     ):
-        part_files(base, "val", KNOWN["cifar10"])
+        part_files(base, "val", DATA_SETS["cifar10"])
 
 
 def test_missing_and_unknown_classes_are_named(tmp_path):
@@ -237,11 +242,11 @@ def test_missing_and_unknown_classes_are_named(tmp_path):
     with pytest.raises(
         DataError, match=r"test: 1 of the 10 classes of cifar10 are missing: cat\. .*another name\."
     ):
-        part_files(base, "test", KNOWN["cifar10"])
-    assert len(names(base, "train", KNOWN["cifar10"])) == 180
+        part_files(base, "test", DATA_SETS["cifar10"])
+    assert len(names(base, "train", DATA_SETS["cifar10"])) == 180
     put(base, "test", "cat", 1)
     with pytest.raises(DataError, match="test: classes that cifar10 does not have: cats"):
-        part_files(base, "test", KNOWN["cifar10"])
+        part_files(base, "test", DATA_SETS["cifar10"])
 
 
 def test_many_missing_classes_are_counted(tmp_path):
@@ -250,7 +255,7 @@ def test_many_missing_classes_are_counted(tmp_path):
         DataError,
         match=r"199 of the 200 classes of tiny-imagenet are missing: n0\S+, .* and 191 more\.",
     ):
-        part_files(tmp_path, "train", KNOWN["tiny-imagenet"])
+        part_files(tmp_path, "train", DATA_SETS["tiny-imagenet"])
 
 
 def test_a_class_missing_from_one_domain(pacs):
@@ -264,7 +269,7 @@ def test_tiny_imagenet_has_no_test(tmp_path):
     with pytest.raises(
         DataError, match="tiny-imagenet has no part 'test': the labels .* were never published"
     ):
-        part_files(tmp_path, "test", KNOWN["tiny-imagenet"])
+        part_files(tmp_path, "test", DATA_SETS["tiny-imagenet"])
 
 
 def test_an_archive_unpacked_by_hand_is_recognised(tmp_path):
@@ -274,4 +279,4 @@ def test_an_archive_unpacked_by_hand_is_recognised(tmp_path):
     with pytest.raises(
         DataError, match=r"laid out like the official archive .* put the archive itself into"
     ):
-        part_files(base, "val", KNOWN["tiny-imagenet"])
+        part_files(base, "val", DATA_SETS["tiny-imagenet"])

@@ -1,4 +1,4 @@
-"""radin/data/imagenet.py: ImageNet's parts, the shifted test sets, and folders that are not what they should be."""
+"""radin/data/imagenet.py: ImageNet's parts, the shifted test sets, and faults in their folders."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SUBSTITUTE = "held out by seed 0: the published index file imagenet_98_idxs.npy 
 
 
 def load(part: str, root: Path, size: int | None = None) -> FolderSplit:
-    """A part, whose note about a missing index file is not the point."""
+    """A part, without the warning about a missing index file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        split = load_split("imagenet", part, root, size)
+        split = load_split("imagenet", part, root, size=size)
     assert isinstance(split, FolderSplit)
     return split
 
@@ -37,9 +37,8 @@ def load(part: str, root: Path, size: int | None = None) -> FolderSplit:
 
 
 def object_groups() -> dict[str, list[int]]:
-    """113 objects, some of which are two or three of ImageNet's classes; their order is not that of the logits."""
-    ids = [954, 849, 879, *range(900, 700, -1)]
-    ids = list(dict.fromkeys(ids))
+    """113 objects, some of which are three of ImageNet's classes; not in the order of logits."""
+    ids = list(dict.fromkeys([954, 849, 879, *range(900, 700, -1)]))
     sizes = [3 if k % 11 == 0 else 1 for k in range(objectnet.NUM_CLASSES)]
     starts = np.cumsum([0, *sizes[:-1]])
     return {
@@ -50,7 +49,7 @@ def object_groups() -> dict[str, list[int]]:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every part with all of its classes and an image or a few in each; nobody changes it."""
+    """Every part with all of its classes and a few images in each; no test changes it."""
     root = tmp_path_factory.mktemp("whole")
     put(root / "imagenet/train", imagenet.wnids(), PER_CLASS["train"])
     put(root / TOPS["test"], imagenet.wnids(), 1)
@@ -80,10 +79,12 @@ def test_the_lists_of_classes():
 
 def test_the_parts_of_the_paper():
     assert [imagenet.PARTS[part].title for part in imagenet.TEST_SETS] == [
-        "ImageNet2p", "ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetR", "ImageNetA", "ObjectNet"
-    ]  # fmt: skip
-    held_out, left = imagenet.PARTS["val"].num_images, imagenet.PARTS["train"].num_images
-    assert held_out + left == imagenet.TRAIN_IMAGES
+        *("ImageNet2p", "ImageNet", "ImageNetV2", "ImageNetSketch"),
+        *("ImageNetR", "ImageNetA", "ObjectNet"),
+    ]
+    held_out = imagenet.PARTS["val"].num_images
+    left = imagenet.PARTS["train"].num_images
+    assert held_out + left == imagenet.NUM_TRAIN_IMAGES
     assert held_out == 1000 * imagenet.HELD_OUT_PER_CLASS
 
 
@@ -127,7 +128,7 @@ def test_a_full_set_needs_no_note(whole, monkeypatch):
         monkeypatch.setitem(
             imagenet.PARTS,
             part,
-            imagenet.Known("Full", count, imagenet.PARTS[part].places, "somewhere"),
+            imagenet.Part("Full", count, imagenet.PARTS[part].folders, "somewhere"),
         )
         assert load(part, whole).note == ""
 
@@ -136,8 +137,11 @@ def test_all_layouts_at_once(whole, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imagenet.check_layouts(imagenet.PARTS, whole)
-    with pytest.raises(DataError, match=r"^3 of 3 parts of imagenet cannot be used:\n- val: .*imagenet/train: no such "
-                       r"folder.*\n- v2: .*\n- tset: imagenet has no part"):  # fmt: skip
+    faults = (
+        r"^3 of 3 parts of imagenet cannot be used:\n- val: .*imagenet/train: no such folder.*"
+        r"\n- v2: .*\n- tset: imagenet has no part"
+    )
+    with pytest.raises(DataError, match=faults):
         imagenet.check_layouts(["val", "v2", "tset"], tmp_path)
 
 
@@ -163,12 +167,12 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         imagenet, "wnids", lambda of="imagenet": CLASSES if of == "imagenet" else SOME
     )
     monkeypatch.setattr(objectnet, "NUM_CLASSES", 2)
-    for part, place in (
+    for part, folder in (
         ("train", "imagenet/train"),
         ("test", TOPS["test"]),
         ("sketch", TOPS["sketch"]),
     ):
-        put(tmp_path / place, CLASSES, PER_CLASS.get(part, 1))
+        put(tmp_path / folder, CLASSES, PER_CLASS.get(part, 1))
     put(tmp_path / TOPS["v2"], "01234", 1)
     for part in ("r", "a"):
         put(tmp_path / TOPS[part], SOME, 2)
@@ -197,11 +201,11 @@ def test_projected_classes(few):
     assert split.labels.tolist() == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("place", imagenet.PARTS["sketch"].places)
-def test_where_sketches_may_lie(few, place):
+@pytest.mark.parametrize("folder", imagenet.PARTS["sketch"].folders)
+def test_the_possible_folders_of_sketches(few, folder):
     (few / "sketch").rename(few / "moved")
-    (few / place).parent.mkdir(exist_ok=True)
-    (few / "moved").rename(few / place)
+    (few / folder).parent.mkdir(exist_ok=True)
+    (few / "moved").rename(few / folder)
     assert len(load("sketch", few)) == 5
 
 
@@ -214,13 +218,13 @@ def test_validation_images_by_their_other_name(few):
 
 @pytest.mark.parametrize("part", imagenet.PARTS)
 def test_a_part_that_is_absent(tmp_path, part):
-    known = imagenet.PARTS[part]
+    info = imagenet.PARTS[part]
     with pytest.raises(
-        DataError, match=f"{known.places[0]}: no such folder. Get {known.title} from "
+        DataError, match=f"{info.folders[0]}: no such folder. Get {info.title} from "
     ) as caught:
         load_split("imagenet", part, tmp_path)
-    assert known.source in str(caught.value)
-    assert f"{known.places[0]}/{known.class_folder}/ under {tmp_path}, or point RADIN_DATA" in str(
+    assert info.source in str(caught.value)
+    assert f"{info.folders[0]}/{info.class_folder}/ under {tmp_path}, or point RADIN_DATA" in str(
         caught.value
     )
 
@@ -259,7 +263,7 @@ def test_folders_that_are_no_class(few):
     assert len(load("r", few)) == 4
 
 
-def test_labels_of_v2_are_numbers_and_not_places(few):
+def test_labels_of_v2_are_numbers_and_not_positions(few):
     (few / TOPS["v2"] / "4").rename(few / TOPS["v2"] / "04")
     with pytest.raises(DataError, match=r"1 of the 5 class folders of ImageNetV2 are missing: 4;"):
         load("v2", few)
@@ -271,7 +275,7 @@ def test_class_folders_one_level_too_deep(few):
     (few / "inner").rename(few / "imagenet/val/val")
     with pytest.raises(
         DataError,
-        match=r"imagenet/val: the class folders lie one level too deep, in val; move them up",
+        match=r"imagenet/val: the class folders are one level too deep, in val; move them up",
     ):
         load("test", few)
 
@@ -282,7 +286,7 @@ def test_images_without_class_folders(few):
     for k in range(3):
         (few / "imagenet/val" / f"ILSVRC2012_val_0000000{k}.JPEG").touch()
     with pytest.raises(
-        DataError, match=r"val: 3 images lie there without class folders; .*valprep\.sh"
+        DataError, match=r"val: 3 images are there without class folders; .*valprep\.sh"
     ):
         load("test", few)
 
@@ -340,23 +344,24 @@ def test_the_order_is_that_of_torchvision(whole):
             assert SUBSTITUTE not in split.note
     finally:
         (whole / imagenet.INDEX_FILE).unlink()
-    assert [
-        (str(path), label) for path, label in imagenet.find_images("test", whole).files
-    ] == ImageFolder(str(whole / "imagenet/val")).samples
+    files = imagenet.find_images("test", whole).files
+    assert [(str(path), label) for path, label in files] == ImageFolder(
+        str(whole / "imagenet/val")
+    ).samples
 
 
-def save_index(root: Path, held: object, place: str = "imagenet") -> Path:
-    np.save(root / place / imagenet.INDEX_FILE, np.asarray(held))
-    return root / place / imagenet.INDEX_FILE
+def save_index(root: Path, held: object, folder: str = "imagenet") -> Path:
+    np.save(root / folder / imagenet.INDEX_FILE, np.asarray(held))
+    return root / folder / imagenet.INDEX_FILE
 
 
 HELD = [0, 1, 0] * 5  # the second image of each class, in the order of their names
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.uint8, bool])
-@pytest.mark.parametrize("place", ["imagenet", "."])
-def test_the_published_index_file(few, dtype, place):
-    save_index(few, np.array(HELD, dtype=dtype), place)
+@pytest.mark.parametrize("folder", ["imagenet", "."])
+def test_the_published_index_file(few, dtype, folder):
+    save_index(few, np.array(HELD, dtype=dtype), folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         split = load_split("imagenet", "val", few)
@@ -371,14 +376,14 @@ def test_the_published_index_file(few, dtype, place):
 
 @pytest.fixture
 def real(few: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As if these were the 1,281,167 images, with one held out of each class, and number 3 known."""
-    monkeypatch.setattr(imagenet, "TRAIN_IMAGES", len(HELD))
+    """As if these were the 1,281,167 images, one held out of each class, and number 3 checked."""
+    monkeypatch.setattr(imagenet, "NUM_TRAIN_IMAGES", len(HELD))
     monkeypatch.setattr(imagenet, "HELD_OUT_PER_CLASS", 1)
-    monkeypatch.setattr(imagenet, "GUARD", (3, "n01491361_19.JPEG"))
+    monkeypatch.setattr(imagenet, "CHECKED_NAME", (3, "n01491361_19.JPEG"))
     return few
 
 
-def test_the_guard_of_the_published_index_file(real):
+def test_the_check_of_the_published_index_file(real):
     save_index(real, HELD)
     assert load("val", real).note == ""
     for wrong in (
@@ -388,8 +393,11 @@ def test_the_guard_of_the_published_index_file(real):
         [*HELD[:-3], 0, 0, 0],
     ):
         path = save_index(real, wrong)
-        with pytest.raises(DataError, match=rf"{path} does not fit .*: it must hold out 1 images of each class, and "
-                           r"number 3 of them, counted from 0, must be n01491361_19\.JPEG; get both anew"):  # fmt: skip
+        fault = (
+            rf"{path} does not fit .*: it must hold out 1 images of each class, and number 3 of "
+            r"them, counted from 0, must be n01491361_19\.JPEG; get both again"
+        )
+        with pytest.raises(DataError, match=fault):
             load("val", real)
 
 
@@ -409,9 +417,11 @@ def test_an_index_file_of_another_set(few):
 
 @pytest.mark.parametrize(
     "content",
-    [[0.0, 0.5, 1.0] * 5, [0, 1, 2] * 5, [-1, 0, 1] * 5, [0, 1, np.nan] * 5, [[0], [1], [0]] * 5, ["0", "1", "0"] * 5,
-     [1j, 0, 0] * 5],
-)  # fmt: skip
+    [
+        *([0.0, 0.5, 1.0] * 5, [0, 1, 2] * 5, [-1, 0, 1] * 5, [0, 1, np.nan] * 5),
+        *([[0], [1], [0]] * 5, ["0", "1", "0"] * 5, [1j, 0, 0] * 5),
+    ],
+)
 def test_an_index_file_of_other_numbers(few, content):
     save_index(few, content)
     with pytest.raises(
@@ -428,14 +438,16 @@ class Malicious:
 def test_a_damaged_or_malicious_index_file(few):
     path = save_index(few, HELD)
     whole_file = path.read_bytes()
-    lying = whole_file.replace(b"(15,), }", b"(15000000000,), }").replace(b"          \n", b"\n")
+    wrong_header = whole_file.replace(b"(15,), }", b"(15000000000,), }").replace(
+        b"          \n", b"\n"
+    )
     for content in (
         b"",
         whole_file[:5],
         whole_file[:60],
         whole_file[:-1],
         b"PK\x03\x04",
-        lying,
+        wrong_header,
         b"no numbers" * 9,
     ):
         path.write_bytes(content)
@@ -465,8 +477,8 @@ def test_the_substitute_says_what_it_is(few):
     assert load("val", few).files == split.files
 
 
-def test_the_substitute_is_the_same_for_ever():
-    """Models are chosen on it: whoever changes it makes old results optimistic."""
+def test_the_substitute_never_changes():
+    """Models are chosen on it: another draw would make old results too optimistic."""
     assert np.flatnonzero(imagenet._draw("n01440764", 200)).tolist() == [3, 77, 119, 186]
     assert np.flatnonzero(imagenet._draw("n01443537", 200)).tolist() == [8, 42, 61, 174]
 
@@ -486,7 +498,7 @@ def test_the_size_of_the_substitute(count, name):
 @pytest.mark.parametrize("part", imagenet.PARTS)
 def test_real_imagenet(part):
     base = Path(os.environ.get("RADIN_DATA", "/nowhere"))
-    if not any((base / place).is_dir() for place in imagenet.PARTS[part].places):
+    if not any((base / folder).is_dir() for folder in imagenet.PARTS[part].folders):
         pytest.skip(f"no {imagenet.PARTS[part].title} under RADIN_DATA")
     split = load(part, base)
     if not split.note:

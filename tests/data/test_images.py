@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from radin.data.images import decode, fault, read_image
+from radin.data.images import decode, describe_fault, read_image
 from radin.errors import DataError
 
 MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I;16")
@@ -61,8 +61,8 @@ def test_pixels_are_those_of_torchvision(tmp_path_factory, width, height, size, 
     assert np.array_equal(pixels, torchvision_pixels(path, size))
 
 
-# Longer edges that end in a fraction, odd margins of either parity, images that must grow, 95 x 190 where the order of
-# multiplying and dividing shows, and a very long one.
+# Longer edges that end in a fraction, odd margins of either parity, images that must grow, 95 x 190
+# where the order of multiplying and dividing shows, and a very long one.
 SIZES = [
     (500, 375),
     (375, 500),
@@ -97,7 +97,7 @@ def test_pixels_are_those_of_open_clip(tmp_path):
 
 
 def test_colours_come_before_the_size(tmp_path):
-    """A palette that is resized as it is would give nearest neighbours, which no published figure was measured on."""
+    """An image with a palette is converted to RGB before it is resized."""
     path = draw(tmp_path / "a", (50, 40), "P")
     with Image.open(path) as image:
         other = np.asarray(
@@ -137,11 +137,11 @@ def test_too_narrow_to_be_resized(tmp_path):
 
 def test_faults_are_told_without_the_path(tmp_path):
     good = draw(tmp_path / "good", (30, 20))
-    assert fault(good) == fault(good, 8, 2) == ""
-    assert fault(good, 8, 10) == "has 30 x 20 pixels, nothing but a border of 10"
+    assert describe_fault(good) == describe_fault(good, 8, 2) == ""
+    assert describe_fault(good, 8, 10) == "has 30 x 20 pixels, nothing but a border of 10"
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    assert fault(bad) == "not a readable image (cut short or no image)"
+    assert describe_fault(bad) == "not a readable image (truncated or no image)"
     bad.write_bytes(good.read_bytes()[:-300])
-    assert fault(bad).startswith("not a readable image (")
-    assert fault(tmp_path / "absent.png").startswith("could not be read (No such file")
+    assert describe_fault(bad).startswith("not a readable image (")
+    assert describe_fault(tmp_path / "absent.png").startswith("could not be read (No such file")

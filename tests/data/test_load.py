@@ -13,22 +13,22 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from radin.data import digits
 from helpers import save, tiny_split
 from radin import RadinError, Zoo, load_split, predict
+from radin.data import digits
 from radin.data.batches import batches, fingerprint
-from radin.data.folders import HELD_OUT
+from radin.data.folders import HELD_OUT_SHARE
 from radin.data.images import read_image
 from radin.data.splits import ArraySplit, FolderSplit, in_memory
 from radin.errors import DataError
 
-SHARES = list(digits._DIGITS_SHARES)
+SHARES = list(digits._SHARES)
 
 
 @pytest.mark.parametrize("part", digits.DIGITS_PARTS)
 def test_every_part_of_digits(part):
     split = load_split("digits", part)
-    count, _ = digits._DIGITS_SHARES[part.split("-")[0]]
+    count, _ = digits._SHARES[part.split("-")[0]]
     assert len(split) == len(split.labels) == count
     assert (split.num_classes, split.class_names) == (10, [str(digit) for digit in range(10)])
     assert split.images.shape == (count, 1, 8, 8)
@@ -40,9 +40,9 @@ def test_every_part_of_digits(part):
 
 
 def clean_digits(monkeypatch: pytest.MonkeyPatch, part: str) -> ArraySplit:
-    quiet = {share: (count, 0.0) for share, (count, _) in digits._DIGITS_SHARES.items()}
-    monkeypatch.setattr(digits, "_DIGITS_SHARES", quiet)
-    return digits._digits.__wrapped__(part)
+    quiet = {share: (count, 0.0) for share, (count, _) in digits._SHARES.items()}
+    monkeypatch.setattr(digits, "_SHARES", quiet)
+    return digits.digits_split.__wrapped__(part)
 
 
 def test_no_scan_is_in_two_shares(monkeypatch):
@@ -57,14 +57,12 @@ def test_no_scan_is_in_two_shares(monkeypatch):
         found = [by_bytes[image.numpy().tobytes()] for image in split.images]
         assert split.labels.tolist() == labels[found].tolist()
         used += found
-    assert (
-        len(set(used)) == len(used) == sum(count for count, _ in digits._DIGITS_SHARES.values())
-    )
+    assert len(set(used)) == len(used) == sum(count for count, _ in digits._SHARES.values())
 
 
 @pytest.mark.parametrize("part", digits.DIGITS_PARTS)
 def test_digits_are_the_same_every_time(part):
-    once, again = (digits._digits.__wrapped__(part) for _ in range(2))
+    once, again = (digits.digits_split.__wrapped__(part) for _ in range(2))
     assert torch.equal(once.images, again.images)
     assert once.fingerprint == again.fingerprint == fingerprint(once)
 
@@ -75,7 +73,7 @@ def test_parts_have_fingerprints_of_their_own():
     )
 
 
-@pytest.mark.parametrize("part", digits._DIGITS_SHIFTS)
+@pytest.mark.parametrize("part", digits._SHIFTS)
 def test_shifted_parts_are_the_test_scans_changed(part):
     test, shifted = load_split("digits", "test"), load_split("digits", part)
     assert torch.equal(shifted.labels, test.labels)
@@ -83,7 +81,7 @@ def test_shifted_parts_are_the_test_scans_changed(part):
 
 
 def test_shares_are_noisy_as_stated(monkeypatch):
-    stated = {share: noise for share, (_, noise) in digits._DIGITS_SHARES.items()}
+    stated = {share: noise for share, (_, noise) in digits._SHARES.items()}
     noisy = {share: load_split("digits", share).images for share in SHARES}
     for share in SHARES:
         rest = noisy[share] - clean_digits(monkeypatch, share).images
@@ -150,9 +148,9 @@ def test_validation_is_held_out_of_training(pets):
     train, val = load_split(str(pets), "train"), load_split(str(pets), "val")
     everything = sorted((pets / "train").rglob("*.png"))
     assert sorted(train.files + val.files) == everything
-    assert [path.parent.name for path in val.files] == ["cat"] * round(20 * HELD_OUT) + [
+    assert [path.parent.name for path in val.files] == ["cat"] * round(20 * HELD_OUT_SHARE) + [
         "dog"
-    ] * round(30 * HELD_OUT)
+    ] * round(30 * HELD_OUT_SHARE)
     assert val.labels.tolist() == [0, 0, 1, 1, 1]
     again = load_split(str(pets), "val")
     assert again.files == val.files
@@ -334,7 +332,7 @@ def mixed(pets) -> Path:
 @pytest.mark.parametrize("block", [1, 4, 9, 1024])
 @pytest.mark.parametrize("size", [None, 5])
 def test_in_memory_is_the_same_split(mixed, monkeypatch, block, size):
-    monkeypatch.setattr("radin.data.splits._BLOCK", block)
+    monkeypatch.setattr("radin.data.splits._IMAGES_PER_BLOCK", block)
     split = load_split(str(mixed), "test", size=size)
     quick = in_memory(split, progress=False)
     assert isinstance(quick, ArraySplit)

@@ -11,7 +11,7 @@ from imagenet_tree import put_objectnet
 from radin.data import objectnet
 from radin.errors import DataError
 
-FILES = (objectnet._FOLDERS, objectnet._OBJECTS, objectnet._NUMBERS, objectnet._LABELS)
+FILES = (objectnet._FOLDERS, objectnet._OBJECTS, objectnet._LINES, objectnet._LABELS)
 GROUPS = {"alarm_clock": [7, 4], "banana": [954], "t-shirt": [0], "zither": [3, 9, 999]}
 
 
@@ -90,7 +90,7 @@ def test_files_that_do_not_fit_each_other(mappings):
     (mappings / objectnet._FOLDERS).write_text(json.dumps(names))
     refused("label.json: no folder for 'Banana', which objectnet_to_imagenet_1k.json names")
     change(mappings / objectnet._FOLDERS, paper="Banana")
-    refused("not 4; get it anew")
+    refused("not 4; get it again")
     change(mappings / objectnet._OBJECTS, Banana="plantain")
     refused("'plantain' is not one line of")
     change(mappings / objectnet._OBJECTS, Banana="")
@@ -99,16 +99,16 @@ def test_files_that_do_not_fit_each_other(mappings):
     refused("'label 0, of many words' is given to 'T-Shirt' and 'Zither'")
     change(mappings / objectnet._OBJECTS, Paper="label 5, of many words")
     refused("5 objects with a folder of their own, not 4")
-    numbers = json.loads(keep[objectnet._NUMBERS])
+    numbers = json.loads(keep[objectnet._LINES])
     for wrong in (
         numbers | {"5": numbers["6"]},
         numbers | {"1000": 5},
         numbers | {"5": 1000},
         numbers | {"05": 5},
     ):
-        (mappings / objectnet._NUMBERS).write_text(json.dumps(wrong))
+        (mappings / objectnet._LINES).write_text(json.dumps(wrong))
         refused("id.json: does not give each of 1,000 logits a line")
-    (mappings / objectnet._NUMBERS).write_text(json.dumps(numbers | {"five": 5}))
+    (mappings / objectnet._LINES).write_text(json.dumps(numbers | {"five": 5}))
     refused("id.json: invalid literal")
     lines = keep[objectnet._LABELS].splitlines()
     (mappings / objectnet._LABELS).write_text("\n".join([*lines, "one more"]) + "\n")

@@ -1,4 +1,4 @@
-"""radin/data/splits.py: what a split says of itself, a part of it for a quick look, and images that cannot be decoded."""
+"""radin/data/splits.py: attributes of a split, a part of it, and images that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -8,27 +8,38 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
 from imagenet_tree import pixels
-from radin.data.splits import FolderSplit, Split, check_readable, in_memory, unreadable
+from radin.data.splits import (
+    CLIP,
+    FolderSplit,
+    Normalised,
+    Split,
+    check_readable,
+    in_memory,
+    projection_of,
+    unreadable,
+)
 from radin.errors import DataError, ParameterError
 from radin.ranking.projection import Projection
 
 
 def folder_split(
-    place: Path, count: int = 10, size: int | None = 4, border: int = 0
+    folder: Path, count: int = 10, size: int | None = 4, border: int = 0
 ) -> FolderSplit:
     files = []
     for k in range(count):
-        path = place / f"{k:03d}.png"
+        path = folder / f"{k:03d}.png"
         path.write_bytes(pixels(k, 8, "PNG"))
         files.append((path, 2 * k // count))
-    return FolderSplit("pets", "test", files, ["cat", "dog"], size, border)
+    return FolderSplit("pets", "test", files, ["cat", "dog"], size=size, border=border)
 
 
 def test_a_plain_split_needs_as_many_logits_as_classes(tmp_path):
     split = folder_split(tmp_path)
     assert (split.projection, split.note) == (None, "")
+    assert projection_of(split) is None
     assert split.num_logits == split.num_classes == 2
     assert repr(split) == "FolderSplit(pets, test: 10 images, 2 classes)"
 
@@ -42,7 +53,22 @@ def test_projection_and_note_go_into_memory(tmp_path):
         assert repr(each).endswith("(pets, test: 10 images, 2 classes; half of it)")
 
 
-def test_no_split_gets_what_another_was_given(tmp_path):
+def test_files_are_those_of_the_images(tmp_path):
+    split = folder_split(tmp_path)
+    assert split.files == sorted(tmp_path.iterdir())
+    assert Normalised(split, *CLIP).files == split.files
+    assert Normalised(split, *CLIP).subset([3, 1]).files == [split.files[3], split.files[1]]
+    assert list(in_memory(split, progress=False).files) == []
+
+
+def test_the_projection_of_any_data_set():
+    pairs = TensorDataset(torch.zeros(2, 3), torch.zeros(2))
+    assert projection_of(pairs) is None
+    pairs.projection = Projection([[4, 0], [2]], 5)
+    assert projection_of(pairs) == pairs.projection
+
+
+def test_splits_do_not_share_their_notes(tmp_path):
     folder_split(tmp_path).note = "mine"
     assert Split.note == folder_split(tmp_path).note == ""
 
@@ -53,10 +79,10 @@ def test_no_split_gets_what_another_was_given(tmp_path):
 def test_fingerprints_of_unresized_images_stay(tmp_path):
     """Shipped benches and stored banks are found by them."""
     split = FolderSplit(
-        "pets", "test", [(tmp_path / "a", 0), (tmp_path / "b", 1)], ["cat", "dog"], None
+        "pets", "test", [(tmp_path / "a", 0), (tmp_path / "b", 1)], ["cat", "dog"], size=None
     )
-    known = "6355687d47cd68bac7f37c3533ae253b"
-    assert split.combine_hashes(["12", "34"])[:32] == known
+    stored = "6355687d47cd68bac7f37c3533ae253b"
+    assert split.combine_hashes(["12", "34"])[:32] == stored
 
 
 def test_fingerprints_tell_how_images_are_prepared(tmp_path):
@@ -83,7 +109,11 @@ def test_a_border_is_cut_off_wherever_images_are_read(tmp_path):
 @given(total=st.integers(1, 60), count=st.integers(1, 70))
 def test_taken_images_are_evenly_spread(total, count):
     split = FolderSplit(
-        "pets", "test", [(Path(str(k)), k) for k in range(total)], list(map(str, range(total))), 4
+        "pets",
+        "test",
+        [(Path(str(k)), k) for k in range(total)],
+        list(map(str, range(total))),
+        size=4,
     )
     few = split.take(count)
     if count >= total:
@@ -126,7 +156,7 @@ def test_impossible_counts(tmp_path, count):
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
 def test_every_unreadable_image_is_named(tmp_path, monkeypatch, block):
-    monkeypatch.setattr("radin.data.splits._BLOCK", block)
+    monkeypatch.setattr("radin.data.splits._IMAGES_PER_BLOCK", block)
     split = folder_split(tmp_path)
     assert unreadable(split, progress=False) == []
     check_readable(split, progress=False)
@@ -135,15 +165,14 @@ def test_every_unreadable_image_is_named(tmp_path, monkeypatch, block):
     split.files[9].unlink()
     found = unreadable(split, progress=False)
     assert [path.name for path, _ in found] == ["002.png", "007.png", "009.png"]
-    assert found[0][1] == "not a readable image (cut short or no image)"
+    assert found[0][1] == "not a readable image (truncated or no image)"
     assert found[2][1].startswith("could not be read (No such file")
     assert unreadable(split, indices=[9, 0, 2], progress=False) == [found[2], found[0]]
-    first, rest = (
-        r".*002\.png: not a readable image \(cut short or no image\), ",
-        r".*007\.png: .*009\.png: .*",
+    message = (
+        r"^3 of 10 images of pets, test, cannot be decoded: .*002\.png: not a readable image "
+        r"\(truncated or no image\), .*007\.png: .*009\.png: .*; replace or remove them\.$"
     )
-    words = rf"^3 of 10 images of pets, test, cannot be decoded: {first}{rest}; replace or remove them\.$"
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         check_readable(split, progress=False)
 
 

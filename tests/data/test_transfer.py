@@ -1,4 +1,4 @@
-"""radin/data/download/transfer.py: connections that break, servers that lie, and what is left on disk."""
+"""radin/data/download/transfer.py: broken connections, wrong answers, and the files on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from helpers import files_below, finish, run_python
 from local_server import LocalServer, serve
-from radin.data.download.transfer import check_sha256, download, offline, only_one, remote_size
+from radin.data.download.transfer import (
+    check_sha256,
+    download,
+    offline,
+    one_process_at_a_time,
+    remote_size,
+)
 from radin.errors import DataError
 
 CONTENT = hashlib.shake_256(b"radin").digest(20_000)
@@ -37,7 +43,13 @@ def get(server: LocalServer, folder: Path, content: bytes = CONTENT, **options: 
     """Download `file.bin`, expected to hold `content`."""
     digest = hashlib.sha256(content).hexdigest()
     options = {"progress": False} | options
-    return download(f"{server.url}/file.bin", folder / "file.bin", len(content), digest, **options)
+    return download(
+        f"{server.url}/file.bin",
+        folder / "file.bin",
+        num_bytes=len(content),
+        sha256=digest,
+        **options,
+    )
 
 
 def test_a_whole_file(server, tmp_path, capfd):
@@ -97,7 +109,9 @@ def test_a_wrong_checksum_deletes_the_file_and_says_so(server, tmp_path, part):
 
 def test_an_altered_file_is_refused(server, tmp_path):
     server.files["file.bin"] = CONTENT[::-1]
-    with pytest.raises(DataError, match=r"/file\.bin: what arrived does not have the checksum"):
+    with pytest.raises(
+        DataError, match=r"/file\.bin: the file that arrived does not have the checksum"
+    ):
         get(server, tmp_path)
     assert files_below(tmp_path) == []
 
@@ -144,7 +158,7 @@ def test_no_server(server, tmp_path):
 
 
 def test_a_silent_server(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("radin.data.download.transfer.TIMEOUT", 0.1)
+    monkeypatch.setattr("radin.data.download.transfer.TIMEOUT_SECONDS", 0.1)
     server.delay = 0.5
     with pytest.raises(DataError, match=r"could not be downloaded \(timed out\)\."):
         get(server, tmp_path)
@@ -182,14 +196,14 @@ def test_any_cuts_end_in_the_file_or_a_clear_error(tmp_path_factory, running, da
     assert files_below(folder) == ["file.bin"]
 
 
-# Files of which nobody knows the size or the checksum beforehand ---------------------------------
+# Files whose size or checksum is not given ------------------------------------------------------
 
 
-def get_unknown(server: LocalServer, folder: Path, **known: object) -> Path:
-    return download(f"{server.url}/file.bin", folder / "file.bin", progress=False, **known)
+def get_unknown(server: LocalServer, folder: Path, **given: object) -> Path:
+    return download(f"{server.url}/file.bin", folder / "file.bin", progress=False, **given)
 
 
-def test_a_file_that_nobody_knows(server, tmp_path, capfd):
+def test_a_file_without_size_or_checksum(server, tmp_path, capfd):
     path = tmp_path / "file.bin"
     assert download(f"{server.url}/file.bin", path, label="one (1 of 1)") == path
     assert path.read_bytes() == CONTENT
@@ -201,7 +215,7 @@ def test_a_file_that_nobody_knows(server, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("tag", [None, '"v1"', 'W/"v1"'])
-def test_the_rest_of_a_file_that_nobody_knows(server, tmp_path, tag):
+def test_the_rest_of_a_file_without_size_or_checksum(server, tmp_path, tag):
     server.tags = {"file.bin": tag} if tag else {}
     server.cuts = [1000, 0]
     with pytest.raises(
@@ -253,7 +267,7 @@ def test_without_ranges_it_begins_anew(server, tmp_path):
 
 
 @pytest.mark.parametrize("note", [None, "", "{}", "[1]", '{"num_bytes": "many", "tag": ""}'])
-def test_a_part_of_who_knows_what_is_not_continued(server, tmp_path, note):
+def test_a_part_of_an_unknown_file_is_not_continued(server, tmp_path, note):
     (tmp_path / "file.bin.part").write_bytes(CONTENT[::-1][:700])
     if note is not None:
         (tmp_path / "file.bin.part.json").write_text(note)
@@ -280,7 +294,7 @@ def test_a_length_that_is_too_long_is_a_connection_that_broke_off(server, tmp_pa
     assert "file.bin" not in files_below(tmp_path)
 
 
-def test_without_a_length_nobody_could_tell_the_end(server, tmp_path):
+def test_a_file_without_a_length_is_refused(server, tmp_path):
     server.says_length = False
     with pytest.raises(
         DataError, match="does not say how large the file is, .* get the file by hand"
@@ -304,7 +318,7 @@ def test_a_refusal_of_the_rest_keeps_what_there_is(server, tmp_path, status):
     assert server.asked[-1] == ("file.bin", "bytes=1000-")
 
 
-def test_either_may_be_known(server, tmp_path):
+def test_size_or_checksum_may_be_given(server, tmp_path):
     digest = hashlib.sha256(CONTENT).hexdigest()
     server.cuts = [1000, 0]
     with pytest.raises(DataError, match="1000 of 20000"):
@@ -331,7 +345,7 @@ def test_an_empty_file(server, tmp_path):
 def test_any_cuts_and_a_change_end_in_the_file_that_is_there(
     tmp_path_factory, running, data, length, ranges, tag
 ):
-    """Without a tag a change that keeps the size is invisible, so it comes with another size then."""
+    """Without a tag only a change of the size can be seen, so the size changes then."""
     folder = tmp_path_factory.mktemp("cuts")
     old, new = CONTENT[:length], CONTENT[::-1][: length if tag else length + 1]
     running.reset()
@@ -354,7 +368,7 @@ def test_any_cuts_and_a_change_end_in_the_file_that_is_there(
 
 def test_the_size_of_a_file_elsewhere(server):
     assert remote_size(f"{server.url}/file.bin") == len(CONTENT)
-    assert server.heads == ["file.bin"]
+    assert server.head_requests == ["file.bin"]
     assert remote_size(f"{server.url}/none.bin") is None
     assert remote_size("http://127.0.0.1:1/file.bin") is None
     server.says_length = False
@@ -365,17 +379,17 @@ def test_the_size_of_a_file_elsewhere(server):
 @pytest.mark.parametrize(
     ("value", "forbidden"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)]
 )
-def test_leave_to_download(monkeypatch, value, forbidden):
+def test_the_environment_forbids_downloads(monkeypatch, value, forbidden):
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
     if value is not None:
         monkeypatch.setenv("RADIN_OFFLINE", value)
     assert offline() == forbidden
 
 
-# Files at hand, and processes -------------------------------------------------------------------
+# Local files, and processes ---------------------------------------------------------------------
 
 
-def test_a_checksum_of_a_file_at_hand(tmp_path):
+def test_the_checksum_of_a_local_file(tmp_path):
     path = tmp_path / "mine.zip"
     path.write_bytes(b"mine")
     check_sha256(path, hashlib.sha256(b"mine").hexdigest())
@@ -389,8 +403,8 @@ def test_one_process_at_a_time_and_a_killed_one_is_forgotten(tmp_path, capfd):
     hold = """
 import sys, time
 from pathlib import Path
-from radin.data.download.transfer import only_one
-with only_one(Path(sys.argv[1])):
+from radin.data.download.transfer import one_process_at_a_time
+with one_process_at_a_time(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """
@@ -404,5 +418,5 @@ with only_one(Path(sys.argv[1])):
     start = time.monotonic()
     assert finish(waiter) == "in\n"
     assert time.monotonic() - start < 30
-    with only_one(tmp_path / "lock"):
+    with one_process_at_a_time(tmp_path / "lock"):
         pass

@@ -1,4 +1,4 @@
-"""Archives read without being trusted, and sorted into folders of images."""
+"""Archives, read without trusting them, and sorted into folders of images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from radin.data.download import class_names
+from radin.data.download.classes import class_names
 from radin.errors import DataError
 
-LARGEST_MEMBER = (
-    1 << 26
-)  # bytes of one file in an archive: twice the largest that the known ones hold
-LARGEST_GROWTH = 20  # times the archive's own size; images hardly shrink, so more is a bomb
-_DAMAGE = (  # what the readers of archives raise: OSError from gzip, RuntimeError for a password
+MAX_MEMBER_BYTES = 1 << 26  # of one file in an archive: twice the largest in the official ones
+MAX_GROWTH = 20  # times the archive's own size; images hardly shrink, so more is an attack
+_DAMAGE_ERRORS = (  # what readers of archives raise: gzip an OSError, a password a RuntimeError
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -38,49 +36,57 @@ _DAMAGE = (  # what the readers of archives raise: OSError from gzip, RuntimeErr
 
 
 def members(archive: Path, pattern: str) -> Iterator[tuple[re.Match[str], bytes]]:
-    """The files of a tar or zip archive whose whole name fits a pattern: the match and the content.
+    """The files of a tar or zip archive whose whole name matches a pattern: match and content.
 
-    Nothing is written: where a file goes is for the caller to say, from the groups of the match.
+    Nothing is written: the caller decides from the groups of the match where a file goes.
 
-    Raises DataError when the archive is damaged, or made to do harm: a name that leads out of the folder, a link, a
-    device, or far more content than its size allows.
+    Raises:
+        DataError: the archive is damaged or made to do harm: a name that leads out of the folder,
+            a link, a device, or far more content than its size allows.
     """
-    left = LARGEST_GROWTH * archive.stat().st_size + LARGEST_MEMBER
-    for name, size, ordinary, read in _entries(archive):
+    bytes_left = MAX_GROWTH * archive.stat().st_size + MAX_MEMBER_BYTES
+    for name, num_bytes, is_file, read in _entries(archive):
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in name or not ordinary:
+        if path.is_absolute() or ".." in path.parts or ":" in name or not is_file:
             raise DataError(
-                f"{archive}: {name!r} leads out of the archive, so nothing of it is used; get it anew."
+                f"{archive}: {name!r} leads out of the archive, so the archive is not used; "
+                "download it again."
             )
-        left -= size
-        if size > LARGEST_MEMBER or left < 0:
+        bytes_left -= num_bytes
+        if num_bytes > MAX_MEMBER_BYTES or bytes_left < 0:
             raise DataError(
-                f"{archive}: {name!r} is larger than anything it should hold; get it anew."
+                f"{archive}: {name!r} is larger than any file of the official archive; download "
+                "it again."
             )
         if match := re.fullmatch(pattern, name):
-            with _damage_named(archive):
+            with _damage_errors(archive):
                 content = read()
             yield match, content
 
 
 def _entries(archive: Path) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
-    """Of each file in an archive: name, size, whether it is neither link nor device, and how to read it."""
-    with _damage_named(archive):
+    """Of each entry but folders: name, bytes, whether it is a plain file, and how to read it."""
+    with _damage_errors(archive):
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as zipped:
-                for info in zipped.infolist():
-                    ordinary = stat.S_IFMT(info.external_attr >> 16) in (
-                        0,
-                        stat.S_IFREG,
-                        stat.S_IFDIR,
-                    )
-                    if not (ordinary and info.is_dir()):
-                        yield info.filename, info.file_size, ordinary, partial(zipped.read, info)
-            return
-        with tarfile.open(archive) as tar:
-            for entry in tar:
-                if not entry.isdir():
-                    yield entry.name, entry.size, entry.isreg(), partial(_read_entry, tar, entry)
+            yield from _zip_entries(archive)
+        else:
+            yield from _tar_entries(archive)
+
+
+def _zip_entries(archive: Path) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
+    plain_modes = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on a system without modes
+    with zipfile.ZipFile(archive) as zipped:
+        for info in zipped.infolist():
+            is_plain = stat.S_IFMT(info.external_attr >> 16) in plain_modes
+            if not (is_plain and info.is_dir()):
+                yield info.filename, info.file_size, is_plain, partial(zipped.read, info)
+
+
+def _tar_entries(archive: Path) -> Iterator[tuple[str, int, bool, Callable[[], bytes]]]:
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            if not entry.isdir():
+                yield entry.name, entry.size, entry.isreg(), partial(_read_entry, tar, entry)
 
 
 def _read_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
@@ -90,49 +96,53 @@ def _read_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 
 
 @contextmanager
-def _damage_named(archive: Path) -> Iterator[None]:
+def _damage_errors(archive: Path) -> Iterator[None]:
+    """Raise what the readers of archives raise as a DataError that names the archive."""
     try:
         yield
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise DataError(
-            f"{archive}: a damaged archive ({error}); remove it and get it anew."
+            f"{archive}: a damaged archive ({error}); remove it and download it again."
         ) from error
 
 
-# Into folders of images --------------------------------------------------------------------------
+# Into folders of images -------------------------------------------------------------------------
 
-_CIFAR10_RECORD = (
-    1 + 3 * 32 * 32
-)  # bytes: a label, then the red, the green and the blue pixels, row by row
+_CIFAR10_RECORD_BYTES = 1 + 3 * 32 * 32  # a label, then the red, green and blue pixels row by row
 
 
 def arrange_cifar10(archive: Path, folder: Path, progress: bool) -> None:
-    """The records of the binary version as PNGs (the Python version is a pickle, which can run code)."""
+    """The records of the binary version as PNGs (the Python version is a pickle, hence code)."""
     from PIL import Image
 
     pattern = r"cifar-10-batches-bin/(data_batch_[1-5]|test_batch)\.bin"
     batches = {match[1]: content for match, content in members(archive, pattern)}
-    count: dict[Path, int] = {}
+    classes = class_names("cifar10")
+    num_saved: dict[Path, int] = {}
     for batch in tqdm(sorted(batches), desc="unpacking cifar10", disable=not progress):
-        if len(batches[batch]) % _CIFAR10_RECORD:
-            raise DataError(
-                f"{archive}: {batch}.bin is no sequence of CIFAR-10 records; get the archive anew."
-            )
-        for record in np.frombuffer(batches[batch], dtype=np.uint8).reshape(-1, _CIFAR10_RECORD):
-            if record[0] >= len(class_names.CIFAR10):
-                raise DataError(
-                    f"{archive}: {batch}.bin holds the label {record[0]}; get the archive anew."
-                )
-            place = (
-                folder
-                / ("test" if batch == "test_batch" else "train")
-                / class_names.CIFAR10[record[0]]
-            )
-            place.mkdir(parents=True, exist_ok=True)
-            number = count[place] = count.get(place, -1) + 1
-            Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0)).save(
-                place / f"{number:04d}.png"
-            )
+        part = "test" if batch == "test_batch" else "train"
+        for record in _cifar10_records(archive, batch, batches[batch]):
+            class_folder = folder / part / classes[record[0]]
+            class_folder.mkdir(parents=True, exist_ok=True)
+            number = num_saved.get(class_folder, 0)
+            num_saved[class_folder] = number + 1
+            pixels = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
+            Image.fromarray(pixels).save(class_folder / f"{number:04d}.png")
+
+
+def _cifar10_records(archive: Path, batch: str, content: bytes) -> np.ndarray:
+    """The records of a batch, (n, 3073) bytes, with labels that have a class."""
+    if len(content) % _CIFAR10_RECORD_BYTES:
+        raise DataError(
+            f"{archive}: {batch}.bin is no sequence of CIFAR-10 records; download the archive "
+            "again."
+        )
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, _CIFAR10_RECORD_BYTES)
+    if len(records) and (label := records[:, 0].max()) >= len(class_names("cifar10")):
+        raise DataError(
+            f"{archive}: {batch}.bin holds the label {label}; download the archive again."
+        )
+    return records
 
 
 def arrange_tiny_imagenet(archive: Path, folder: Path, progress: bool) -> None:
@@ -144,19 +154,23 @@ def arrange_tiny_imagenet(archive: Path, folder: Path, progress: bool) -> None:
         for line in content.decode("utf-8", "replace").splitlines()
     ]
     wnids = {line[0]: line[1] for line in lines if len(line) > 1}
+    classes = class_names("tiny-imagenet")
     pattern = r"tiny-imagenet-200/(?:train/(n\d+)/images|val/images)/(\w+\.JPEG)"
     for match, content in tqdm(
         members(archive, pattern), desc="unpacking tiny-imagenet", disable=not progress
     ):
         wnid = match[1] or wnids.get(match[2], "")
-        if wnid not in class_names.TINY_IMAGENET:
-            raise DataError(f"{archive}: {match[0]} is of no known class; get the archive anew.")
+        if wnid not in classes:
+            raise DataError(
+                f"{archive}: {match[0]} is of none of the 200 classes; download the archive again."
+            )
         _write(folder / ("train" if match[1] else "val") / wnid / match[2], content)
 
 
 def arrange_domainnet(archive: Path, folder: Path, progress: bool) -> None:
     """The images of one domain as they are."""
-    pattern = r"(clipart|infograph|painting|quickdraw|real|sketch)/([\w-]+)/([\w-]+\.(?:jpe?g|png))"
+    domains = "clipart|infograph|painting|quickdraw|real|sketch"
+    pattern = rf"({domains})/([\w-]+)/([\w-]+\.(?:jpe?g|png))"
     for match, content in tqdm(
         members(archive, pattern), desc=f"unpacking {archive.name}", disable=not progress
     ):

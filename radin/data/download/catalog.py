@@ -1,4 +1,4 @@
-"""The data sets that radin knows by name: what they hold, where they lie, and where they come from."""
+"""The data sets that radin knows by name: their contents, folders and sources."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radin.data.download import archives, class_names
-from radin.data.download.transfer import check_sha256, download, offline, only_one
+from radin.data.download import archives
+from radin.data.download.classes import class_names
+from radin.data.download.transfer import check_sha256, download, offline, one_process_at_a_time
 from radin.errors import DataError
 from radin.files import data_root
 
@@ -20,7 +21,7 @@ class Archive:
     """A file of the official source.
 
     Attributes:
-        url: where it is; its last part is the file's name.
+        url: its address; the last part is the file's name.
         num_bytes: its size.
         sha256: its checksum, hex.
         folders: the top folders of the data set that its images go to.
@@ -38,193 +39,202 @@ class Archive:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is known of a data set.
+    """A data set that radin knows by name.
 
     Attributes:
         name: as `radin.load_split` takes it.
-        page: where people read about it and get it.
-        classes: the names of its class folders.
+        page: the web page of the data set.
         domains: its top folders, when it is divided into domains and not into train and test.
-        absent: parts that one would look for in vain, each with the reason.
+        absent: parts that people may expect but that do not exist, each with the reason.
         archives: what can be downloaded, if anything.
-        arrange: (archive, folder, progress) sorts the archive's images as `<part or domain>/<class>/<image>`.
+        arrange: (archive, folder, progress) sorts the archive's images as
+            `<part or domain>/<class>/<image>`.
     """
 
     name: str
     page: str
-    classes: tuple[str, ...]
     domains: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     archives: tuple[Archive, ...] = ()
     arrange: Callable[[Path, Path, bool], None] | None = None
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its class folders."""
+        return class_names(self.name)
+
+    @property
     def layout(self) -> str:
-        """Where its images belong, for people."""
+        """The folders that its images belong in, for messages."""
         tops = self.domains or tuple(
             folder for archive in self.archives for folder in archive.folders
         )
         return f"{self.name}/{{{','.join(tops)}}}/<class>/<image>"
 
 
-def find(name: str, root: str | Path | None = None) -> tuple[Path, DataSet | None]:
-    """The folder of a data set, fetched if need be, and what is known of it.
+def find_data_set(name: str, root: str | Path | None = None) -> tuple[Path, DataSet | None]:
+    """The folder of a data set, downloaded if it is missing, and its entry in `DATA_SETS`.
 
     Args:
-        name: of a known data set, perhaps with the edge of its images in pixels behind it (`pacs-64`); of a folder
-            under `root`; or the path of a folder.
-        root: where data sets lie; `RADIN_DATA` or the user's cache directory when not given.
+        name: a name of `DATA_SETS`, perhaps followed by the edge of its images in pixels
+            (`pacs-64`); the name of a folder under `root`; or the path of a folder.
+        root: the folder of the data sets; `RADIN_DATA` or the user's cache directory when not
+            given.
 
-    Raises DataError when it is not there and cannot be had.
+    Raises:
+        DataError: the data set is missing and cannot be downloaded.
     """
-    place = _place(root)
-    folder = _lying(name, place)
-    if folder is None and name not in KNOWN:
+    root = data_root(root)
+    folder = _existing_folder(name, root)
+    if folder is None and name not in DATA_SETS:
         raise DataError(
-            f"Unknown data set {name!r}: it is none of digits, {', '.join(KNOWN)}, imagenet, and there is no folder "
-            f"{place / name}. Put the images there as <part>/<class>/<image>, or point RADIN_DATA (or root=...) at the "
-            "folder that holds it."
+            f"Unknown data set {name!r}: it is none of digits, {', '.join(DATA_SETS)}, imagenet, "
+            f"and there is no folder {root / name}. Put the images there as <part>/<class>/<image>"
+            ", or point RADIN_DATA (or root=...) at the folder that holds it."
         )
-    return folder or fetch(name, place), KNOWN.get(re.sub(r"-\d+$", "", name))
+    return folder or fetch(name, root), DATA_SETS.get(re.sub(r"-\d+$", "", name))
 
 
-def fetch(name: str, root: str | Path | None = None, progress: bool = True) -> Path:
-    """The folder of a data set that radin knows, downloaded from its official source if it is not there.
+def fetch(name: str, root: str | Path | None = None, *, progress: bool = True) -> Path:
+    """The folder of a data set of `DATA_SETS`, downloaded from its official source if missing.
 
-    An archive that lies under `root` already, by its official name, is taken in place of a download. With
-    RADIN_OFFLINE=1 in the environment nothing is downloaded.
+    An archive that is under `root` already, by its official name, is used instead of a download.
+    With RADIN_OFFLINE=1 in the environment nothing is downloaded.
 
     Args:
         name: "cifar10", "tiny-imagenet", "pacs" or "domainnet".
-        root: where data sets lie; `RADIN_DATA` or the user's cache directory when not given.
+        root: the folder of the data sets; `RADIN_DATA` or the user's cache directory when not
+            given.
         progress: whether to show bars.
 
-    Raises DataError, saying where to get the data set and where to put it, when it cannot be downloaded, and when
-    what arrives is not the official file.
+    Raises:
+        DataError: it cannot be downloaded, or the file that arrives is not the official one. The
+            message says where to get the data set and where to put it.
     """
-    place = _place(root)
-    if name not in KNOWN:
-        raise DataError(f"radin cannot fetch {name!r}; it knows {', '.join(KNOWN)}.")
-    known = KNOWN[name]
-    if (folder := _lying(name, place)) is not None:
+    root = data_root(root)
+    if name not in DATA_SETS:
+        raise DataError(f"radin cannot fetch {name!r}; it knows {', '.join(DATA_SETS)}.")
+    data_set = DATA_SETS[name]
+    if (folder := _existing_folder(name, root)) is not None:
         return folder
-    if not known.archives:
+    if not data_set.archives:
         raise DataError(
-            f"{name} is not under {place}, and its source has no file that a program could download. Get it from "
-            f"{known.page} and put the images there as {known.layout}, or point RADIN_DATA (or root=...) at the folder "
-            f"that holds {name}."
+            f"{name} is not under {root}, and its source has no file that a program could "
+            f"download. Get it from {data_set.page} and put the images there as "
+            f"{data_set.layout}, or point RADIN_DATA (or root=...) at the folder that holds {name}."
         )
-    lock = place / f".{name}.lock"
+    lock = root / f".{name}.lock"
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with only_one(lock):
-            folder = _lying(name, place) or _build(
-                known, place, progress
-            )  # another process may just have fetched it
+        root.mkdir(parents=True, exist_ok=True)
+        with one_process_at_a_time(lock):
+            # Another process may have downloaded it while this one waited.
+            folder = _existing_folder(name, root) or _build(data_set, root, progress)
         lock.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"{error.filename or place}: could not be written ({error.strerror}); free some space or point RADIN_DATA "
-            "at another folder."
+            f"{error.filename or root}: could not be written ({error.strerror}); free some space "
+            "or point RADIN_DATA at another folder."
         ) from error
     return folder
 
 
-def _place(root: str | Path | None) -> Path:
-    return Path(root).expanduser() if root is not None else data_root()
-
-
-def _lying(name: str, place: Path) -> Path | None:
-    """The folder under `place`, or else in the working directory, that has the name; None when there is none."""
-    exact = place / Path(name).expanduser()  # an absolute name stands for itself
+def _existing_folder(name: str, root: Path) -> Path | None:
+    """The folder of that name under `root`, or else in the working directory; None without one."""
+    exact = root / Path(name).expanduser()  # an absolute path replaces the root
     if exact.is_dir():
         return exact
-    if name in KNOWN and place.is_dir():
+    if name in DATA_SETS and root.is_dir():
         pattern = re.compile(rf"{re.escape(name)}-\d+")
         sized = sorted(
-            path for path in place.iterdir() if pattern.fullmatch(path.name) and path.is_dir()
+            path for path in root.iterdir() if pattern.fullmatch(path.name) and path.is_dir()
         )
         if len(sized) > 1:
             names = ", ".join(path.name for path in sized)
             raise DataError(
-                f"{place} holds more than one {name}: {names}; ask for one of them by its full name."
+                f"{root} holds more than one {name}: {names}; ask for one of them by its full name."
             )
         if sized:
             return sized[0]
     return Path(name) if Path(name).is_dir() else None
 
 
-def _build(known: DataSet, place: Path, progress: bool) -> Path:
-    """Get every archive, arrange it beside the final place, and move the whole there when all is done.
+def _build(data_set: DataSet, root: Path, progress: bool) -> Path:
+    """Get every archive, arrange it in a hidden folder, and rename that folder at the end.
 
-    What a killed run leaves lies in a hidden folder: an archive there is continued, a part or domain there is whole.
+    A killed run leaves the hidden folder: an archive in it is continued, and a part or domain in
+    it is complete.
     """
-    assert known.arrange is not None
-    staging = place / f".{known.name}.part"
+    assert data_set.arrange is not None
+    staging = root / f".{data_set.name}.part"
     staging.mkdir(exist_ok=True)
-    for archive in known.archives:
+    for archive in data_set.archives:
         if all((staging / folder).is_dir() for folder in archive.folders):
             continue
-        source = _archive(archive, known, place, staging, progress)
+        source = _get_archive(archive, data_set, root, staging, progress=progress)
         unpacking = staging / ".unpacking"
         shutil.rmtree(unpacking, ignore_errors=True)
         unpacking.mkdir()
-        known.arrange(source, unpacking, progress)
+        data_set.arrange(source, unpacking, progress)
         for folder in archive.folders:
             if not (unpacking / folder).is_dir():
                 raise DataError(
-                    f"{source}: holds no images for {known.name}/{folder}; get it anew."
+                    f"{source}: holds no images for {data_set.name}/{folder}; download it again."
                 )
             shutil.rmtree(staging / folder, ignore_errors=True)
             (unpacking / folder).rename(staging / folder)
         shutil.rmtree(unpacking)
-        for name in (
-            archive.name,
-            f"{archive.name}.part",
-        ):  # a download, and one that an archive put there replaced
+        # The download, and the part of one whose archive somebody put there by hand.
+        for name in (archive.name, f"{archive.name}.part"):
             (staging / name).unlink(missing_ok=True)
-    return staging.rename(place / known.name)
+    return staging.rename(root / data_set.name)
 
 
-def _archive(archive: Archive, known: DataSet, place: Path, staging: Path, progress: bool) -> Path:
-    """A checked archive: the one that somebody put there, one that a killed run has left, or a download."""
-    for path in (place / archive.name, staging / archive.name):
+def _get_archive(
+    archive: Archive, data_set: DataSet, root: Path, staging: Path, *, progress: bool
+) -> Path:
+    """A checked archive: put there by hand, left by a killed run, or downloaded."""
+    for path in (root / archive.name, staging / archive.name):
         if path.is_file():
             check_sha256(path, archive.sha256)
             return path
     size = f"{archive.num_bytes / 1e9:.2f} GB"
     by_hand = (
-        f"By hand: get {archive.url} ({size}; see {known.page}) and put it into {place}, packed as it is; or put the "
-        f"images there as {known.layout}."
+        f"By hand: get {archive.url} ({size}; see {data_set.page}) and put it into {root}, without "
+        f"unpacking it; or put the images there as {data_set.layout}."
     )
     if offline():
         raise DataError(
-            f"{known.name} is not under {place}, and RADIN_OFFLINE forbids downloading it. {by_hand}"
+            f"{data_set.name} is not under {root}, and RADIN_OFFLINE forbids downloading it. "
+            f"{by_hand}"
         )
-    if (
-        shutil.disk_usage(place).free < 3 * archive.num_bytes
-    ):  # small files fill more blocks than their archive does
+    # Small files fill more blocks than their archive does.
+    if shutil.disk_usage(root).free < 3 * archive.num_bytes:
         raise DataError(
-            f"{place}: too little space to download and unpack {archive.name} of {known.name} (3 x {size}); free some "
-            "or point RADIN_DATA at another folder."
+            f"{root}: too little space to download and unpack {archive.name} of {data_set.name} "
+            f"(3 x {size}); free some or point RADIN_DATA at another folder."
         )
     print(
-        f"radin: downloading {known.name} from {archive.url} ({size}) into {place}", file=sys.stderr
+        f"radin: downloading {data_set.name} from {archive.url} ({size}) into {root}",
+        file=sys.stderr,
     )
     try:
         return download(
-            archive.url, staging / archive.name, archive.num_bytes, archive.sha256, progress
+            archive.url,
+            staging / archive.name,
+            num_bytes=archive.num_bytes,
+            sha256=archive.sha256,
+            progress=progress,
         )
     except DataError as error:
         raise DataError(f"{error} {by_hand}") from error
 
 
-# What is known ----------------------------------------------------------------------------------
+# The data sets ---------------------------------------------------------------------------------
 
-# The sizes and SHA-256 sums are those that TensorFlow Datasets keeps for the same addresses, except Tiny ImageNet's,
-# which is on no such list and is the one that people who publish theirs agree on.
+# The sizes and SHA-256 sums are those that TensorFlow Datasets keeps for the same addresses. Tiny
+# ImageNet is not in its list; that sum is the one on which independent publishers agree.
 _VISDA = "http://csr.bu.edu/ftp/visda/2019/multi-source"
-# Of clipart and painting the authors' cleaned version, which they recommend.
+# Clipart and painting are the authors' cleaned version, which they recommend.
 _DOMAINNET = (
     (
         "groundtruth/clipart.zip",
@@ -266,20 +276,18 @@ _TINY_IMAGENET = Archive(
     ("train", "val"),
 )
 
-KNOWN = {
-    known.name: known
-    for known in (
+DATA_SETS = {
+    data_set.name: data_set
+    for data_set in (
         DataSet(
             "cifar10",
             "https://www.cs.toronto.edu/~kriz/cifar.html",
-            class_names.CIFAR10,
             archives=(_CIFAR10,),
             arrange=archives.arrange_cifar10,
         ),
         DataSet(
             "tiny-imagenet",
             "http://cs231n.stanford.edu",
-            class_names.TINY_IMAGENET,
             absent={"test": "the labels of its test images were never published; use val"},
             archives=(_TINY_IMAGENET,),
             arrange=archives.arrange_tiny_imagenet,
@@ -287,13 +295,11 @@ KNOWN = {
         DataSet(
             "pacs",
             "https://dali-dl.github.io/project_iccv2017.html",
-            class_names.PACS,
             domains=("art_painting", "cartoon", "photo", "sketch"),
         ),
         DataSet(
             "domainnet",
             "http://ai.bu.edu/M3SDA/",
-            class_names.DOMAINNET,
             domains=("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
             archives=tuple(
                 Archive(f"{_VISDA}/{path}", num_bytes, sha256, (Path(path).stem,))

@@ -1,8 +1,7 @@
-"""Files from the network that are whole and right or absent, fetched by one process at a time."""
+"""Files from the network: complete and correct or absent, downloaded by one process at a time."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,10 +18,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from radin.errors import DataError
-from radin.files import atomic_path, lock
+from radin.files import atomic_path, hash_file, lock
 
-TIMEOUT = 30.0  # seconds without an answer
-CHUNK = 1 << 18
+TIMEOUT_SECONDS = 30.0  # how long a server may be silent
+_CHUNK_BYTES = 1 << 18
 
 
 def offline() -> bool:
@@ -33,97 +32,104 @@ def offline() -> bool:
 def download(
     url: str,
     path: Path,
+    *,
     num_bytes: int | None = None,
     sha256: str | None = None,
     progress: bool = True,
     label: str | None = None,
 ) -> Path:
-    """Fetch `url` into `path`, which appears only once it is whole and, if that is known, has the right checksum.
+    """Download `url` to `path`, which appears only when it is complete and its checksum is right.
 
-    What has arrived is kept beside it as `.part`, and the next call asks the server for the rest only. Where no
-    checksum would show that the rest is of another file, the size and the tag that the server gave are kept too, as
-    `.part.json`: a part of a file that has changed since is thrown away.
+    The bytes that have arrived are kept beside it as `.part`, and the next call asks the server
+    only for the rest. Without a checksum, the size and the tag that the server gave are kept too,
+    as `.part.json`: a part of a file that has changed since then is deleted.
 
     Args:
-        num_bytes: its size, beyond which nothing is taken; the server's word for it when not given.
-        sha256: hex, of the whole file, if anybody publishes it.
+        num_bytes: its size, beyond which nothing is read; when not given, the server is asked.
+        sha256: hex, of the complete file, if somebody publishes it.
         progress: whether to show a bar.
-        label: what the bar is called; the name of the file when not given.
+        label: the title of the bar; the name of the file when not given.
 
-    Raises DataError when the server cannot be reached, refuses, breaks off, sends another file, or does not say how
-    large it is where nobody else does.
+    Returns:
+        `path`.
+
+    Raises:
+        DataError: the server cannot be reached, refuses, breaks off, sends another file, or does
+            not give the size of a file whose size nobody else gives.
     """
     part = path.with_name(path.name + ".part")
-    whole = _Whole(math.inf if num_bytes is None else num_bytes, official=num_bytes is not None)
+    remote = _RemoteFile(math.inf if num_bytes is None else num_bytes, num_bytes is not None)
     if num_bytes is None or sha256 is None:
-        whole.note = part.with_name(part.name + ".json")
-        whole.recall(part)
-    reason, furthest = "", -1
+        remote.record = part.with_name(part.name + ".json")
+        remote.read_record(part)
     with tqdm(
         total=num_bytes, desc=label or path.name, unit="B", unit_scale=True, disable=not progress
     ) as bar:
-        while (have := _size(part)) < whole.num_bytes:
-            if (
-                have <= furthest
-            ):  # a connection that broke off is opened again as long as it brings something
-                kept = f"; {have} of {whole.num_bytes} bytes are kept in {part}, so call again for the rest"
-                raise DataError(f"{url}: could not be downloaded ({reason}){kept if have else ''}.")
-            furthest = have
-            reason = _receive(url, part, whole, bar)
-    if sha256 is not None and _sha256(part) != sha256:
+        _receive_all(url, part, remote, bar)
+    if sha256 is not None and hash_file(part) != sha256:
         part.unlink()
         raise DataError(
-            f"{url}: what arrived does not have the checksum of the official file, so it was deleted. Call again; if "
-            "that does not help, the file has changed there or is changed on its way."
+            f"{url}: the file that arrived does not have the checksum of the official file, so it "
+            "was deleted. Call again; if that does not help, the file has changed at its source, "
+            "or something on the way changes it."
         )
-    if _size(part) != whole.num_bytes:
+    if _size(part) != remote.num_bytes:
         part.unlink()
         raise DataError(
-            f"{url}: more arrived than the {whole.num_bytes} bytes of the file, so it was deleted; call again."
+            f"{url}: more arrived than the {remote.num_bytes} bytes of the file, so it was "
+            "deleted; call again."
         )
     part.replace(path)
-    whole.forget()
+    remote.remove_record()
     return path
 
 
 def check_sha256(path: Path, sha256: str) -> None:
     """Raise DataError unless the file has this checksum."""
-    if _sha256(path) != sha256:
+    if hash_file(path) != sha256:
         raise DataError(
             f"{path} does not have the checksum of the official file; replace or remove it."
         )
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def remote_size(url: str) -> int | None:
+    """The size in bytes that a server gives for a file; None when there is no answer."""
+    request = urllib.request.Request(url, headers={"User-Agent": "radin"}, method="HEAD")
+    try:
+        with (
+            _network_errors(),
+            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response,
+        ):
+            length = response.headers.get("Content-Length", "")
+    except urllib.error.URLError:
+        return None
+    return int(length) if length.isdecimal() else None
 
 
 @dataclass
-class _Whole:
-    """What is known of the file at the other end.
+class _RemoteFile:
+    """The file on the server.
 
     Attributes:
-        num_bytes: its size; infinite until the server has said it.
-        official: whether the caller gave the size, so that another one is an error and not just a newer file.
-        note: the file that keeps size and tag for the next call, if nobody else knows what the whole must be.
+        num_bytes: its size; infinite until the server has given it.
+        official: whether the caller gave the size. Another size is then an error, and otherwise
+            a newer file.
+        record: the file that keeps size and tag for the next call, where no caller gave both the
+            size and the checksum.
         tag: the server's ETag of this version of the file, "" when there is none.
     """
 
     num_bytes: float
     official: bool
-    note: Path | None = None
+    record: Path | None = None
     tag: str = ""
 
-    def recall(self, part: Path) -> None:
-        """Learn from the note what `part` is a part of, and remove it if that is not known."""
+    def read_record(self, part: Path) -> None:
+        """Learn the size and tag of the file that `part` belongs to; delete `part` if unknown."""
         try:
-            said = json.loads(self.note.read_text(encoding="utf-8")) if self.note else {}
-            num_bytes, self.tag = int(said["num_bytes"]), str(said["tag"])
+            kept = json.loads(self.record.read_text(encoding="utf-8")) if self.record else {}
+            num_bytes = int(kept["num_bytes"])
+            self.tag = str(kept["tag"])
         except (OSError, ValueError, KeyError, TypeError):
             part.unlink(missing_ok=True)
             return
@@ -132,69 +138,93 @@ class _Whole:
         elif part.exists():
             self.num_bytes = num_bytes
 
-    def learn(self, response: HTTPResponse, url: str) -> None:
-        """Take size and tag from an answer that sends the whole file."""
+    def read_headers(self, response: HTTPResponse, url: str) -> None:
+        """Learn size and tag from an answer that sends the complete file, and keep them."""
         if not self.official:
             length = response.headers.get("Content-Length") or ""
             if not length.isdecimal():
                 raise DataError(
-                    f"{url}: the server does not say how large the file is, so a broken connection could not be told "
-                    "from its end; get the file by hand."
+                    f"{url}: the server does not say how large the file is, so a broken connection "
+                    "would look like the end of the file; get the file by hand."
                 )
             self.num_bytes = int(length)
-        if self.note is not None:
+        if self.record is not None:
             self.tag = response.headers.get("ETag") or ""
-            with atomic_path(self.note) as temporary:
-                temporary.write_text(
-                    json.dumps({"num_bytes": self.num_bytes, "tag": self.tag}), encoding="utf-8"
-                )
+            content = json.dumps({"num_bytes": self.num_bytes, "tag": self.tag})
+            with atomic_path(self.record) as temporary:
+                temporary.write_text(content, encoding="utf-8")
 
-    def forget(self) -> None:
-        if self.note is not None:
-            self.note.unlink(missing_ok=True)
+    def remove_record(self) -> None:
+        if self.record is not None:
+            self.record.unlink(missing_ok=True)
 
 
-def _receive(url: str, part: Path, whole: _Whole, bar: tqdm) -> str:
-    """Ask once for what `part` lacks, append what comes, and say why it ended."""
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _receive_all(url: str, part: Path, remote: _RemoteFile, bar: tqdm) -> None:
+    """Ask for the rest of the file until `part` is complete or a request brings nothing new."""
+    reason = ""
+    furthest = -1
+    while (have := _size(part)) < remote.num_bytes:
+        if have <= furthest:
+            kept = (
+                f"; {have} of {remote.num_bytes} bytes are kept in {part}, so call again for the "
+                "rest"
+            )
+            raise DataError(f"{url}: could not be downloaded ({reason}){kept if have else ''}.")
+        furthest = have
+        reason = _receive(url, part, remote, bar)
+
+
+def _receive(url: str, part: Path, remote: _RemoteFile, bar: tqdm) -> str:
+    """Ask once for what `part` lacks, append what arrives, and return why it ended."""
     have = _size(part)
     headers = {"User-Agent": "radin"} | ({"Range": f"bytes={have}-"} if have else {})
-    if have and whole.tag.startswith('"'):  # a weak tag (W/...) does not promise the same bytes
-        headers["If-Range"] = whole.tag
+    if have and remote.tag.startswith('"'):  # a weak tag (W/...) does not promise the same bytes
+        headers["If-Range"] = remote.tag
+    request = urllib.request.Request(url, headers=headers)
     try:
-        with _network():
-            response = urllib.request.urlopen(
-                urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-            )
+        with _network_errors():
+            response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
         with response:
-            start = _start(response, url, have, whole)
+            start = _first_byte(response, url, have, remote)
             if start is not None:
-                with open(part, "ab") as file:
-                    file.truncate(start)
-                    if not start:
-                        whole.learn(response, url)
-                    bar.total = whole.num_bytes
-                    bar.update(start - bar.n)
-                    while file.tell() <= whole.num_bytes and (chunk := _next_chunk(response)):
-                        file.write(chunk)
-                        bar.update(len(chunk))
+                _append(response, url, part, start, remote, bar)
                 return "the connection broke off"
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise DataError(f"{url}: the server answers {error.code} {error.reason}.") from error
     except urllib.error.URLError as error:
         return str(error.reason)
-    part.unlink()  # what is here cannot be the beginning of the file that is there
-    return _receive(url, part, whole, bar)
+    part.unlink()  # these bytes cannot be the beginning of the file on the server
+    return _receive(url, part, remote, bar)
+
+
+def _append(
+    response: HTTPResponse, url: str, part: Path, start: int, remote: _RemoteFile, bar: tqdm
+) -> None:
+    """Write an answer into `part` from byte `start` on."""
+    with open(part, "ab") as file:
+        file.truncate(start)
+        if not start:
+            remote.read_headers(response, url)
+        bar.total = remote.num_bytes
+        bar.update(start - bar.n)
+        while file.tell() <= remote.num_bytes and (chunk := _next_chunk(response)):
+            file.write(chunk)
+            bar.update(len(chunk))
 
 
 def _next_chunk(response: HTTPResponse) -> bytes:
-    with _network():
-        return response.read1(CHUNK)
+    with _network_errors():
+        return response.read1(_CHUNK_BYTES)
 
 
 @contextmanager
-def _network() -> Iterator[None]:
-    """Give every failure of the network one type, which tells it from a disk that is full."""
+def _network_errors() -> Iterator[None]:
+    """Raise every failure of the network as a URLError, to tell it from a full disk."""
     try:
         yield
     except urllib.error.URLError:
@@ -203,50 +233,44 @@ def _network() -> Iterator[None]:
         raise urllib.error.URLError(error) from error
 
 
-def _start(response: HTTPResponse, url: str, have: int, whole: _Whole) -> int | None:
-    """Where the answer begins in the file: after the `have` bytes, or at 0 when the server sends all of it again.
+def _first_byte(response: HTTPResponse, url: str, have: int, remote: _RemoteFile) -> int | None:
+    """The position in the file where the answer begins: `have`, or 0 for the complete file.
 
-    None when those bytes are of another file than the one that is there now.
+    None when the `have` bytes belong to another file than the one that the server has now.
     """
-    start, total = 0, response.headers.get("Content-Length", "")
+    start = 0
+    total = response.headers.get("Content-Length", "")
     if response.status == 206:
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if sent is None or int(sent[1]) != have:
             raise DataError(
                 f"{url}: the server sent another range than the one asked for; try again later."
             )
-        start, total = have, sent[2].replace("*", "")
-    other = total.isdecimal() and int(total) != whole.num_bytes
-    if other and whole.official:
+        start = have
+        total = sent[2].replace("*", "")
+    other_size = total.isdecimal() and int(total) != remote.num_bytes
+    if other_size and remote.official:
         raise DataError(
-            f"{url}: the file there has {total} bytes and the official one {whole.num_bytes}; it has changed."
+            f"{url}: the file there has {total} bytes and the official one {remote.num_bytes}; "
+            "it has changed."
         )
-    if start and (other or (whole.tag and response.headers.get("ETag", whole.tag) != whole.tag)):
-        return None
-    return start
-
-
-def remote_size(url: str) -> int | None:
-    """The size in bytes that a server gives for a file; None when it cannot be asked or does not say."""
-    request = urllib.request.Request(url, headers={"User-Agent": "radin"}, method="HEAD")
-    try:
-        with _network(), urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            length = response.headers.get("Content-Length", "")
-    except urllib.error.URLError:
-        return None
-    return int(length) if length.isdecimal() else None
+    other_tag = remote.tag and response.headers.get("ETag", remote.tag) != remote.tag
+    return None if start and (other_size or other_tag) else start
 
 
 # Processes --------------------------------------------------------------------------------------
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block; the system opens the lock at `path` of one that is killed."""
+def one_process_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block.
+
+    The lock is the file `path`. The system releases the lock of a process that is killed.
+    """
     with open(path, "w") as file:
         if lock(file, wait=False) is False:
             print(
-                f"radin: waiting for another process that fetches the same ({path})",
+                f"radin: waiting for another process that downloads the same ({path})",
                 file=sys.stderr,
             )
             lock(file, wait=True)
