@@ -63,11 +63,12 @@ class Evaluator:
         ParameterError: a zoo without `build`, an impossible device or number, or `refresh` where
             there is no batch norm to measure.
 
-    >>> import radin
-    >>> zoo = radin.digits_zoo(2, quick=True)
-    >>> evaluate = radin.evaluator(zoo, radin.load_split("digits", "val"), device="cpu")
-    >>> 0 <= evaluate([0.5, 0.5]) <= 100
-    True
+    >>> import radin, torch
+    >>> zoo = radin.SoupBench.load("cifar10").zoo()
+    >>> images = torch.utils.data.TensorDataset(torch.zeros(8, 3, 32, 32), torch.arange(8))
+    >>> evaluate = radin.evaluator(zoo, images, device="cpu")
+    >>> evaluate([1 / 10] * 10)  # one class is right
+    12.5
     """
 
     def __init__(
@@ -211,11 +212,12 @@ def soup_logits(
 
     Returns: logits (n, C) of the split's classes in single precision and labels (n,), on the CPU.
 
-    >>> import radin
-    >>> zoo = radin.digits_zoo(2, quick=True)
-    >>> logits, labels = radin.soup_logits(zoo, [0.5, 0.5], radin.load_split("digits", "val"))
-    >>> logits.shape[1], len(logits) == len(labels)
-    (10, True)
+    >>> import radin, torch
+    >>> zoo = radin.SoupBench.load("cifar10").zoo()
+    >>> images = torch.utils.data.TensorDataset(torch.zeros(8, 3, 32, 32), torch.arange(8))
+    >>> logits, labels = radin.soup_logits(zoo, [1 / 10] * 10, images, device="cpu")
+    >>> logits.shape, labels.shape
+    (torch.Size([8, 10]), torch.Size([8]))
     """
     evaluate = Evaluator(zoo, split, device, batch_size=batch_size, half=half, workers=workers)
     states = _soup_states(zoo, [soup])

@@ -123,6 +123,7 @@ def craft(
     >>> bench = radin.SoupBench.load("cifar10")
     >>> soup = radin.craft(bench.val, bench.evaluator(), budget=4)
     >>> print(soup)
+    radin: validation accuracy 82.88%, 5 of 10 ingredients, 4 of 4 evaluations spent
     """
     budget = check_integer("budget", budget, minimum=1)
     prior = check_prior(prior)

@@ -33,6 +33,7 @@ class Trial:
     >>> bench = radin.SoupBench.load("cifar10")
     >>> trial = radin.craft(bench.val, bench.evaluator(), budget=1).trials[0]
     >>> print(f"{trial.estimate:.2f} {trial.accuracy:.2f} {trial.evaluated}")
+    83.48 82.88 True
     """
 
     weights: Tensor

@@ -215,7 +215,7 @@ def test_several_soups_in_one_pass(zoo):
 def test_soups_that_memory_does_not_hold_together(zoo, monkeypatch):
     rows = list(torch.eye(3))
     expected = evaluator(zoo, SPLIT, device="cpu").many(rows)
-    monkeypatch.setattr("radin.inference.evaluate.memory", lambda: 1)
+    monkeypatch.setattr("radin.inference.evaluate.network_memory_bytes", lambda: 1)
     split = Listed(SPLIT)
     assert evaluator(zoo, split, device="cpu").many(rows) == expected
     assert split.asked == 3 * list(range(20))
