@@ -176,10 +176,10 @@ def parse_jobs(asked: str) -> int | None:
 
 def jobs_at_once(asked: int | None, runs: int) -> int:
     """How many runs go on together: as asked, else one for each core; never more than have 4 GiB of memory each."""
-    from radin.inference.devices import memory
+    from radin.inference.devices import network_memory_bytes
 
     wanted = asked or joblib.cpu_count()
-    room = max(1, memory() // 2**30)  # memory() is a quarter of the machine's
+    room = max(1, network_memory_bytes() // 2**30)  # network_memory_bytes() is a quarter of the machine's
     if asked and room < wanted:
         print(f"{room} runs at a time instead of {wanted}: there is no memory for more")
     return min(wanted, room, max(1, runs))

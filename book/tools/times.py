@@ -12,7 +12,7 @@ from pathlib import Path
 
 from notebook_page import device_in_use, installed_version
 from parameters import list_table
-from radin.inference.devices import machine_memory
+from radin.inference.devices import machine_memory_bytes
 
 
 class Times:
@@ -82,5 +82,5 @@ def processor() -> str:
 
 
 def memory() -> str:
-    known = machine_memory()
+    known = machine_memory_bytes()
     return f"{known / 2**30:.0f} GiB" if known else "unknown"

@@ -1,4 +1,4 @@
-"""What the commands of `radin` do; `radin.cli` reads their options."""
+"""What the commands of `radin` do; `radin.cli.parser` reads their options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from radin.cli.inputs import (
     print_notes,
     show_progress,
 )
-from radin.cli.tables import describe_split, list_ingredients, print_table, print_trials, wrap
+from radin.cli.tables import describe_ingredients, describe_split, print_table, print_trials, wrap
 from radin.data.download.catalog import fetch
 from radin.data.splits import Split
 from radin.errors import CheckpointError, ParameterError, check_integer
@@ -41,12 +41,14 @@ from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.rank import rank
 from radin.recipes.craft import Soup, craft
-from radin.recipes.selection import RANKED, RECIPES, Order
+from radin.recipes.selection import RANKED, RECIPES, default_candidates
 from radin.recipes.trust import trust
 from radin.soup.average import SoupLike
 from radin.soup.save import save_soup
 
-State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured anew
+State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured again
+
+NAME_COLUMNS = 24  # of an ingredient's name, its end, in a table
 
 
 def craft_command(options: argparse.Namespace) -> None:
@@ -59,29 +61,30 @@ def craft_command(options: argparse.Namespace) -> None:
     zoo = open_zoo(options, checkpoint_paths(options), split)
     if train is None:
         _warn_of_batch_norm(zoo)
-    evaluate = evaluator(zoo, split, refresh=train, progress=show_progress(), **_engine(options))
-    bank = predict(zoo, split, progress=show_progress(), **_engine(options))
+    evaluate = evaluator(
+        zoo, split, refresh=train, progress=show_progress(), **_network_options(options)
+    )
+    bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
     soup = craft(
         bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed
     )
-    spent = f"{soup.evaluations} of {soup.budget} evaluations spent on {describe_split(options, split)}"
-    print(wrap(f"{soup.recipe}: {spent}" + (f"; {soup.note}" if soup.note else "")) + "\n")
+    spent = f"{soup.evaluations} of {soup.budget} evaluations spent"
+    note = f"; {soup.note}" if soup.note else ""
+    print(wrap(f"{soup.recipe}: {spent} on {describe_split(options, split)}{note}") + "\n")
     print_trials(bank, soup)
-    state = (
-        None
-        if train is None
-        else refresh_batch_norm(zoo, soup.weights, train, options.device, options.batch_size)
-    )
+    state = None if train is None else _refresh(options, zoo, soup.weights, train)
     if options.out is not None:
-        print(f"\nwrote {_save(options, zoo, soup.weights, _provenance(options, soup), state)}")
+        provenance = _provenance(options, soup)
+        print(f"\nwrote {_save(options, zoo, soup.weights, provenance, state=state)}")
     try:
-        _compare(options, zoo, bank, soup, state, [split, test, train])
+        winner = soup.weights if state is None else state
+        rivals = _rivals(options, zoo, bank, soup, train)
+        _compare(options, zoo, winner, rivals, split, chose_the_winner=True)
+        if test is not None:
+            _compare(options, zoo, winner, rivals, test)
     finally:  # an unreadable test image must not cost the rest of the report
         if soup.recipe in RANKED:
-            report = trust(
-                bank, zoo, trials=soup.trials, refreshed=train is not None, progress=show_progress()
-            )
-            print("\n" + wrap(str(report)))
+            _print_trust(bank, zoo, soup, refreshed=train is not None)
     if options.out is None:
         print_notes("note: the soup was not written; give --out soup.safetensors.")
 
@@ -91,25 +94,27 @@ def rank_command(options: argparse.Namespace) -> None:
     check_numbers(options)
     split = open_part(options, options.part)
     zoo = open_zoo(options, checkpoint_paths(options), split)
-    bank = predict(zoo, split, progress=show_progress(), **_engine(options))
-    candidates = Order(None, options.prior, options.seed).candidates_for(bank)
+    bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
+    candidates = default_candidates(bank.num_models, seed=options.seed)
     ranking = rank(bank, candidates, options.prior, top=options.top)
     print(
-        f"the first {len(ranking.order)} of {len(candidates)} candidates on {describe_split(options, split)}\n"
+        f"the first {len(ranking.order)} of {len(candidates)} candidates on "
+        f"{describe_split(options, split)}\n"
     )
     rows = [
         [
-            str(place + 1),
+            str(number),
             f"{ranking.estimates[k]:.2f}",
             f"{ranking.scores[k]:.2f}",
-            list_ingredients(bank, candidates[k]),
+            describe_ingredients(bank, candidates[k]),
         ]
-        for place, k in enumerate(ranking.order.tolist())
+        for number, k in enumerate(ranking.order.tolist(), start=1)
     ]
     print_table(["rank", "estimate", "score", "ingredients"], rows)
     best = int(bank.accuracies().argmax())
     print(
-        f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. Estimates are ensembles, not soups."
+        f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. "
+        "Estimates are ensembles, not soups."
     )
 
 
@@ -119,9 +124,8 @@ def average_command(options: argparse.Namespace) -> None:
     zoo = open_with_notes(checkpoint_paths(options), ema=options.ema)
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
-    print(
-        f"wrote {_save(options, zoo, weights, {'recipe': 'average'})}, the average of {len(zoo)} checkpoints"
-    )
+    path = _save(options, zoo, weights, {"recipe": "average"})
+    print(f"wrote {path}, the average of {len(zoo)} checkpoints")
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -134,10 +138,13 @@ def evaluate_command(options: argparse.Namespace) -> None:
             f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup."
         )
     accuracies = [
-        evaluator(zoo, split, progress=show_progress(), **_engine(options))([1.0]) for split in splits
+        evaluator(zoo, split, progress=show_progress(), **_network_options(options))([1.0])
+        for split in splits
     ]
     if len(splits) == 1:
-        print(f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {describe_split(options, splits[0])}")
+        print(
+            f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {describe_split(options, splits[0])}"
+        )
         return
     print(f"{zoo.names[0]} on {options.data}\n")
     rows = [
@@ -154,50 +161,55 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 def bench_command(options: argparse.Namespace) -> None:
     """Every recipe on a shipped soup bench."""
-    bench, budget = SoupBench.load(options.name), check_integer("budget", options.budget, minimum=1)
+    bench = SoupBench.load(options.name)
+    budget = check_integer("budget", options.budget, minimum=1)
     oracle, best = bench.oracle
     rows = [["oracle", "", str(int((oracle > 0).sum())), "", f"{best:.2f}", "0.00"]]
-    asked = [
+    recipes = [
         ("radin", 0.0),
         ("radin", 1.0),
         *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble")),
     ]
-    for name, prior in asked:
+    for name, prior in recipes:
         soup = craft(
             bench.val, bench.evaluator("val"), budget, name, prior=prior, seed=options.seed
         )
         regret = bench.regret(soup.weights)
-        said = f"{name}, prior {prior:g}" if name == "radin" else name
+        label = f"{name}, prior {prior:g}" if name == "radin" else name
         numbers = [f"{soup.accuracy:.2f}", f"{best - regret:.2f}", f"{regret:.2f}"]
-        rows.append([said, str(soup.evaluations), str(len(soup.members)), *numbers])
+        rows.append([label, str(soup.evaluations), str(len(soup.members)), *numbers])
     print(
-        f"{options.name}: {bench.num_models} ingredients, budget {budget}, {bench.test.num_images} test images\n"
+        f"{options.name}: {bench.num_models} ingredients, budget {budget}, "
+        f"{bench.test.num_images} test images\n"
     )
     print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
 
 
 def fetch_command(options: argparse.Namespace) -> None:
-    """A download by name, and what then lies where."""
-    name, root = options.dataset, Path(options.to).expanduser() if options.to else data_root()
+    """A download by name, and the number and size of its files."""
+    name = options.dataset
+    root = Path(options.to).expanduser() if options.to else data_root()
     if name == MODEL_SOUPS:
-        folder, ids = root / MODEL_SOUPS, ingredient_ids(options.ids or "all")
-        there = _sizes(folder)
-        load_results(folder)  # what is small and may fail comes first
-        fetched = fetch_ingredients(ids, folder, progress=show_progress())
-        fetched += [folder / file for file in RESULT_FILES]
-        sizes = {path: path.stat().st_size for path in fetched}
+        ids = ingredient_ids(options.ids or "all")
+        folder = root / MODEL_SOUPS
+        sizes_before = _sizes(folder)
+        load_results(folder)  # first, because these files are small and may fail
+        paths = fetch_ingredients(ids, folder, progress=show_progress())
+        paths += [folder / file for file in RESULT_FILES]
+        sizes = {path: path.stat().st_size for path in paths}
     elif options.ids is not None:
         raise ParameterError(
             f"--ids chooses among the ingredients of {MODEL_SOUPS}; {name} is fetched whole."
         )
     else:
-        before = set(root.iterdir()) if root.is_dir() else set()
-        folder = fetch(name, root, show_progress())
+        folders_before = set(root.iterdir()) if root.is_dir() else set()
+        folder = fetch(name, root, progress=show_progress())
         sizes = _sizes(folder)
-        there = sizes if folder in before else {}
-    total, new = sum(sizes.values()), len(sizes.keys() - there.keys())
+        sizes_before = sizes if folder in folders_before else {}
+    total = sum(sizes.values())
+    num_new = len(sizes.keys() - sizes_before.keys())
     size = f"{total / 1e9:.2f} GB" if total >= 1e9 else f"{total / 1e6:.2f} MB"
-    print(f"{name}: {len(sizes)} files, {new} of them new, {size}, in {folder}")
+    print(f"{name}: {len(sizes)} files, {num_new} of them new, {size}, in {folder}")
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
@@ -208,8 +220,8 @@ def _sizes(folder: Path) -> dict[Path, int]:
 # What the commands share ------------------------------------------------------------------------
 
 
-def _engine(options: argparse.Namespace) -> dict[str, Any]:
-    """How networks run."""
+def _network_options(options: argparse.Namespace) -> dict[str, Any]:
+    """How networks run, for `predict`, `evaluator` and `soup_logits`."""
     return {
         "device": options.device,
         "batch_size": options.batch_size,
@@ -219,96 +231,122 @@ def _engine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
-    asked = ["model", "data", "part", "images", "size", "mean", "std"]
-    asked += ["precision", "recipe", "budget", "prior", "seed", "refresh_part"]
-    found = {
+    """What a soup's file tells about how the soup was made."""
+    names = ["model", "data", "part", "images", "size", "mean", "std"]
+    names += ["precision", "recipe", "budget", "prior", "seed", "refresh_part"]
+    results = {
         "normalise": colours_name(options),
         "evaluations": soup.evaluations,
         "accuracy": soup.accuracy,
     }
-    return {name: getattr(options, name) for name in asked} | found
+    return {name: getattr(options, name) for name in names} | results
 
 
 def _warn_of_batch_norm(zoo: Zoo) -> None:
     if any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
         print_notes(
-            "note: averaged statistics of batch norm fit no soup; radin craft --refresh-part train measures them anew."
+            "note: averaged statistics of batch norm fit no soup; radin craft --refresh-part "
+            "train measures them again."
         )
+
+
+def _refresh(
+    options: argparse.Namespace, zoo: Zoo, weights: Tensor, train: Split
+) -> Mapping[str, Tensor]:
+    """A soup with its batch norm measured on training images."""
+    return refresh_batch_norm(zoo, weights, train, options.device, batch_size=options.batch_size)
 
 
 def _save(
     options: argparse.Namespace,
     zoo: Zoo,
     weights: Tensor | list[float],
-    about: dict[str, object],
+    provenance: dict[str, object],
+    *,
     state: State = None,
 ) -> Path:
-    """Write the soup; the path to open, which is the index where it became shards."""
+    """Write the soup, and return the path to open: the index, where the soup is in shards."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of batch norm, in terms of Python: `_warn_of_batch_norm` has said it
+        # About batch norm, in terms of Python: `_warn_of_batch_norm` has told the same.
+        warnings.simplefilter("ignore")
         return save_soup(
             zoo,
             weights,
             options.out,
-            provenance=about,
+            provenance=provenance,
             state=state,
             max_shard_size=options.shard_size,
         )
 
 
+def _print_trust(bank: LogitBank, zoo: Zoo, soup: Soup, *, refreshed: bool) -> None:
+    report = trust(bank, zoo, trials=soup.trials, refreshed=refreshed, progress=show_progress())
+    print("\n" + wrap(str(report)))
+
+
+def _rivals(
+    options: argparse.Namespace, zoo: Zoo, bank: LogitBank, soup: Soup, train: Split | None
+) -> dict[str, SoupLike | None]:
+    """The best single ingredient and the uniform soup by name; None where one is the winner.
+
+    Args:
+        train: images on which the uniform soup's batch norm is measured, or None.
+    """
+    best = int(bank.accuracies().argmax())
+    single = torch.eye(len(zoo))[best]
+    uniform = torch.full((len(zoo),), 1 / len(zoo))
+    weights_of = {
+        f"best single ({bank.names[best][-NAME_COLUMNS:]})": single,
+        "uniform soup": uniform,
+    }
+    rivals: dict[str, SoupLike | None] = {}
+    for name, weights in weights_of.items():
+        if torch.allclose(soup.weights.float(), weights):
+            rivals[name] = None
+        elif weights is uniform and train is not None:
+            rivals[name] = _refresh(options, zoo, uniform, train)
+        else:
+            rivals[name] = weights
+    return rivals
+
+
 def _compare(
     options: argparse.Namespace,
     zoo: Zoo,
-    bank: LogitBank,
-    soup: Soup,
-    state: State,
-    parts: list[Split | None],
+    winner: SoupLike,
+    rivals: Mapping[str, SoupLike | None],
+    split: Split,
+    *,
+    chose_the_winner: bool = False,
 ) -> None:
-    """The winner against the best single ingredient and the uniform soup, image by image; outside the budget.
+    """Print the winner against each rival, image by image; this is outside the budget.
 
     Args:
-        state: the winner with its batch norm measured anew, or None.
-        parts: the images that chose it, those that did not (or None), and those for batch norm (or None).
+        rivals: by name; None for one that is the winner itself.
+        chose_the_winner: whether these are the images that chose it.
     """
-    best, (*reported, train) = int(bank.accuracies().argmax()), parts
-    single, equal = torch.eye(len(zoo))[best], torch.full((len(zoo),), 1 / len(zoo))
-    winner, rivals = "winner", dict[str, SoupLike]()
-    for name, weights in (
-        (f"best single ({bank.names[best][-24:]})", single),
-        ("uniform soup", equal),
-    ):
-        if torch.allclose(soup.weights.float(), weights):
-            winner = f"winner, the {name}"
-        elif weights is equal and train is not None:
-            rivals[name] = refresh_batch_norm(zoo, equal, train, options.device, options.batch_size)
-        else:
-            rivals[name] = weights
-    for split in reported:
-        if split is None:
+    winner_name = "winner"
+    for name, rival in rivals.items():
+        winner_name = f"winner, the {name}" if rival is None else winner_name
+    winner_correct = _correct(options, zoo, winner, split)
+    rows = [[winner_name, _percent(winner_correct), "", ""]]
+    for name, rival in rivals.items():
+        if rival is None:
             continue
-        won = _right(options, zoo, soup.weights if state is None else state, split)
-        rows = [[winner, f"{100 * won.double().mean():.2f}", "", ""]]
-        for name, rival in rivals.items():
-            right = _right(options, zoo, rival, split)
-            less, low, high = paired_interval(won, right)
-            rows.append(
-                [
-                    name,
-                    f"{100 * right.double().mean():.2f}",
-                    f"{less:+.2f}",
-                    f"{low:+.2f} to {high:+.2f}",
-                ]
-            )
-        flattered = ", which chose the winner and flatter it" if split is parts[0] else ""
-        print(f"\non {describe_split(options, split)}{flattered}:")
-        print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
+        correct = _correct(options, zoo, rival, split)
+        difference, low, high = paired_interval(winner_correct, correct)
+        interval = f"{low:+.2f} to {high:+.2f}"
+        rows.append([name, _percent(correct), f"{difference:+.2f}", interval])
+    flattered = ", which chose the winner and flatter it" if chose_the_winner else ""
+    print(f"\non {describe_split(options, split)}{flattered}:")
+    print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
 
 
-def _right(options: argparse.Namespace, zoo: Zoo, soup: SoupLike, split: Split) -> Tensor:
-    logits, labels = soup_logits(zoo, soup, split, **_engine(options))
+def _correct(options: argparse.Namespace, zoo: Zoo, soup: SoupLike, split: Split) -> Tensor:
+    """Whether the soup's answer on each image is correct, (n,)."""
+    logits, labels = soup_logits(zoo, soup, split, **_network_options(options))
     return logits.argmax(-1) == labels
 
 
-# Words ------------------------------------------------------------------------------------------
+def _percent(correct: Tensor) -> str:
+    return f"{100 * correct.double().mean():.2f}"

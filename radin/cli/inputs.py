@@ -13,28 +13,30 @@ from radin.checkpoints.architectures import builder
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
 from radin.data.splits import CLIP, IMAGENET, Normalised, Split
-from radin.errors import DataError, ParameterError, check_seed, check_integer
+from radin.errors import DataError, ParameterError, check_integer, check_seed
 from radin.inference.devices import pick_device
 from radin.ranking.rank import check_prior
 from radin.soup.shards import parse_size
 
-FOLDER = "imagenet-folder:"
+FOLDER_PREFIX = "imagenet-folder:"
+FOLDER_IMAGE_PIXELS = 224  # edge of the images of a folder where --size is not given
 COLOURS = {"clip": CLIP, "imagenet": IMAGENET}
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse what would be refused later, after the work."""
+    """Refuse impossible options now, not after hours of work."""
     for name in ("budget", "top", "batch_size", "images", "workers"):
-        if getattr(options, name, None) is not None:
-            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), minimum=1)
+        value = getattr(options, name, None)
+        if value is not None:
+            check_integer(f"--{name.replace('_', '-')}", value, minimum=1)
     if hasattr(options, "prior"):
         check_prior(options.prior)
         check_seed(options.seed)
     pick_device(options.device)
 
 
-def check_out(options: argparse.Namespace) -> None:
-    """Refuse a soup's file that is there already, or that could not be written."""
+def check_output(options: argparse.Namespace) -> None:
+    """Refuse --out if its file exists or cannot be written."""
     if options.shard_size is not None:
         parse_size("--shard-size", options.shard_size)
     if options.out is None:
@@ -56,52 +58,57 @@ def check_out(options: argparse.Namespace) -> None:
         ) from error
 
 
-def images_of(options: argparse.Namespace, part: str) -> Split:
+def open_part(options: argparse.Namespace, part: str) -> Split:
     """A part of --data, in the colours that the network was trained with."""
-    name, size = options.data, options.size
     if (options.mean is None) != (options.std is None):
         raise ParameterError("--mean and --std belong together; give both or neither.")
-    if name.startswith(FOLDER):
-        folder = Path(name.removeprefix(FOLDER)).expanduser().resolve()
+    name = options.data
+    size = options.size
+    if name.startswith(FOLDER_PREFIX):
+        folder = Path(name.removeprefix(FOLDER_PREFIX)).expanduser().resolve()
         if not folder.is_dir():
             raise DataError(
-                f"{folder}: no such folder; --data {FOLDER}PATH needs PATH/<part>/<class>/<image>."
+                f"{folder}: no such folder; --data {FOLDER_PREFIX}PATH needs "
+                "PATH/<part>/<class>/<image>."
             )
-        name, size = str(folder), 224 if size is None else size
+        name = str(folder)
+        size = FOLDER_IMAGE_PIXELS if size is None else size
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the note says it, too
+        warnings.simplefilter("ignore")  # the note below tells the same
         split = load_split(name, part, size=size)
     if options.images is not None:
         split = split.take(options.images)
     if split.note:
-        say(f"note: {split.name}, {split.part}: {split.note}.")
-    colours = (
-        (options.mean, options.std)
-        if options.mean is not None
-        else COLOURS.get(colours_of(options))
-    )
+        print_notes(f"note: {split.name}, {split.part}: {split.note}.")
+    if options.mean is not None:
+        return Normalised(split, options.mean, options.std)
+    colours = COLOURS.get(colours_name(options))
     return split if colours is None else Normalised(split, *colours)
 
 
-def parts_of(options: argparse.Namespace, parts: list[str]) -> list[Split]:
-    """Several parts of --data for one network; whatever is wrong with any of them is said before any work."""
+def open_parts(options: argparse.Namespace, parts: list[str]) -> list[Split]:
+    """Several parts of --data for one network; one error reports all parts that fail."""
     if twice := next((part for part in parts if parts.count(part) > 1), None):
         raise ParameterError(f"--part names {twice!r} twice; give each part once.")
-    splits, wrong = [], []
+    splits = []
+    messages = []
     for part in parts:
         try:
-            splits.append(images_of(options, part))
+            splits.append(open_part(options, part))
         except DataError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise DataError("\n".join(wrong))
+            messages.append(str(error))
+    if messages:
+        raise DataError("\n".join(messages))
     for split in splits[1:]:
         _check_same_network(split, splits[0])
     return splits
 
 
 def _check_same_network(other: Split, split: Split) -> None:
-    """One network must serve both: the same classes, or, for a test set with fewer, the same logits."""
+    """DataError unless one network fits both splits.
+
+    They must have the same classes, or, for a test set with fewer classes, the same logits.
+    """
     alike = (
         other.class_names == split.class_names
         or split.projection is not None
@@ -111,11 +118,13 @@ def _check_same_network(other: Split, split: Split) -> None:
         raise DataError(f"{other!r} has other classes than {split!r}; give parts of one data set.")
 
 
-def colours_of(options: argparse.Namespace) -> str:
+def colours_name(options: argparse.Namespace) -> str:
+    """A key of `COLOURS`, or "none"."""
     return options.normalise or ("clip" if options.model.startswith("open_clip:") else "none")
 
 
-def other_part(options: argparse.Namespace, part: str | None, split: Split) -> Split | None:
+def open_other_part(options: argparse.Namespace, part: str | None, split: Split) -> Split | None:
+    """The part of --test-part or --refresh-part, which must share no image with `split`."""
     if part is None:
         return None
     if part == options.part:
@@ -124,49 +133,51 @@ def other_part(options: argparse.Namespace, part: str | None, split: Split) -> S
         )
     if options.test_part == options.refresh_part:
         raise ParameterError(
-            f"--test-part and --refresh-part are both {part!r}; the test part is for the report only."
+            f"--test-part and --refresh-part are both {part!r}; the test part is for the report "
+            "only."
         )
-    other = images_of(options, part)
+    other = open_part(options, part)
     _check_same_network(other, split)
-    if both := _files(split) & _files(other):
+    if shared := set(split.files) & set(other.files):
         raise ParameterError(
-            f"--part {options.part} and {part} share {len(both):,} images, such as {min(both)}; give parts without "
-            "common images."
+            f"--part {options.part} and {part} share {len(shared):,} images, such as "
+            f"{min(shared)}; give parts without common images."
         )
     return other
 
 
-def _files(split: Split) -> set[Path]:
-    return set(getattr(getattr(split, "split", split), "files", ()))  # perhaps behind other colours
-
-
-def paths_of(options: argparse.Namespace) -> str | list[str]:
-    """One folder or glob, or the files that the shell made of it."""
+def checkpoint_paths(options: argparse.Namespace) -> str | list[str]:
+    """One folder or glob, or the files to which the shell has expanded it."""
     return options.checkpoints[0] if len(options.checkpoints) == 1 else options.checkpoints
 
 
 def open_zoo(
-    options: argparse.Namespace, paths: str | list[str], split: Split, unused: str = "skip"
+    options: argparse.Namespace, paths: str | list[str], split: Split, *, unused: str = "skip"
 ) -> Zoo:
-    build, init = builder(options.model, split.num_logits), getattr(options, "init", None)
-    return open_quietly(
-        paths, build=build, init=init, unused=options.unused or unused, ema=options.ema
+    """The zoo of --model; `unused` is the default of --unused."""
+    return open_with_notes(
+        paths,
+        build=builder(options.model, split.num_logits),
+        init=getattr(options, "init", None),
+        unused=options.unused or unused,
+        ema=options.ema,
     )
 
 
-def open_quietly(paths: str | list[str], **options: Any) -> Zoo:
-    """Open a zoo; what is to be known of it is said once, as notes."""
+def open_with_notes(paths: str | list[str], **options: Any) -> Zoo:
+    """Open a zoo, and print its warnings as notes, once."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the notes have them too
-        zoo = Zoo.open(paths, progress=bars(), **options)
-    say(*zoo.notes)
+        warnings.simplefilter("ignore")  # the notes tell the same
+        zoo = Zoo.open(paths, progress=show_progress(), **options)
+    print_notes(*zoo.notes)
     return zoo
 
 
-def bars() -> bool:
+def show_progress() -> bool:
+    """Whether to show progress bars: only where somebody sees them."""
     return sys.stderr.isatty()
 
 
-def say(*lines: str) -> None:
+def print_notes(*lines: str) -> None:
     for line in lines:
         print(line, file=sys.stderr)

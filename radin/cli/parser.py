@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,18 +27,21 @@ from radin.experiments.model_soups.results import MODEL_SOUPS
 from radin.recipes.learned import LIVE_RECIPES
 from radin.recipes.selection import RECIPES
 
-CRAFT_RECIPES = [
-    name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"
-]  # that one is no soup
+# An ensemble is not a soup.
+CRAFT_RECIPES = [name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0, or 1 after one message on stderr; argparse ends the program with 2 for wrong usage."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 1 after one message on stderr, or 130 after Ctrl-C. For wrong usage
+        argparse ends the program with 2.
+    """
     options = make_parser().parse_args(arguments)
     if os.getcwd() not in sys.path:
-        sys.path.insert(
-            0, os.getcwd()
-        )  # as `python -m` does: --model mymodule:build lies where the user is
+        # As `python -m` does: --model mymodule:build is found in the user's folder.
+        sys.path.insert(0, os.getcwd())
     try:
         options.run(options)
         sys.stdout.flush()
@@ -47,13 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "\nstopped; what was predicted is kept, and the same command goes on from there.",
+            "\nstopped; what was predicted is kept, and the same command continues from there.",
             file=sys.stderr,
         )
         return 130
-    except (
-        BrokenPipeError
-    ):  # `radin ... | head` has read enough; Python would complain again at its end
+    except BrokenPipeError:  # `radin ... | head` reads no more; Python would complain at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except torch.OutOfMemoryError:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _numbers(text: str) -> list[float]:
+def _number_list(text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
@@ -71,7 +72,7 @@ def _numbers(text: str) -> list[float]:
         ) from None
 
 
-RGB: dict[str, Any] = {"type": _numbers, "metavar": "R,G,B"}
+RGB_OPTION: dict[str, Any] = {"type": _number_list, "metavar": "R,G,B"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "checkpoints": {
         "nargs": "+",
@@ -86,7 +87,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {
         "choices": [MODEL_SOUPS, *DATA_SETS],
         "metavar": "NAME",
-        "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: {', '.join(DATA_SETS)}",
+        "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: "
+        + ", ".join(DATA_SETS),
     },
     "--model": {
         "required": True,
@@ -95,8 +97,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data": {
         "required": True,
-        "help": f"the images: {FOLDER_PREFIX}PATH, with PATH/<part>/<class>/<image> inside, or a name such as cifar10 or "
-        "imagenet",
+        "help": f"the images: {FOLDER_PREFIX}PATH, with PATH/<part>/<class>/<image> inside, or a "
+        "name such as cifar10 or imagenet",
     },
     "--part": {
         "default": "val",
@@ -113,7 +115,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 4,
         "help": "evaluations that a recipe may spend, 1 or more (%(default)s)",
     },
-    "--recipe": {"choices": CRAFT_RECIPES, "default": "radin", "help": "how to spend them (%(default)s)"},
+    "--recipe": {
+        "choices": CRAFT_RECIPES,
+        "default": "radin",
+        "help": "how to spend them (%(default)s)",
+    },
     "--prior": {
         "type": float,
         "default": 0.0,
@@ -122,13 +128,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
     "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
     "--weights": {
-        "type": _numbers,
+        "type": _number_list,
         "help": "a number for each checkpoint, such as 0.7,0.3; sum 1 (all alike)",
     },
     "--test-part": {"metavar": "PART", "help": "images that choose nothing, for an honest report"},
     "--refresh-part": {
         "metavar": "PART",
-        "help": "training images, to measure batch norm anew for each soup",
+        "help": "training images, to measure batch norm again for each soup",
     },
     "--out": {
         "type": Path,
@@ -137,22 +143,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--shard-size": {
         "metavar": "SIZE",
-        "help": "the most in one file, such as 2GB; a larger soup becomes shards",
+        "help": "the maximum of one file, such as 2GB; a larger soup becomes shards",
     },
-    "--force": {"action": "store_true", "help": "replace FILE if it is there"},
+    "--force": {"action": "store_true", "help": "replace FILE if it exists"},
     "--size": {
         "type": int,
-        "help": f"edge of the images in pixels (224 for imagenet and {FOLDER_PREFIX}PATH, else as they are)",
+        "help": "edge of the images in pixels (224 for imagenet and "
+        f"{FOLDER_PREFIX}PATH, else as they are)",
     },
     "--normalise": {
         "choices": [*COLOURS, "none"],
-        "help": "colours the network was trained with; none: -1 to 1 (clip for open_clip models, none for others)",
+        "help": "colours the network was trained with; none: -1 to 1 (clip for open_clip models, "
+        "none for others)",
     },
-    "--mean": {**RGB, "help": "colours of your own, pixels from 0 to 1"},
-    "--std": {**RGB, "help": "their standard deviations"},
+    "--mean": {**RGB_OPTION, "help": "colours of your own, pixels from 0 to 1"},
+    "--std": {**RGB_OPTION, "help": "their standard deviations"},
     "--unused": {
         "choices": ["error", "skip"],
-        "help": "keys that the network lacks: refuse, or skip if alike in all files (skip; error for one file)",
+        "help": "keys that the network lacks: refuse, or skip if alike in all files (skip; error "
+        "for one file)",
     },
     "--ema": {
         "action": "store_true",
@@ -172,52 +181,84 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--precision": {
         "choices": ["single", "half"],
         "default": "single",
-        "help": "in which networks compute; half is faster on a GPU and moves accuracies a little (%(default)s)",
+        "help": "in which networks compute; half is faster on a GPU and changes accuracies a "
+        "little (%(default)s)",
     },
     "--ids": {"help": f"of {MODEL_SOUPS}: numbers and ranges such as 0-12,43 (all)"},
     "--to": {
         "metavar": "DIR",
-        "help": "where data sets lie; the folder NAME is made in it (RADIN_DATA)",
+        "help": "the folder of all data sets; the folder NAME is created in it (RADIN_DATA)",
     },
 }
-IMAGES = "--part --images --size --normalise --mean --std --unused --ema --device --batch-size --workers --precision"
-CRAFT = "--model --data --budget --recipe --prior --out --shard-size --force --test-part --refresh-part --init --seed"
-COMMANDS = {  # name: what runs, its options, what it does, an example
-    "craft": (
-        craft_command,
-        f"checkpoints {CRAFT} {IMAGES}",
-        "Rank candidate soups by their ensembles, average and evaluate the best few, keep the winner.",
-        "'runs/*.pt' --model open_clip:ViT-B-32-quickgelu --data imagenet-folder:/imagenet --out soup.safetensors",
+IMAGE_OPTIONS = (
+    "--part --images --size --normalise --mean --std --unused --ema --device --batch-size "
+    "--workers --precision"
+)
+CRAFT_OPTIONS = (
+    "--model --data --budget --recipe --prior --out --shard-size --force --test-part "
+    "--refresh-part --init --seed"
+)
+
+
+class Command(NamedTuple):
+    """One command of `radin`.
+
+    Attributes:
+        run: the function that does the work.
+        options: its arguments, names in `OPTIONS`.
+        about: what it does.
+        example: the arguments of an example.
+    """
+
+    run: Callable[[argparse.Namespace], None]
+    options: str
+    about: str
+    example: str
+
+
+COMMANDS = {
+    "craft": Command(
+        run=craft_command,
+        options=f"checkpoints {CRAFT_OPTIONS} {IMAGE_OPTIONS}",
+        about="Rank candidate soups by their ensembles, average and evaluate the best few, keep "
+        "the winner.",
+        example="'runs/*.pt' --model open_clip:ViT-B-32-quickgelu "
+        "--data imagenet-folder:/imagenet --out soup.safetensors",
     ),
-    "rank": (
-        rank_command,
-        f"checkpoints --model --data --top --prior --init --seed {IMAGES}",
-        "Rank candidate soups by their ensembles, which is stage 1 alone: no soup is evaluated.",
-        "runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers --top 20",
+    "rank": Command(
+        run=rank_command,
+        options=f"checkpoints --model --data --top --prior --init --seed {IMAGE_OPTIONS}",
+        about="Rank candidate soups by their ensembles, which is stage 1 alone: no soup is "
+        "evaluated.",
+        example="runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers "
+        "--top 20",
     ),
-    "average": (
-        average_command,
-        "checkpoints --ema --weights --out --shard-size --force",
-        "Average checkpoints into one file, without a network or images.",
-        "a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
+    "average": Command(
+        run=average_command,
+        options="checkpoints --ema --weights --out --shard-size --force",
+        about="Average checkpoints into one file, without a network or images.",
+        example="a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
     ),
-    "evaluate": (
-        evaluate_command,
-        f"soup --model --data {IMAGES}",
-        "Measure the accuracy of one soup, or of any checkpoint; with --part val,test a table of several parts.",
-        "soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet --part val,test,v2,sketch,r,a",
+    "evaluate": Command(
+        run=evaluate_command,
+        options=f"soup --model --data {IMAGE_OPTIONS}",
+        about="Measure the accuracy of one soup, or of any checkpoint; with --part val,test a "
+        "table of several parts.",
+        example="soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet "
+        "--part val,test,v2,sketch,r,a",
     ),
-    "bench": (
-        bench_command,
-        "name --budget --seed",
-        "Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
-        "cifar10 --budget 8",
+    "bench": Command(
+        run=bench_command,
+        options="name --budget --seed",
+        about="Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
+        example="cifar10 --budget 8",
     ),
-    "fetch": (
-        fetch_command,
-        "dataset --ids --to",
-        "Download a data set, or the published ingredients of Model soups (456 MB each) and their results.",
-        "model-soups --ids 0-12,43",
+    "fetch": Command(
+        run=fetch_command,
+        options="dataset --ids --to",
+        about="Download a data set, or the published ingredients of Model soups (456 MB each) "
+        "and their results.",
+        example="model-soups --ids 0-12,43",
     ),
 }
 
@@ -230,19 +271,19 @@ def make_parser() -> argparse.ArgumentParser:
         "radin COMMAND --help explains a command by an example.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (run, options, about, example) in COMMANDS.items():
-        made = commands.add_parser(
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
             name,
-            help=about,
-            description=about,
-            epilog=f"example:\n  radin {name} {example}",
+            help=command.about,
+            description=command.about,
+            epilog=f"example:\n  radin {name} {command.example}",
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(run=run)
-        for option in options.split():
-            more = {"required": True} if (name, option) == ("average", "--out") else {}
-            made.add_argument(option, **OPTIONS[option] | more)
+        subparser.set_defaults(run=command.run)
+        for option in command.options.split():
+            extra = {"required": True} if (name, option) == ("average", "--out") else {}
+            subparser.add_argument(option, **OPTIONS[option] | extra)
     return parser
 
 

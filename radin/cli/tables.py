@@ -14,49 +14,54 @@ from radin.recipes.craft import Soup
 from radin.recipes.selection import RANKED
 
 WIDTH = 100  # columns of the widest table
+MAX_NAMES = 3  # of ingredients that are always listed
 
 
-def _described(options: argparse.Namespace, split: Split) -> str:
-    return (
-        f"{split.part}, {len(split)} images{', a quick look' if options.images is not None else ''}"
-    )
+def describe_split(options: argparse.Namespace, split: Split) -> str:
+    sample = ", a quick look" if options.images is not None else ""
+    return f"{split.part}, {len(split)} images{sample}"
 
 
-def _wrapped(text: str) -> str:
+def wrap(text: str) -> str:
+    """The text in lines of at most `WIDTH` columns."""
     return "\n".join(
         textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in text.splitlines()
     )
 
 
-def _members(bank: LogitBank, weights: Tensor) -> str:
-    """The ingredients of a soup by name, or those that it leaves out where they are fewer."""
+def describe_ingredients(bank: LogitBank, weights: Tensor) -> str:
+    """The names of a soup's ingredients, or of those that it leaves out where they are fewer."""
     names = [name for name, weight in zip(bank.names, weights.tolist(), strict=True) if weight > 0]
     missing = [name for name in bank.names if name not in names]
-    if missing and len(names) <= max(3, len(missing)):
+    if missing and len(names) <= max(MAX_NAMES, len(missing)):
         return f"{len(names)}: {', '.join(names)}"
     return f"{len(names)}: all but {', '.join(missing)}" if missing else f"{len(names)}: all"
 
 
-def _print_trials(bank: LogitBank, soup: Soup) -> None:
-    """What stage 2 evaluated, in order: what stage 1 said of it, what it is."""
-    rows, chosen = [], False
-    for place, trial in enumerate(soup.trials):
-        won = (
-            not chosen
+def print_trials(bank: LogitBank, soup: Soup) -> None:
+    """What stage 2 evaluated, in order: the estimate of stage 1, and the accuracy."""
+    rows = []
+    winner_found = False
+    for number, trial in enumerate(soup.trials, start=1):
+        is_winner = (
+            not winner_found
             and torch.equal(trial.weights, soup.weights)
             and trial.accuracy == soup.accuracy
         )
-        chosen = chosen or won
-        accuracy = f"{trial.accuracy:.2f}" + (" *" if won else "  ")
-        rows.append(
-            [str(place + 1), f"{trial.estimate:.2f}", accuracy, _members(bank, trial.weights)]
-        )
-    place_of = "rank" if soup.recipe in RANKED else "trial"
-    _print_table([place_of, "estimate", "accuracy  ", "ingredients (* the winner)"], rows)
+        winner_found = winner_found or is_winner
+        accuracy = f"{trial.accuracy:.2f}" + (" *" if is_winner else "  ")
+        ingredients = describe_ingredients(bank, trial.weights)
+        rows.append([str(number), f"{trial.estimate:.2f}", accuracy, ingredients])
+    number_header = "rank" if soup.recipe in RANKED else "trial"
+    print_table([number_header, "estimate", "accuracy  ", "ingredients (* the winner)"], rows)
 
 
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Columns of numbers to the right, words (the first and the last column) to the left; at most `WIDTH` wide."""
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a table of at most `WIDTH` columns.
+
+    The first column, and a last column of ingredients, are aligned to the left, all others to the
+    right.
+    """
     widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
     for row in [header, *rows]:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]

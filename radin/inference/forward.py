@@ -1,10 +1,10 @@
-"""One pass over the images for many networks: each image is decoded once, whatever their number."""
+"""One pass over the images for many networks: each image is decoded once for all of them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import torch
@@ -15,129 +15,143 @@ from tqdm import tqdm
 
 from radin.data.batches import batches
 from radin.errors import DataError, check_integer
-from radin.inference.devices import memory
+from radin.inference.devices import network_memory_bytes
 
-Source = Callable[[], nn.Module]  # gives a network in evaluation mode, on the CPU
+MakeModel = Callable[[], nn.Module]  # returns a network in evaluation mode, on the CPU
+Batch = tuple[Tensor, Tensor]  # images (batch, ...) and labels (batch,)
 
-ACTIVATIONS = 0.25  # share of a GPU's memory that waiting networks leave to the images that pass through one of them
-PROBE = 8  # images that show whether a network takes them, or still says what a store has of it
-CHUNK = (
-    2**31
-)  # bytes of images that wait in memory while networks that do not fit together take turns
+MIN_FREE_GPU_SHARE = 0.25  # of the GPU's memory, left free for activations
+NUM_PROBE_IMAGES = 8  # run to see whether a network takes the images, or gives its stored logits
+MAX_CHUNK_BYTES = 2**31  # of images held in memory while networks take turns on the device
+STORED_TOLERANCE = 1e-2  # of the largest logit: other devices and batch sizes change less than this
 
 
-def stream(
-    sources: Sequence[Source],
+def forward_all(
+    make_models: Sequence[MakeModel],
     split: Dataset[Any],
     device: torch.device,
+    *,
     batch_size: int,
-    starts: Sequence[int] | None = None,
+    skip: Sequence[int] | None = None,
     half: bool = False,
     workers: int | None = None,
     desc: str = "",
     progress: bool = False,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Run K networks over a split in one pass, and hand out their logits as they come.
+    """Run K networks over a split in one pass, and yield their logits batch by batch.
 
-    As many networks as fit stay on the device. The others take turns: each is loaded for a chunk of images, not for
-    every batch. A batch that is too large for the device is run in smaller pieces, and a warning says so.
+    As many networks as fit stay on the device. The others take turns: each is loaded once for a
+    chunk of many batches. A batch that is too large for the device is run in smaller pieces, with
+    a warning.
 
     Args:
-        sources: the K networks; each is asked for when its turn comes.
-        starts: (K,) how many images each network may skip at the beginning, multiples of `batch_size`; by default none.
-        half: run the networks in half precision (see `half_of`) instead of their own.
+        make_models: K functions, each called when its network is needed.
+        skip: (K,) how many images each network skips at the beginning, multiples of `batch_size`;
+            none by default.
+        half: run the networks in half precision (see `half_dtype`) instead of their own.
         workers: threads that decode images; by default one for each core.
-        desc, progress: words before the progress bar, and whether to show it.
+        desc: text before the progress bar.
+        progress: whether to show the bar.
 
-    Yields the number of the network; its logits (batch, C), on the device; and the labels (batch,). The batches of one
-    network come in the order of the split.
+    Yields:
+        The index of a network, its logits (batch, C) on the device, and the labels (batch,). The
+        batches of one network come in the order of the split.
 
-    Raises DataError for an empty split, an unreadable image or images that do not fit a network.
+    Raises:
+        DataError: an empty split, an unreadable image, or images that do not fit a network.
     """
-    if not sources:
+    if not make_models:
         return
-    begins = [0] * len(sources) if starts is None else list(starts)
+    skips = [0] * len(make_models) if skip is None else list(skip)
     total = len(split)  # type: ignore[arg-type]
-    place = min(begins)
-    fleet = _Fleet(sources, device, half_of(device) if half else None)
-    images_to_run = sum(total - begin for begin in begins)
+    chunk_start = min(skips)
+    models = _DeviceModels(make_models, device, half_dtype(device) if half else None)
+    num_to_run = sum(total - skipped for skipped in skips)
     with tqdm(
-        total=images_to_run, desc=desc, unit=" images", leave=False, disable=not progress
+        total=num_to_run, desc=desc, unit=" images", leave=False, disable=not progress
     ) as bar:
-        for chunk in _chunks(batches(split, batch_size, place, workers), one_by_one=fleet.all_fit):
-            if fleet.all_fit:
-                chunk = [
-                    (images.to(device), labels) for images, labels in chunk
-                ]  # once, not for each network
-            for k, begin in enumerate(begins):
-                first, model = place, None
-                for images, labels in chunk:
-                    if first >= begin:
-                        model = fleet.get(k) if model is None else model
-                        yield k, fleet.forward(model, images), labels
-                        bar.update(len(labels))
-                    first += len(labels)
-            place = first
+        decoded = batches(split, batch_size, start=chunk_start, workers=workers)
+        for chunk in _chunks(decoded, single_batches=models.all_fit):
+            if models.all_fit:  # copied to the device once for all networks
+                chunk = [(images.to(device), labels) for images, labels in chunk]
+            starts = list(accumulate((len(labels) for _, labels in chunk), initial=chunk_start))
+            for k, skipped in enumerate(skips):
+                todo = [
+                    batch for start, batch in zip(starts, chunk, strict=False) if start >= skipped
+                ]
+                if not todo:
+                    continue
+                model = models.get(k)
+                for images, labels in todo:
+                    yield k, models.forward(model, images), labels
+                    bar.update(len(labels))
+                del model  # its memory is free before the next network is loaded
+            chunk_start = starts[-1]
             bar.set_postfix_str(
-                f"{place:,} of {total:,} decoded for {len(sources)} networks", refresh=False
+                f"{chunk_start:,} of {total:,} decoded for {len(make_models)} networks",
+                refresh=False,
             )
 
 
 def check_workers(workers: int | None) -> int | None:
-    """The number of decoding threads; ParameterError unless it is None or a whole number of at least 1."""
+    """The number of decoding threads.
+
+    Raises:
+        ParameterError: it is neither None nor a whole number of at least 1.
+    """
     return None if workers is None else check_integer("workers", workers, minimum=1)
 
 
-def half_of(device: torch.device) -> torch.dtype:
-    """The half precision that a kind of device computes in quickly."""
+def half_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of half precision that the device computes in quickly."""
     return torch.float16 if device.type == "cuda" else torch.bfloat16
 
 
-def _chunks(
-    pending: Iterator[tuple[Tensor, Tensor]], one_by_one: bool
-) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Batches in lists: of one, or of as many as `CHUNK` holds."""
-    for batch in pending:
-        more = 0 if one_by_one else CHUNK // max(1, batch[0].nbytes)
-        yield list(chain([batch], islice(pending, max(0, more - 1))))
+def _chunks(decoded: Iterator[Batch], *, single_batches: bool) -> Iterator[list[Batch]]:
+    """Batches in lists: of one batch, or of as many as `MAX_CHUNK_BYTES` holds."""
+    for batch in decoded:
+        length = 1 if single_batches else MAX_CHUNK_BYTES // max(1, batch[0].nbytes)
+        yield list(chain([batch], islice(decoded, max(0, length - 1))))
 
 
-class _Fleet:
-    """Networks on their way through a device: those that fit are held there, the others are loaded when asked for."""
+class _DeviceModels:
+    """Networks for one device: those that fit stay there, the others are loaded on request."""
 
     def __init__(
-        self, sources: Sequence[Source], device: torch.device, dtype: torch.dtype | None
+        self, make_models: Sequence[MakeModel], device: torch.device, dtype: torch.dtype | None
     ) -> None:
-        self.sources, self.device, self.dtype = sources, device, dtype
-        self.most = 0  # images in one forward pass, once a batch has proved too large
-        self.held: list[nn.Module] = []
-        while len(self.held) < len(sources) and self._has_room():
+        self.make_models = make_models
+        self.device = device
+        self.dtype = dtype
+        self.max_images = 0  # in one forward pass; set once a batch was too large
+        self.resident: list[nn.Module] = []
+        while len(self.resident) < len(make_models) and self._has_room():
             try:
-                self.held.append(self._load(len(self.held)))
+                self.resident.append(self._load(len(self.resident)))
             except torch.OutOfMemoryError:
                 break
-        self.all_fit = len(self.held) == len(sources)
+        self.all_fit = len(self.resident) == len(make_models)
 
     def get(self, k: int) -> nn.Module:
-        return self.held[k] if k < len(self.held) else self._load(k)
+        return self.resident[k] if k < len(self.resident) else self._load(k)
 
     def _load(self, k: int) -> nn.Module:
-        return self.sources[k]().to(self.device, self.dtype)
+        return self.make_models[k]().to(self.device, self.dtype)
 
     def _has_room(self) -> bool:
-        if not self.held:
+        if not self.resident:
             return True
         if self.device.type != "cuda":
-            # Most are mapped from disk, which takes no room and no time. One that is a copy takes both.
-            size = sum(tensor.nbytes for tensor in self.held[-1].state_dict().values())
-            return size * (len(self.held) + 1) <= memory()
+            # Most networks are mapped from disk and need no memory; a copy does need it.
+            size = sum(tensor.nbytes for tensor in self.resident[-1].state_dict().values())
+            return size * (len(self.resident) + 1) <= network_memory_bytes()
         free, total = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return free > ACTIVATIONS * total
+        return free > MIN_FREE_GPU_SHARE * total
 
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Logits of a batch, in pieces when the device has too little memory for the whole."""
-        pieces = images.split(self.most or len(images))
+        """Logits of a batch, in pieces when the device has too little memory for all of it."""
+        pieces = images.split(self.max_images or len(images))
         try:
             with torch.inference_mode():
                 return torch.cat([batch_logits(model, piece, self.device) for piece in pieces])
@@ -145,11 +159,12 @@ class _Fleet:
             size = len(pieces[0])
             if size == 1:
                 raise
-        self.most = (size + 1) // 2
+        self.max_images = (size + 1) // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         warnings.warn(
-            f"{self.device} has too little memory for {size} images at once; going on with {self.most}.",
+            f"{self.device} has too little memory for {size} images at once; going on with "
+            f"{self.max_images}.",
             stacklevel=4,
         )
         return self.forward(model, images)
@@ -159,58 +174,71 @@ def batch_logits(
     model: nn.Module,
     images: Tensor,
     device: torch.device,
+    *,
     state: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """One forward pass: (batch, C). DataError when the network does not take these images or gives no logits.
+    """One forward pass.
 
     Args:
-        state: tensors to use in place of the model's own for this pass; gradients flow back into them.
+        images: (batch, ...), on any device; they are run in the model's own dtype.
+        state: tensors used instead of the model's own in this pass; gradients flow into them.
+
+    Returns:
+        Logits (batch, C), on the device.
+
+    Raises:
+        DataError: the network does not take these images, or does not return logits.
+        torch.OutOfMemoryError: the batch is too large for the device.
     """
     try:
-        x = like(images, model, device)
-        # A state dict names tied tensors more than once; each name then has its own (equal) value.
-        answer = (
-            model(x)
-            if state is None
-            else functional_call(model, dict(state), (x,), tie_weights=False)
-        )
-    except torch.OutOfMemoryError:  # smaller batches mend it
+        x = images_for_model(images, model, device)
+        logits = model(x) if state is None else functional_logits(model, state, x)
+    except torch.OutOfMemoryError:  # a smaller batch helps
         raise
-    except Exception as error:  # the network may be anybody's
+    except Exception as error:  # anything can go wrong in a network that a user wrote
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if any(
-            word in reason for word in ("CUDA", "cuDNN", "CUBLAS", "HIP")
-        ):  # the device's fault, not the images'
-            raise
-        if "can't allocate memory" in reason:  # how a CPU says it
+        if any(name in reason for name in ("CUDA", "cuDNN", "CUBLAS", "HIP")):
+            raise  # the device failed, the images are not the cause
+        if "can't allocate memory" in reason:  # how torch reports it on a CPU
             raise torch.OutOfMemoryError(reason) from error
         raise DataError(
             f"{type(model).__name__} cannot predict images of shape {tuple(images.shape[1:])} "
             f"({reason}); check size and channels, as in load_split(..., size=224)."
         ) from error
-    if not isinstance(answer, Tensor) or answer.shape[:1] != images.shape[:1] or answer.ndim != 2:
-        what = (
-            f"shape {tuple(answer.shape)}"
-            if isinstance(answer, Tensor)
-            else f"a {type(answer).__name__}"
-        )
-        raise DataError(
-            f"{type(model).__name__} must give logits (batch, classes) for a batch of images, not {what}."
-        )
-    return answer
+    _check_logits(logits, model, images)
+    return logits
 
 
-def like(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
-    """The images on the device, in the model's own precision."""
+def functional_logits(model: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """The model's logits (n, C) with the tensors of `state` instead of its own."""
+    # A state dict names tied tensors more than once; each name then has its own (equal) value.
+    return functional_call(model, dict(state), (images,), tie_weights=False)
+
+
+def _check_logits(logits: Any, model: nn.Module, images: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        found = f"a {type(logits).__name__}"
+    elif logits.ndim != 2 or len(logits) != len(images):
+        found = f"shape {tuple(logits.shape)}"
+    else:
+        return
+    raise DataError(
+        f"{type(model).__name__} must give logits (batch, classes) for a batch of images, "
+        f"not {found}."
+    )
+
+
+def images_for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+    """The images on the device, in the model's dtype if they are floating point."""
     parameter = next(model.parameters(), None)
     if parameter is None or not images.is_floating_point():
         return images.to(device)
     return images.to(device, parameter.dtype)
 
 
-def close_to_stored(now: Tensor, known: Tensor) -> bool:
-    """Whether logits are those that were stored: another device, batch size or precision moves them in the third
-    digit at most."""
-    return now.shape == known.shape and torch.allclose(
-        now, known, rtol=0, atol=1e-2 * known.abs().max().item()
-    )
+def matches_stored(logits: Tensor, stored: Tensor) -> bool:
+    """Whether logits equal stored ones, up to the effect of another device or batch size."""
+    if logits.shape != stored.shape:
+        return False
+    tolerance = STORED_TOLERANCE * stored.abs().max().item()
+    return torch.allclose(logits, stored, rtol=0, atol=tolerance)

@@ -1,7 +1,7 @@
-"""Tasks on more than one worker: joblib runs them, and what one has finished is kept whatever happens to the others.
+"""Tasks on joblib's workers: a finished result is kept even if a worker is lost later.
 
-Under `joblib.parallel_config("loky", n_jobs=4)` the workers are processes of this machine; backends that joblib
-has for clusters put them on other machines. Nothing here knows which of them is in force.
+Under `joblib.parallel_config("loky", n_jobs=4)` the workers are processes of this machine; joblib's
+backends for clusters put them on other machines. This module works the same with all of them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from radin.errors import ParameterError, RadinError, check_integer
 if TYPE_CHECKING:
     from joblib.parallel import ParallelBackendBase
 
-PATIENCE = 30.0  # seconds that a cluster may need to notice that a node has gone
+NODE_LOSS_TIMEOUT_SECONDS = 30.0  # a cluster may need as long to notice that a node is lost
+POLL_SECONDS = 0.2
 
 
-def num_workers() -> int:
-    """How many workers the joblib backend in force has; 1 outside `joblib.parallel_config`, and inside a task."""
+def num_joblib_workers() -> int:
+    """The number of workers of joblib's active backend.
+
+    It is 1 outside `joblib.parallel_config`, and inside a task.
+    """
     import joblib
 
     return joblib.effective_n_jobs(None)
@@ -35,11 +39,12 @@ def num_workers() -> int:
 def task_device(device: str, index: int) -> str:
     """The device for task `index` on the machine that runs it.
 
-    A scheduler that gives each task a GPU of its own shows it no other. Where several GPUs are in sight, tasks
-    take them in turn.
+    Some schedulers show each task one GPU of its own. Where several GPUs are visible, tasks take
+    them in turn.
 
     Args:
-        device: "auto" and "cuda" are answered with one of the GPUs in sight; anything else is kept as it is.
+        device: for "auto" and "cuda" the answer is one of the visible GPUs; any other device is
+            returned unchanged.
     """
     if device not in ("auto", "cuda"):
         return device
@@ -53,171 +58,196 @@ def run_tasks(
     function: Callable[[Any], Any],
     items: Sequence[Any],
     finished: Callable[[int, Any], None],
+    *,
     attempts: int = 3,
     desc: str = "tasks",
     progress: bool = True,
 ) -> None:
-    """Run `function(item)` for every item on the workers of the joblib backend in force.
+    """Run `function(item)` for every item on the workers of joblib's active backend.
 
-    With one worker the items are run here, in order. When a worker or a whole node is lost, the items that have
-    not finished are run again, by as many workers as there is place for. An exception of `function` is raised as it
-    is, with the worker's traceback as a note: no item is started after it, and those that run are finished and handed
-    over first.
+    With one worker the items are run in this process, in order. When a worker or a whole node is
+    lost, its unfinished items are run again, on as many workers as the backend still has. An
+    exception of `function` is raised unchanged, with the worker's traceback as a note: no item is
+    started after it, and the items that are running are finished and handed over first.
 
     Args:
-        function: what a worker runs. It and the items are pickled, unless the backend's workers are threads.
-        finished: called here with an item's index and result as soon as the result has come, in any order, one
-            call at a time and from one thread that need not be the caller's.
+        function: what a worker runs. It and the items are pickled, unless the workers are threads.
+        finished: called in this process with an item's index and result as soon as the result is
+            there, in any order. There is one call at a time, from one thread that may differ from
+            the caller's.
         attempts: how often in a row workers may be lost before another item has finished.
-        desc, progress: words before the progress bar, and whether to show it.
+        desc: text before the progress bar.
+        progress: whether to show the bar.
 
     Raises:
-        ParameterError: an impossible `attempts`, workers that cannot be started, or a task that cannot be pickled.
-        RadinError: workers were lost `attempts` times without any progress.
+        ParameterError: an impossible `attempts`, workers that cannot be started, or a task that
+            cannot be pickled.
+        RadinError: workers were lost `attempts` times while no item finished.
     """
     attempts = check_integer("attempts", attempts, minimum=1)
-    left = dict(enumerate(items))
-    with tqdm(total=len(left), desc=desc, disable=not progress, leave=False) as bar:
+    unfinished = dict(enumerate(items))
+    with tqdm(total=len(unfinished), desc=desc, disable=not progress, leave=False) as bar:
 
         def keep(index: int, result: Any) -> None:
             finished(index, result)
-            del left[index]
+            del unfinished[index]
             bar.update()
 
-        workers = num_workers()
-        if workers > 1:
-            _run_on_workers(function, left, keep, workers, attempts)
+        num_workers = num_joblib_workers()
+        if num_workers > 1:
+            _run_on_workers(function, unfinished, keep, num_workers=num_workers, attempts=attempts)
         else:
-            for index, item in list(left.items()):
+            for index, item in list(unfinished.items()):
                 keep(index, function(item))
 
 
 class _WorkersLostError(Exception):
-    """The backend lost a worker; the cause says how."""
+    """The backend lost a worker; the cause tells how."""
 
 
 def _run_on_workers(
     function: Callable[[Any], Any],
-    left: dict[int, Any],
+    unfinished: dict[int, Any],
     keep: Callable[[int, Any], None],
-    workers: int,
+    *,
+    num_workers: int,
     attempts: int,
 ) -> None:
     from joblib.parallel import get_active_backend
 
-    backend = _mended(get_active_backend()[0])
+    backend = _with_immediate_results(get_active_backend()[0])
     if not getattr(backend, "uses_threads", False):
-        _check_pickles(function, list(left.values()))
+        _check_pickles(function, list(unfinished.values()))
+    all_capacity = _capacity(backend)
+    capacity = all_capacity
+    num_jobs = num_workers
+    first_start = True
+    failed_attempts = 0
+    while unfinished:
+        num_before = len(unfinished)
+        # No more jobs than tasks. With a single job joblib would run the tasks in this process,
+        # and this machine may have no GPU.
+        jobs = min(num_jobs, max(2, num_before))
+        try:
+            results = _results(function, unfinished, backend, jobs=jobs, first_start=first_start)
+            first_start = False
+            _keep_all(results, keep)
+        except _WorkersLostError as lost:
+            failed_attempts = failed_attempts + 1 if len(unfinished) == num_before else 0
+            _report_loss(lost, len(unfinished), attempts, give_up=failed_attempts == attempts)
+            # A smaller cluster would let workers wait for ever that it has no room for.
+            capacity = _capacity_after_loss(backend, capacity)
+            num_jobs = max(1, num_workers * capacity // all_capacity)
+
+
+def _report_loss(
+    lost: _WorkersLostError, num_unfinished: int, attempts: int, *, give_up: bool
+) -> None:
+    reason = f"{type(lost.__cause__).__name__}: {lost.__cause__}".splitlines()[0]
+    if give_up:
+        raise RadinError(
+            f"Workers were lost {attempts} times in a row before another task finished, "
+            f"{num_unfinished} not done ({reason}); what has finished is kept, so run again with "
+            "fewer workers or more memory."
+        ) from lost.__cause__
+    warnings.warn(
+        f"A worker was lost ({reason}); what has not finished is run again, {num_unfinished} to "
+        "do.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _capacity(backend: ParallelBackendBase) -> int:
+    """How many workers the backend can have."""
     try:
-        places = backend.effective_n_jobs(-1)
+        return backend.effective_n_jobs(-1)
     except Exception as error:
         raise ParameterError(
             f"joblib's workers cannot be reached ({error}); connect to the cluster first."
         ) from error
-    all_workers, all_places, first, in_vain = workers, places, True, 0
-    while left:
-        before = len(left)
-        # No more workers than tasks; but the tasks of a single one joblib would run here, where no GPU may be.
-        jobs = min(workers, max(2, before))
-        try:
-            outcomes = _outcomes(function, left, backend, jobs, first)
-            first = False
-            _keep_all(outcomes, keep)
-        except _WorkersLostError as lost:
-            reason = f"{type(lost.__cause__).__name__}: {lost.__cause__}".splitlines()[0]
-            in_vain = in_vain + 1 if len(left) == before else 0
-            if in_vain == attempts:
-                raise RadinError(
-                    f"Workers were lost {attempts} times in a row before another task finished, {len(left)} not done "
-                    f"({reason}); what has finished is kept, so run again with fewer workers or more memory."
-                ) from lost.__cause__
-            warnings.warn(
-                f"A worker was lost ({reason}); what has not finished is run again, {len(left)} to do.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            # Workers that a smaller cluster has no place for would be waited for without end.
-            places = _places_left(backend, places)
-            workers = max(1, all_workers * places // all_places)
 
 
-def _places_left(backend: ParallelBackendBase, places: int) -> int:
-    """How many places the backend has, at least 1, once it has had time to notice that a node is gone."""
-    deadline = time.monotonic() + PATIENCE
+def _capacity_after_loss(backend: ParallelBackendBase, before: int) -> int:
+    """How many workers the backend can have, at least 1, once it has noticed a lost node."""
+    deadline = time.monotonic() + NODE_LOSS_TIMEOUT_SECONDS
     while True:
         try:
             now = backend.effective_n_jobs(-1)
         except Exception:  # no worker is left, or none has come back yet
             now = 0
-        if now < places or time.monotonic() > deadline:
-            return max(1, min(now, places))
-        time.sleep(0.2)
+        if now < before or time.monotonic() > deadline:
+            return max(1, min(now, before))
+        time.sleep(POLL_SECONDS)
 
 
-def _outcomes(
+def _results(
     function: Callable[[Any], Any],
-    left: dict[int, Any],
+    unfinished: dict[int, Any],
     backend: ParallelBackendBase,
+    *,
     jobs: int,
-    first: bool,
+    first_start: bool,
 ) -> Generator[tuple[int, Any], None, None]:
-    """(index, result) of each item as it comes.
+    """(index, result) of each item as soon as it is there.
 
-    Raises _WorkersLostError when the backend fails, but ParameterError when it does not even start at `first`.
+    Raises:
+        ParameterError: the backend does not start at the first attempt.
+        _WorkersLostError: the backend fails later.
     """
     import joblib
 
-    failed: list[Exception] = []
-    todo = list(left.items())  # while it is worked off, what has finished leaves `left`
+    exceptions: list[Exception] = []  # of `function`
+    todo = list(unfinished.items())  # a copy: `unfinished` shrinks in the meantime
 
-    def tasks() -> Iterator[Any]:
+    def delayed_tasks() -> Iterator[Any]:
         for index, item in todo:
-            if failed:
+            if exceptions:
                 return
-            yield joblib.delayed(_task)(function, index, item)
+            yield joblib.delayed(_run_task)(function, index, item)
 
     return_as = "generator_unordered" if backend.supports_return_generator else "list"
+    parallel = joblib.Parallel(jobs, backend, return_as=return_as, batch_size=1)
     try:
-        answers = iter(joblib.Parallel(jobs, backend, return_as=return_as, batch_size=1)(tasks()))
+        answers = iter(parallel(delayed_tasks()))
     except Exception as error:
-        if first:
+        if first_start:
             raise ParameterError(f"joblib could not start {jobs} workers ({error}).") from error
         raise _WorkersLostError from error
     while True:
         try:
             answer = next(answers, None)
-        except Exception as error:  # `function` cannot raise here: its exceptions come as answers
-            if failed:
-                raise failed[0] from None
+        except Exception as error:  # of the backend: `_run_task` returns those of `function`
+            if exceptions:
+                raise exceptions[0] from None
             raise _WorkersLostError from error
         if answer is None:
             break
-        index, result, problem = answer
-        if problem is None:
+        index, result, exception = answer
+        if exception is None:
             yield index, result
         else:
-            failed.append(problem)
-    if failed:
-        raise failed[0]
+            exceptions.append(exception)
+    if exceptions:
+        raise exceptions[0]
 
 
-def _task(
+def _run_task(
     function: Callable[[Any], Any], index: int, item: Any
 ) -> tuple[int, Any, Exception | None]:
-    """What a worker runs: an exception is an answer like any other, so that it is not taken for a lost worker."""
+    """What a worker runs. An exception is returned, so that it does not look like a lost worker."""
     import joblib
 
     try:
-        with joblib.parallel_config(
-            "sequential"
-        ):  # some backends would hand tasks of this task to the cluster
+        # Otherwise some backends would send tasks of this task to the cluster.
+        with joblib.parallel_config("sequential"):
             return index, function(item), None
     except Exception as error:
-        return index, None, _portable(error)
+        return index, None, _picklable(error)
 
 
-def _portable(error: Exception) -> Exception:
-    """The exception as one that another process can read, with its traceback as a note."""
+def _picklable(error: Exception) -> Exception:
+    """The exception, or one that another process can read, with its traceback as a note."""
     import cloudpickle
 
     where = traceback.format_exc()
@@ -225,35 +255,34 @@ def _portable(error: Exception) -> Exception:
         cloudpickle.loads(cloudpickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    if not isinstance(error, RadinError):  # whose one sentence says it all
+    if not isinstance(error, RadinError):  # the message of a RadinError is enough
         error.add_note(f"In a task:\n{where}")
     return error
 
 
 def _keep_all(
-    outcomes: Generator[tuple[int, Any], None, None], keep: Callable[[int, Any], None]
+    results: Generator[tuple[int, Any], None, None], keep: Callable[[int, Any], None]
 ) -> None:
-    """Hand every outcome to `keep` from a thread of its own.
+    """Hand every result to `keep`, from a thread of its own.
 
-    What arrives while another result is being stored would be lost together with a worker, were it not taken
-    from joblib at once.
+    Results are taken from joblib at once, also while another one is being stored: when joblib
+    loses a worker, it drops the results that nobody has taken.
     """
     calls: list[Future[None]] = []
     with ThreadPoolExecutor(1, "finished") as keeper:
         try:
-            for index, result in outcomes:
+            for index, result in results:
                 calls.append(keeper.submit(keep, index, result))
-                calls = [
-                    call for call in calls if not call.done() or call.result()
-                ]  # a full disk is heard of here
+                # `result()` raises what went wrong in a finished call, such as a full disk.
+                calls = [call for call in calls if not call.done() or call.result()]
         finally:
-            outcomes.close()
+            results.close()
     for call in calls:
         call.result()
 
 
 def _check_pickles(function: Callable[[Any], Any], items: list[Any]) -> None:
-    """ParameterError for what no other process could be given; some backends would wait for it without end."""
+    """ParameterError for tasks that cannot be pickled; some backends would wait for ever."""
     import cloudpickle
 
     try:
@@ -264,18 +293,18 @@ def _check_pickles(function: Callable[[Any], Any], items: list[Any]) -> None:
         ) from error
 
 
-def _mended(backend: ParallelBackendBase) -> ParallelBackendBase:
-    """A copy of joblib's backend that gives each result at once and raises what happens to its workers.
+def _with_immediate_results(backend: ParallelBackendBase) -> ParallelBackendBase:
+    """A copy of joblib's backend that returns each result at once and reports lost workers.
 
-    Two gaps in backends for clusters: one does not claim to give results one by one, though it receives them so,
-    and one never mentions a task whose workers have all died.
+    It closes two gaps in backends for clusters: one does not claim to return results one by one,
+    though it receives them so, and one never reports a task whose workers have all died.
     """
-    mended = copy.copy(backend)
-    if mended.supports_retrieve_callback and not mended.supports_return_generator:
-        mended.supports_return_generator = True
-    submit = mended.submit
+    backend = copy.copy(backend)
+    if backend.supports_retrieve_callback and not backend.supports_return_generator:
+        backend.supports_return_generator = True
+    submit = backend.submit
 
-    def submit_and_tell(func: Any, callback: Any = None) -> Any:
+    def submit_and_report(func: Any, callback: Any = None) -> Any:
         task = submit(func, callback)
         if isinstance(task, Future):
             task.add_done_callback(
@@ -283,8 +312,8 @@ def _mended(backend: ParallelBackendBase) -> ParallelBackendBase:
             )
         return task
 
-    mended.submit = submit_and_tell
-    return mended
+    backend.submit = submit_and_report
+    return backend
 
 
 def _has_failed(task: Future[Any]) -> bool:

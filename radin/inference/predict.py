@@ -16,31 +16,33 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, fingerprint
+from radin.data.splits import projection_of
 from radin.errors import BankError, ParameterError, check_integer
 from radin.files import atomic_path, hash_text, load_tensors, store_folder
 from radin.inference.devices import pick_device
 from radin.inference.forward import (
-    PROBE,
+    NUM_PROBE_IMAGES,
     batch_logits,
     check_workers,
-    close_to_stored,
-    half_of,
-    stream,
+    forward_all,
+    half_dtype,
+    matches_stored,
 )
-from radin.inference.parallel import num_workers, run_tasks, task_device
-from radin.inference.partial_logits import Rows
+from radin.inference.parallel import num_joblib_workers, run_tasks, task_device
+from radin.inference.partial_logits import PartialLogits
 from radin.ranking.bank import LogitBank, check_labels
 from radin.ranking.projection import Projection
 
 _FORMAT = "radin-predictions-1"
 
-Known = tuple[Tensor, Tensor]  # logits (n, C) of one ingredient, and labels (n,)
+Prediction = tuple[Tensor, Tensor]  # logits (n, C) of one ingredient, and labels (n,)
 
 
 def predict(
     zoo: Zoo,
     split: Dataset[Any],
     device: str = "auto",
+    *,
     batch_size: int = 256,
     dtype: torch.dtype = torch.float32,
     cache: bool | Path = True,
@@ -50,77 +52,83 @@ def predict(
 ) -> LogitBank:
     """Predict every ingredient on a split in one pass over the data: the entry fee of every recipe.
 
-    Each ingredient's logits are kept in a store on disk under the content of its checkpoint, its layers, the images,
-    their preprocessing and the precision. They are written as they come. What is found there, and still holds on the
-    first few images, is not predicted again: a larger zoo costs only its new ingredients, and a run that was killed
-    goes on at the batch where it stopped. Inside `joblib.parallel_config` the workers divide the ingredients.
+    The logits of each ingredient are stored on disk as they are computed. The key is a hash of its
+    checkpoint, its layers, the images, their preprocessing and the precision. Stored logits are
+    used again if the network still gives them on the first few images. So a larger zoo costs only
+    its new ingredients, and a run that was killed continues at the batch where it stopped. Inside
+    `joblib.parallel_config` the workers divide the ingredients.
+
+    >>> import pathlib, tempfile, radin, torch
+    >>> def build():
+    ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for k in range(2):
+    ...     torch.save(build().state_dict(), folder / f"model_{k}.pt")
+    >>> zoo = radin.Zoo.open(folder, build, progress=False)
+    >>> split = [(torch.rand(1, 2, 2), label) for label in (0, 1, 2, 0, 1)]
+    >>> bank = radin.predict(zoo, split, cache=False, progress=False)
+    >>> bank.logits.shape  # ingredients, images, classes
+    torch.Size([2, 5, 3])
 
     Args:
         zoo: opened with `build`; as many ingredients as fit are on the device together.
-        split: gives (image, label) pairs, such as `load_split` returns. To find its bank in the store, a
-            data set without a `fingerprint` of its own is read once more.
-        dtype: precision the logits are kept in (torch.float32 or torch.float16).
+        split: gives (image, label) pairs, such as `load_split` returns. A data set without a
+            `fingerprint` attribute is read once more, to find its logits in the store.
+        device: "auto" is the GPU when there is one, else the CPU.
+        batch_size: images in one forward pass.
+        dtype: of the stored logits, torch.float32 or torch.float16.
         cache: the store's folder; True for the default one, False for none.
-        half: run the networks in half precision (float16 on a GPU, bfloat16 on a CPU) instead of their own.
+        progress: show a bar.
+        half: run the networks in half precision (float16 on a GPU, bfloat16 on a CPU) instead of
+            their own.
         workers: threads that decode images; by default one for each core.
 
     Returns:
-        The bank. Where the split has fewer classes than the networks it holds the logits of these classes; where one
-        class has several logits, all of them and the split's projection.
+        The bank, on the CPU. Where the split has fewer classes than the networks, the bank holds
+        the logits of these classes; where one class has several logits, all logits and the split's
+        projection.
 
     Raises:
-        ParameterError: the zoo has no `build`, or an impossible device, dtype, batch size or number of workers.
+        ParameterError: the zoo has no `build`, or an impossible device, dtype, batch size or
+            number of workers.
         DataError: an empty split or an unreadable image.
         BankError: NaN logits, or labels outside the classes.
     """
     if dtype not in (torch.float32, torch.float16):
         raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
     pick_device(device)
-    batch_size = check_integer("batch_size", batch_size, minimum=1)
-    work = _Work(
-        split,
-        device,
-        batch_size,
-        dtype,
-        half,
-        check_workers(workers),
-        store_folder(cache, "banks"),
-        progress,
+    job = _Job(
+        split=split,
+        device=device,
+        batch_size=check_integer("batch_size", batch_size, minimum=1),
+        dtype=dtype,
+        half=half,
+        workers=check_workers(workers),
+        progress=progress,
     )
-    places = work.places(zoo)
-    found = {
-        k: known
-        for k, place in enumerate(places)
-        if (known := work.stored(zoo, k, place)) is not None
+    paths = _stored_paths(job, zoo, store_folder(cache, "banks"))
+    predictions = {
+        k: stored
+        for k, path in enumerate(paths)
+        if (stored := _load(job, path, zoo, k)) is not None
     }
-    first = {
-        print_: k for k, print_ in reversed(list(enumerate(zoo.fingerprints)))
-    }  # a duplicate is predicted once
-    missing = sorted(set(first.values()) - set(found))
-    for k in missing:
-        if (place := places[k]) is not None:
-            with suppress(OSError):  # what is wrong with the folder is said where it is written to
-                place.unlink()  # damaged, or of another network
-    groups = _groups(missing, num_workers())
-
-    def finished(position: int, answers: list[Known]) -> None:
-        for k, known in zip(groups[position], answers, strict=True):
-            found[k] = known
-            _store(places[k], known)
-
-    tasks = [
-        (position, zoo.subset(group), [places[k] for k in group])
-        for position, group in enumerate(groups)
+    first_index: dict[str, int] = {}  # equal checkpoints are predicted once
+    for k, checkpoint_hash in enumerate(zoo.fingerprints):
+        first_index.setdefault(checkpoint_hash, k)
+    missing = sorted(set(first_index.values()) - set(predictions))
+    predictions |= _predict_missing(job, zoo, missing, paths)
+    in_order = [
+        predictions[k if k in predictions else first_index[checkpoint_hash]]
+        for k, checkpoint_hash in enumerate(zoo.fingerprints)
     ]
-    run_tasks(partial(_predict_group, work), tasks, finished, progress=False)
-    whole = [found[k if k in found else first[print_]] for k, print_ in enumerate(zoo.fingerprints)]
-    logits = torch.stack([logits for logits, _ in whole])
-    return LogitBank(logits, whole[0][1], zoo.names, None if work.selects else work.projection)
+    logits = torch.stack([logits for logits, _ in in_order])
+    projection = None if job.selects_logits else job.projection
+    return LogitBank(logits, in_order[0][1], zoo.names, projection=projection)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What every task of one prediction has to know."""
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """The arguments of one `predict` that its workers need."""
 
     split: Dataset[Any]
     device: str
@@ -128,136 +136,177 @@ class _Work:
     dtype: torch.dtype
     half: bool
     workers: int | None
-    folder: Path | None
     progress: bool
 
     @property
     def projection(self) -> Projection | None:
-        return getattr(self.split, "projection", None)
+        return projection_of(self.split)
 
     @property
-    def selects(self) -> bool:
-        """Whether the bank can do without some logits: to leave them out commutes with averaging."""
+    def selects_logits(self) -> bool:
+        """Whether the projection only selects logits, which gives the same before an average."""
         return self.projection is not None and self.projection.is_selection
 
-    def places(self, zoo: Zoo) -> list[Path | None]:
-        """Where the store has each ingredient."""
-        if self.folder is None:
-            return [None] * len(zoo)
-        how = [_FORMAT, repr(zoo.model(0, copy=False)), fingerprint(self.split), str(self.dtype)]
-        how += ["half"] if self.half else []
-        how += [self.projection.fingerprint] if self.projection is not None else []
-        return [
-            self.folder / f"{hash_text(print_, *how)}.safetensors" for print_ in zoo.fingerprints
-        ]
+    def bank_logits(self, logits: Tensor) -> Tensor:
+        """The logits that the bank holds."""
+        if self.projection is None or not self.selects_logits:
+            return logits
+        return self.projection(logits)
 
-    def stored(self, zoo: Zoo, k: int, place: Path | None) -> Known | None:
-        """What the store has of an ingredient, if the network still says the same."""
-        if place is None or not place.exists():
-            return None
-        try:
-            tensors, _ = load_tensors(place, _FORMAT)
-            known = tensors["logits"], tensors["labels"]
-        except (BankError, KeyError):  # damaged: predict again
-            return None
-        return known if self.still_says(zoo.model(k, copy=False), known[0]) else None
-
-    def still_says(self, model: nn.Module, known: Tensor) -> bool:
+    def reproduces(self, model: nn.Module, stored: Tensor) -> bool:
         """Whether the model gives the stored logits on the first images.
 
-        One checkpoint fits networks that differ in what no key can hold: an edited forward, a mean that
-        the network subtracts, a setting of the user's own. Asking the network is surer than reading its code.
+        One checkpoint fits networks that differ in things that no key holds: an edited forward, a
+        mean that the network subtracts, a setting of the user's own class. A forward pass shows
+        the difference more surely than a look at the code.
         """
         device = pick_device(self.device)
-        probe, _ = next(batches(self.split, min(PROBE, len(known)), workers=1))
+        model = model.to(device, half_dtype(device) if self.half else None)
+        num_images = min(NUM_PROBE_IMAGES, len(stored))
+        images, _ = next(batches(self.split, num_images, workers=1))
         with torch.inference_mode():
-            now = batch_logits(
-                model.to(device, half_of(device) if self.half else None), probe, device
-            )
-        return close_to_stored(self.select(now).float().cpu(), known[: len(probe)].float())
-
-    def select(self, logits: Tensor) -> Tensor:
-        """The logits that the bank holds."""
-        return self.projection(logits) if self.selects and self.projection is not None else logits
+            logits = self.bank_logits(batch_logits(model, images, device))
+        return matches_stored(logits.float().cpu(), stored[: len(images)].float())
 
 
-def _groups(members: Sequence[int], workers: int) -> list[list[int]]:
-    """The members in as many groups of almost one size as there are workers: each group is one pass over the data."""
-    count = min(workers, len(members))
-    return [list(members[position::count]) for position in range(count)]
-
-
-def _predict_group(work: _Work, task: tuple[int, Zoo, list[Path | None]]) -> list[Known]:
-    """Predict a zoo in one pass. Its rows, and what is whole, are in the store at once, where the store is shared."""
-    position, zoo, places = task
-    device = pick_device(task_device(work.device, position))
-    rows = [
-        Rows(place.with_suffix(".rows") if place is not None else None, work.dtype)
-        for place in places
+def _stored_paths(job: _Job, zoo: Zoo, folder: Path | None) -> list[Path | None]:
+    """The file of each ingredient in the store."""
+    if folder is None:
+        return [None] * len(zoo)
+    key = [_FORMAT, repr(zoo.model(0, copy=False)), fingerprint(job.split), str(job.dtype)]
+    key += ["half"] if job.half else []
+    key += [job.projection.fingerprint] if job.projection is not None else []
+    return [
+        folder / f"{hash_text(checkpoint_hash, *key)}.safetensors"
+        for checkpoint_hash in zoo.fingerprints
     ]
-    total = len(work.split)  # type: ignore[arg-type]
+
+
+def _load(job: _Job, path: Path | None, zoo: Zoo, k: int) -> Prediction | None:
+    """The stored prediction of an ingredient, if its network still gives the same logits."""
+    if path is None or not path.exists():
+        return None
     try:
-        starts = [_resume(work, zoo, k, kept) for k, kept in enumerate(rows)]
-        todo = [
-            k for k in range(len(zoo)) if starts[k] < total or total == 0
-        ]  # to read none is refused in `batches`
-        resumed = f", the first {min(starts):,} images are known" if min(starts) else ""
-        answers = stream(
-            [partial(zoo.model, k, copy=False) for k in todo],
-            work.split,
-            device,
-            work.batch_size,
-            [starts[k] for k in todo],
-            work.half,
-            work.workers,
-            f"predicting {len(todo)} ingredients{resumed}",
-            work.progress,
-        )
-        for which, logits, labels in answers:
-            k = todo[which]
-            logits = work.select(logits).to("cpu", work.dtype)
-            try:
-                _check(logits, labels, zoo.names[k], len(rows[k]), work)
-            except BankError:  # its own rows alone are of no use: the others go on without it
-                rows[k].discard()
-                raise
-            rows[k].append(logits, labels)
-        known = []
-        for place, kept in zip(places, rows, strict=True):
-            known.append(kept.first(total))
-            _store(place, known[-1])
-            kept.discard()
-        return known
+        tensors, _ = load_tensors(path, _FORMAT)
+        logits, labels = tensors["logits"], tensors["labels"]
+    except (BankError, KeyError):  # damaged: predict again
+        return None
+    return (logits, labels) if job.reproduces(zoo.model(k, copy=False), logits) else None
+
+
+def _save(path: Path | None, prediction: Prediction) -> None:
+    if path is None or path.exists():
+        return
+    logits, labels = prediction
+    with atomic_path(path) as temporary:
+        save_file({"logits": logits, "labels": labels}, temporary, {"format": _FORMAT})
+
+
+def _predict_missing(
+    job: _Job, zoo: Zoo, missing: Sequence[int], paths: Sequence[Path | None]
+) -> dict[int, Prediction]:
+    """The predictions of some ingredients, by index; joblib's workers divide them."""
+    for path in (paths[k] for k in missing):
+        if path is not None:
+            with suppress(OSError):  # a later write reports what is wrong with the folder
+                path.unlink()  # damaged, or of another network
+    groups = _divide(missing, num_joblib_workers())
+    predictions: dict[int, Prediction] = {}
+
+    def finished(position: int, results: list[Prediction]) -> None:
+        for k, prediction in zip(groups[position], results, strict=True):
+            predictions[k] = prediction
+            _save(paths[k], prediction)
+
+    tasks = [
+        (position, zoo.subset(group), [paths[k] for k in group])
+        for position, group in enumerate(groups)
+    ]
+    run_tasks(partial(_predict_group, job), tasks, finished, progress=False)
+    return predictions
+
+
+def _divide(indices: Sequence[int], num_groups: int) -> list[list[int]]:
+    """The indices in groups of almost one size, none of them empty."""
+    count = min(num_groups, len(indices))
+    return [list(indices[position::count]) for position in range(count)]
+
+
+def _predict_group(job: _Job, task: tuple[int, Zoo, list[Path | None]]) -> list[Prediction]:
+    """Predict a zoo in one pass.
+
+    What is computed is on disk at once, for the case that the disk is shared and this worker is
+    lost.
+    """
+    position, zoo, paths = task
+    device = pick_device(task_device(job.device, position))
+    partials = [
+        PartialLogits(None if path is None else path.with_suffix(".rows"), job.dtype)
+        for path in paths
+    ]
+    try:
+        _complete(job, zoo, partials, device)
+        predictions = []
+        for path, logits_so_far in zip(paths, partials, strict=True):
+            predictions.append(logits_so_far.read(len(job.split)))  # type: ignore[arg-type]
+            _save(path, predictions[-1])
+            logits_so_far.discard()
+        return predictions
     finally:
-        for kept in rows:
-            kept.close()
+        for logits_so_far in partials:
+            logits_so_far.close()
 
 
-def _resume(work: _Work, zoo: Zoo, k: int, kept: Rows) -> int:
-    """How many images need not be predicted again: whole batches, so that a rerun computes what one run would have."""
-    count = len(kept) // work.batch_size * work.batch_size
-    if count and not work.still_says(zoo.model(k, copy=False), kept.first(min(PROBE, count))[0]):
-        count = 0
-    kept.cut(count)
+def _complete(job: _Job, zoo: Zoo, partials: Sequence[PartialLogits], device: torch.device) -> None:
+    """Append the logits that each ingredient still lacks."""
+    total = len(job.split)  # type: ignore[arg-type]
+    num_done = [_keep_valid(job, zoo, k, partials[k]) for k in range(len(zoo))]
+    # An empty split is passed on too: `batches` refuses it.
+    todo = [k for k in range(len(zoo)) if num_done[k] < total or total == 0]
+    resumed = f", the first {min(num_done):,} images are done" if min(num_done) else ""
+    for position, logits, labels in forward_all(
+        [partial(zoo.model, k, copy=False) for k in todo],
+        job.split,
+        device,
+        batch_size=job.batch_size,
+        skip=[num_done[k] for k in todo],
+        half=job.half,
+        workers=job.workers,
+        desc=f"predicting {len(todo)} ingredients{resumed}",
+        progress=job.progress,
+    ):
+        k = todo[position]
+        logits = job.bank_logits(logits).to("cpu", job.dtype)
+        try:
+            _check_batch(job, logits, labels, name=zoo.names[k], start=len(partials[k]))
+        except BankError:  # only this ingredient's logits are useless; the others are kept
+            partials[k].discard()
+            raise
+        partials[k].append(logits, labels)
+
+
+def _keep_valid(job: _Job, zoo: Zoo, k: int, logits_so_far: PartialLogits) -> int:
+    """Keep the images that need no second prediction, and return their number.
+
+    It is a number of whole batches, so that the run computes exactly what one run would have.
+    """
+    count = len(logits_so_far) // job.batch_size * job.batch_size
+    if count:
+        stored, _ = logits_so_far.read(min(NUM_PROBE_IMAGES, count))
+        count = count if job.reproduces(zoo.model(k, copy=False), stored) else 0
+    logits_so_far.truncate(count)
     return count
 
 
-def _check(logits: Tensor, labels: Tensor, name: str, first: int, work: _Work) -> None:
-    """Refuse NaN at once, not after hours."""
-    check_labels(
-        labels, logits.shape[1] if work.projection is None else work.projection.num_classes, first
-    )
+def _check_batch(job: _Job, logits: Tensor, labels: Tensor, *, name: str, start: int) -> None:
+    """Refuse NaN now, not at the end of hours."""
+    num_classes = logits.shape[1] if job.projection is None else job.projection.num_classes
+    check_labels(labels, num_classes, first=start)
     bad = (~logits.isfinite()).any(1).nonzero().flatten()
     if len(bad):
-        in_half = work.half or work.dtype == torch.float16
+        in_half = job.half or job.dtype == torch.float16
         raise BankError(
-            f"Ingredient {name} gives NaN or infinite logits, first on image {first + int(bad[0])}; leave this "
-            f"ingredient out{' or keep single precision' if in_half else ''}."
+            f"Ingredient {name} gives NaN or infinite logits, first on image "
+            f"{start + int(bad[0])}; leave this ingredient out"
+            f"{' or keep single precision' if in_half else ''}."
         )
-
-
-def _store(place: Path | None, known: Known) -> None:
-    if place is None or place.exists():
-        return
-    with atomic_path(place) as temporary:
-        save_file({"logits": known[0], "labels": known[1]}, temporary, {"format": _FORMAT})

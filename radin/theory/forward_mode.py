@@ -1,67 +1,67 @@
-"""Networks as functions of their parameters whose second forward-mode derivatives are right."""
+"""Networks as functions of their parameters, with correct second forward-mode derivatives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from radin.errors import ParameterError
 
-
-def network_logits(model: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """The logits (n, C) that the network gives with these parameters."""
-    # A state dict names tied tensors more than once; each name then has its own (equal) value.
-    return functional_call(model, dict(state), (images,), tie_weights=False)
-
-
 _TRAINING = "Derivatives need batch norm with running statistics, in evaluation mode: model.eval()."
 
 
 def check_evaluation_mode(model: nn.Module) -> None:
-    """ParameterError when batch norm is in training mode: its layers count batches, which has no derivative."""
+    """ParameterError if batch norm is in training mode: it counts batches, without a derivative."""
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         raise ParameterError(_TRAINING)
 
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Attention by plain matrix products, whose fused kernels have no forward-mode derivatives; norms by hand."""
+    """Inside, torch takes second forward-mode derivatives of attention and of norms correctly.
+
+    Attention is computed by plain matrix products, since its fused kernels have no forward-mode
+    derivatives. Norms are computed from means and square roots.
+
+    Raises:
+        ParameterError: an operation has no such derivative.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), _ByHand():
+        with sdpa_kernel(SDPBackend.MATH), _ReplaceFunctions():
             yield
     except NotImplementedError as error:
         reason = str(error).strip().splitlines()[0]
         raise ParameterError(
             f"torch has no such derivative of this network ({reason}); give `trust` no split, "
-            "or `pair_gaps` by='midpoints'."
+            "or `pair_gaps` method='midpoints'."
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-class _ByHand(TorchFunctionMode):
-    """Layer and batch norm from means and square roots.
+class _ReplaceFunctions(TorchFunctionMode):
+    """Layer norm, batch norm and some activations from simple operations.
 
-    The second forward-mode derivative of torch's own is wrong without a word (pytorch issues 196700, 196699), and
-    the running statistics of batch norm, which a soup averages too, have none.
+    The second forward-mode derivative of torch's own norms is silently wrong (pytorch issues
+    196700, 196699), and it does not exist for the running statistics of batch norm, which a soup
+    averages too.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        by_hand = _BY_HAND.get(function, function)
-        return by_hand(*args, **(kwargs or {}))
+        replacement = _REPLACEMENTS.get(function, function)
+        return replacement(*args, **(kwargs or {}))
 
 
 def _layer_norm(
@@ -71,9 +71,9 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    places = list(range(-len(normalized_shape), 0))
-    mean = input.mean(places, keepdim=True)
-    variance = (input - mean).square().mean(places, keepdim=True)
+    dims = list(range(-len(normalized_shape), 0))
+    mean = input.mean(dims, keepdim=True)
+    variance = (input - mean).square().mean(dims, keepdim=True)
     return _affine((input - mean) * (variance + eps).rsqrt(), weight, bias)
 
 
@@ -107,7 +107,7 @@ def _affine(normed: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
 
 
 def _silu(input: Tensor, inplace: bool = False) -> Tensor:
-    return input * input.sigmoid()  # torch's own has no second forward-mode derivative at all
+    return input * input.sigmoid()  # torch's own has no second forward-mode derivative
 
 
 def _mish(input: Tensor, inplace: bool = False) -> Tensor:
@@ -131,25 +131,26 @@ def _instance_norm(
 
 def _refuse(*_: Any, **__: Any) -> Tensor:
     raise ParameterError(
-        "The second derivative of torch.native_layer_norm is wrong; call torch.nn.functional.layer_norm."
+        "The second derivative of torch.native_layer_norm is wrong; call "
+        "torch.nn.functional.layer_norm."
     )
 
 
-_BY_HAND = {
+_REPLACEMENTS = {
     F.layer_norm: _layer_norm,
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.silu: _silu,
     F.mish: _mish,
-    # The same under torch's own names, whose arguments come in another order.
+    # The same functions in the torch namespace, with another order of arguments.
     torch.layer_norm: lambda input, shape, weight=None, bias=None, eps=1e-5, *_: _layer_norm(
         input, shape, weight, bias, eps
     ),
     torch.batch_norm: lambda input, weight, bias, mean, var, training, momentum, eps, *_: (
         _batch_norm(input, mean, var, weight, bias, training, momentum, eps)
     ),
-    torch.instance_norm: lambda input, weight, bias, mean, var, use_input_stats, momentum, eps, *_: (
-        _instance_norm(input, mean, var, weight, bias, use_input_stats, momentum, eps)
+    torch.instance_norm: lambda input, weight, bias, mean, var, use_stats, momentum, eps, *_: (
+        _instance_norm(input, mean, var, weight, bias, use_stats, momentum, eps)
     ),
     torch.native_layer_norm: _refuse,
 }

@@ -1,8 +1,8 @@
-"""Second order over all candidates: what a bank and the weights tell alone, and a corrected fast estimate."""
+"""Second order for all candidates, from a bank and from the weights, and a corrected estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import accumulate, combinations
 from typing import Any
 
@@ -16,27 +16,34 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
 from radin.errors import BankError, ParameterError, check_integer
 from radin.inference.devices import pick_device
-from radin.inference.forward import batch_logits
+from radin.inference.forward import batch_logits, functional_logits
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights, without_scale
 from radin.ranking.rank import check_metric, nll_of
 from radin.soup.average import average
-from radin.theory.forward_mode import network_logits
-from radin.theory.taylor import derivatives, directions, first_order, loss_gradient
+from radin.theory.taylor import (
+    StateDict,
+    derivatives,
+    directions,
+    first_order,
+    loss_gradient,
+)
 
-WAYS = ("curvature", "midpoints")
-_AT_ONCE = 2**22  # logits of candidates held at once: 32 MiB
+GAP_METHODS = ("curvature", "midpoints")
+_MAX_LOGITS = 2**22  # of candidates that are held at once: 32 MiB
 
 
 def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
-    """What a bank tells about second order: 1/2 sum_k p_k E Var_Y[f_kY - f_bar_Y], Y from the ensemble's softmax.
+    """1/2 sum_k p_k E Var_Y[f_kY - f_bar_Y], Y drawn from the ensemble's softmax.
 
-    To second order it is the mean loss of the ingredients minus the loss of the ensemble, in nats.
+    It is what a bank alone tells about second order: the mean loss of the ingredients minus the
+    loss of the ensemble, in nats, to second order.
 
     Args:
         candidates: (M, N) mixing weights.
 
-    Returns: (M,) double.
+    Returns:
+        (M,) double.
 
     Source: T2 in the book.
     """
@@ -44,134 +51,170 @@ def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
     p = check_weights(candidates, bank.num_models, rows=True).to(bank.logits.device)
     p = p / p.sum(1, keepdim=True)
     total = torch.zeros(len(p), dtype=torch.float64, device=p.device)
-    images_at_once = max(1, _AT_ONCE // (bank.num_models * bank.num_classes))
+    images_at_once = max(1, _MAX_LOGITS // (bank.num_models * bank.num_classes))
     for start in range(0, bank.num_images, images_at_once):
         f = bank.logits[:, start : start + images_at_once].double()
         squares = f.square()
-        for rows in torch.arange(len(p), device=p.device).split(max(1, _AT_ONCE // f[0].numel())):
-            # The variance is a mean of squares less squares of means: two products, and no loop over k.
+        candidates_at_once = max(1, _MAX_LOGITS // f[0].numel())
+        for rows in torch.arange(len(p), device=p.device).split(candidates_at_once):
+            # The variance is a mean of squares minus squares of means: no loop over k is needed.
             ensemble = torch.tensordot(p[rows], f, 1)  # (candidates, images, C)
             q = ensemble.softmax(-1)
-            apart = (q * (torch.tensordot(p[rows], squares, 1) - ensemble.square())).sum((1, 2))
-            centre = (q * ensemble).sum(-1)
-            means = torch.einsum("mnc,knc->mkn", q, f) - centre[:, None]
-            total[rows] += 0.5 * (apart - torch.einsum("mk,mkn->m", p[rows], means.square()))
+            mean_square = torch.tensordot(p[rows], squares, 1) - ensemble.square()
+            ensemble_mean = (q * ensemble).sum(-1)
+            means = torch.einsum("mnc,knc->mkn", q, f) - ensemble_mean[:, None]
+            square_mean = torch.einsum("mk,mkn->m", p[rows], means.square())
+            total[rows] += 0.5 * ((q * mean_square).sum((1, 2)) - square_mean)
     return total.cpu() / bank.num_images
 
 
 def first_order_losses(
-    zoo: Zoo, split: Dataset[Any], device: str = "auto", batch_size: int = 64, progress: bool = True
+    zoo: Zoo,
+    split: Dataset[Any],
+    device: str = "auto",
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
 ) -> tuple[float, Tensor]:
-    """Loss of the initialisation on a split, L_0, and its slope <g_0, delta_k> along every task vector: (N,) double.
+    """Loss of the initialisation on a split, L_0, and its slopes <g_0, delta_k>.
 
-    To first order soup, ensemble and the mean of the ingredients' losses are all L_0 + sum_k p_k <g_0, delta_k>.
+    To first order soup, ensemble and the mean of the ingredients' losses are all
+    L_0 + sum_k p_k <g_0, delta_k>.
 
     Args:
         zoo: opened with `build` and `init`.
 
-    Raises ParameterError for a zoo without initialisation.
+    Returns:
+        L_0 in nats, and the slope along each task vector, (N,) double.
+
+    Raises:
+        ParameterError: a zoo without initialisation.
 
     Source: RADIN, the equivalence of first-order expansions; T1 and T2 in the book.
     """
     if zoo.init is None:
         raise ParameterError(
-            "This zoo was opened without init=...; the expansion needs where the ingredients started."
+            "This zoo was opened without init=...; the expansion needs the weights from which the "
+            "ingredients started."
         )
-    chosen, batch_size = pick_device(device), check_integer("batch_size", batch_size, minimum=1)
+    chosen = pick_device(device)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     model = zoo.model(zoo.init).to(chosen).float()
     start = single_precision(zoo.init, chosen)
-    slopes = torch.zeros(len(zoo), dtype=torch.float64)
-    seen = _in_batches(split, batch_size, model, chosen)
-    total, gradients = 0.0, []
+    decoded = _decode(split, model, chosen, batch_size=batch_size)
+    total = 0.0
+    gradients = []
     with torch.no_grad():
-        for images, labels in seen:
-            logits = network_logits(model, start, images)
+        for images, labels in decoded:
+            logits = functional_logits(model, start, images)
             total += F.cross_entropy(logits, labels, reduction="sum").item()
             gradients.append(loss_gradient(logits, labels))
+    slopes = torch.zeros(len(zoo), dtype=torch.float64)
     for k in tqdm(range(len(zoo)), desc="first order", disable=not progress, leave=False):
         (delta,) = directions(start, [single_precision(zoo[k], chosen)])
-        for (images, _), gradient in zip(seen, gradients, strict=True):
-            slopes[k] += (gradient * first_order(model, start, delta, images)[1]).sum().item()
+        for (images, _), gradient in zip(decoded, gradients, strict=True):
+            _, change = first_order(model, start, delta, images)
+            slopes[k] += (gradient * change).sum().item()
     return total / len(split), slopes / len(split)  # type: ignore[arg-type]
 
 
 def pair_gaps(
     zoo: Zoo,
     split: Dataset[Any],
-    by: str = "curvature",
     device: str = "auto",
+    *,
+    method: str = "curvature",
     batch_size: int = 64,
     progress: bool = True,
 ) -> Tensor:
-    """Logits of the soup minus those of the ensemble for each pair of ingredients at equal weights.
+    """Logits of the soup minus those of the ensemble, for each pair of ingredients.
 
-    To second order these say all about any soup: its gap is sum over pairs of 4 p_k p_l times theirs.
+    Both ingredients of a pair have equal weights. To second order the pairs determine any soup:
+    its gap is the sum over pairs of 4 p_k p_l times the gap of the pair.
 
     Args:
         zoo: opened with `build`.
-        by: "curvature" predicts them around the uniform soup, -1/8 D^2 f[theta_k - theta_l, theta_k - theta_l], one
-            pass with two tangents for each pair; "midpoints" averages each pair and runs it, one forward pass.
         split: gives (image, label) pairs.
+        method: "curvature" predicts the gaps around the uniform soup as
+            -1/8 D^2 f[theta_k - theta_l, theta_k - theta_l], one pass with two tangents for each
+            pair; "midpoints" averages each pair and runs it, one forward pass.
 
-    Returns: (N (N - 1) / 2, n, C) in single precision, pairs in the order of `itertools.combinations`. Beside it the
-    images and three networks are held.
+    Returns:
+        (N (N - 1) / 2, n, C) in single precision, pairs in the order of `itertools.combinations`.
+        The images and three networks are in memory too.
 
     Source: T3 in the book, its form for pairs.
     """
-    if by not in WAYS:
-        raise ParameterError(f"by must be one of {', '.join(WAYS)}, not {by!r}.")
-    chosen, batch_size = pick_device(device), check_integer("batch_size", batch_size, minimum=1)
+    if method not in GAP_METHODS:
+        raise ParameterError(f"method must be one of {', '.join(GAP_METHODS)}, not {method!r}.")
+    chosen = pick_device(device)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     pairs = list(combinations(range(len(zoo)), 2))
     uniform = average(zoo, torch.full((len(zoo),), 1 / len(zoo)))
-    model, centre = zoo.model(uniform).to(chosen).float(), single_precision(uniform, chosen)
-    seen = _in_batches(split, batch_size, model, chosen)
-    ends = [0, *accumulate(len(images) for images, _ in seen)]
-    with torch.no_grad():
-        num_classes = network_logits(model, centre, seen[0][0][:1]).shape[1]
-        alone = torch.empty(len(zoo) if by == "midpoints" else 0, ends[-1], num_classes)
-        for logits, k in zip(alone, range(len(zoo)), strict=False):
-            state = single_precision(zoo[k], chosen)
-            torch.cat(
-                [network_logits(model, state, images).cpu() for images, _ in seen], out=logits
-            )
+    model = zoo.model(uniform).to(chosen).float()
+    centre = single_precision(uniform, chosen)
+    decoded = _decode(split, model, chosen, batch_size=batch_size)
+    ends = [0, *accumulate(len(images) for images, _ in decoded)]
+    bar = tqdm(
+        total=len(pairs) * len(decoded),
+        desc=f"gaps of {len(pairs)} pairs",
+        disable=not progress,
+        leave=False,
+    )
+    with torch.no_grad(), bar:
+        num_classes = functional_logits(model, centre, decoded[0][0][:1]).shape[1]
+        if method == "midpoints":
+            alone = torch.empty(len(zoo), ends[-1], num_classes)
+            for k, logits in enumerate(alone):
+                state = single_precision(zoo[k], chosen)
+                parts = [functional_logits(model, state, images).cpu() for images, _ in decoded]
+                torch.cat(parts, out=logits)
         gaps = torch.empty(len(pairs), ends[-1], num_classes)
-        bar = tqdm(
-            total=len(pairs) * len(seen),
-            desc=f"gaps of {len(pairs)} pairs",
-            disable=not progress,
-            leave=False,
-        )
         for gap, (i, j) in zip(gaps, pairs, strict=True):
-            first, second = single_precision(zoo[i], chosen), single_precision(zoo[j], chosen)
-            if by == "curvature":
-                (apart,) = directions(second, [first])
+            first, second = (single_precision(zoo[k], chosen) for k in (i, j))
+            if method == "curvature":
+                run = _curvature_of_pair(model, centre, first, second)
             else:
-                middle = {key: (tensor + second[key]) / 2 for key, tensor in first.items()}
-            for (images, _), start, end in zip(seen, ends, ends[1:], strict=False):
-                if by == "curvature":
-                    gap[start:end] = derivatives(model, centre, apart, images)[2] / -8
-                else:
-                    gap[start:end] = network_logits(model, middle, images).cpu()
+                run = _soup_of_pair(model, first, second)
+            for (images, _), start, end in zip(decoded, ends, ends[1:], strict=False):
+                gap[start:end] = run(images)
                 bar.update()
-            if by == "midpoints":
+            if method == "midpoints":
                 gap -= (alone[i] + alone[j]) / 2
-        bar.close()
     return gaps
+
+
+def _curvature_of_pair(
+    model: nn.Module, centre: StateDict, first: StateDict, second: StateDict
+) -> Callable[[Tensor], Tensor]:
+    """The gap of a pair on some images, from the curvature at `centre`."""
+    (difference,) = directions(second, [first])
+    return lambda images: derivatives(model, centre, difference, images)[2] / -8
+
+
+def _soup_of_pair(
+    model: nn.Module, first: StateDict, second: StateDict
+) -> Callable[[Tensor], Tensor]:
+    """The logits of a pair's soup on some images."""
+    soup = {key: (tensor + second[key]) / 2 for key, tensor in first.items()}
+    return lambda images: functional_logits(model, soup, images)
 
 
 def corrected_estimate(
     bank: LogitBank, gaps: Tensor, candidates: Tensor, metric: str = "accuracy"
 ) -> Tensor:
-    """The fast estimate from logits that are corrected to second order, ensemble plus predicted gap.
+    """The fast estimate from logits corrected to second order: ensemble plus predicted gap.
 
     Args:
         gaps: (N (N - 1) / 2, n, C), what `pair_gaps` returns for the bank's own images.
         candidates: (M, N) mixing weights.
         metric: "accuracy" in percent, or "nll", the mean negative log-likelihood in nats.
 
-    Returns: (M,) double.
+    Returns:
+        (M,) double.
 
-    Raises BankError when the gaps do not fit the bank.
+    Raises:
+        BankError: the gaps do not fit the bank.
     """
     check_metric(metric)
     total = torch.zeros(len(candidates), dtype=torch.float64)
@@ -187,41 +230,52 @@ def corrected_estimate(
 def corrected_logits(
     bank: LogitBank, gaps: Tensor, candidates: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Ensemble plus predicted gap (M, images, C) in double precision, a block of images at a time.
+    """Ensemble plus predicted gap, for a block of images at a time.
 
-    Raises BankError when the gaps do not fit the bank.
+    Args:
+        gaps: (N (N - 1) / 2, n, C), what `pair_gaps` returns for the bank's own images.
+        candidates: (M, N) mixing weights.
+
+    Yields:
+        The images of the block, and their logits (M, images, C) in double precision.
+
+    Raises:
+        BankError: the gaps do not fit the bank.
     """
     pairs = torch.combinations(torch.arange(bank.num_models))
-    if not isinstance(gaps, Tensor) or gaps.shape != (len(pairs), *bank.logits.shape[1:]):
+    shape = (len(pairs), *bank.logits.shape[1:])
+    if not isinstance(gaps, Tensor) or gaps.shape != shape:
+        found = tuple(gaps.shape) if isinstance(gaps, Tensor) else repr(gaps)
         raise BankError(
-            f"gaps must have shape {(len(pairs), *bank.logits.shape[1:])}, pairs, images and classes of the bank, "
-            f"not {tuple(gaps.shape) if isinstance(gaps, Tensor) else gaps!r}; make them from its own zoo and split."
+            f"gaps must have shape {shape}, pairs, images and classes of the bank, not {found}; "
+            "make them from its own zoo and split."
         )
     p = without_scale(check_weights(candidates, bank.num_models, rows=True))
     scale = p.sum(1)[:, None, None]
-    quadratic = 4 * p[:, pairs[:, 0]] * p[:, pairs[:, 1]] / scale[:, 0]
-    step = max(1, _AT_ONCE // (len(p) * bank.num_classes))
+    pair_weights = 4 * p[:, pairs[:, 0]] * p[:, pairs[:, 1]] / scale[:, 0]
+    step = max(1, _MAX_LOGITS // (len(p) * bank.num_classes))
     for start in range(0, bank.num_images, step):
         images = slice(start, start + step)
         ensembles = torch.tensordot(p, bank.logits[:, images].cpu().double(), 1)
-        yield images, (ensembles + torch.tensordot(quadratic, gaps[:, images].double(), 1)) / scale
+        correction = torch.tensordot(pair_weights, gaps[:, images].double(), 1)
+        yield images, (ensembles + correction) / scale
 
 
-def _in_batches(
-    split: Dataset[Any], batch_size: int, model: nn.Module, device: torch.device
+def _decode(
+    split: Dataset[Any], model: nn.Module, device: torch.device, *, batch_size: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The images, in single precision, and labels on the device, decoded once; they are gone through many times."""
-    seen = [
+    """Batches of images, in single precision, and labels, on the device, decoded once."""
+    decoded = [
         (images.float() if images.is_floating_point() else images, labels)
         for images, labels in batches(split, batch_size)
     ]
     with torch.no_grad():
-        batch_logits(model, seen[0][0][:1], device)  # its error says what is wrong with them
-    return [(images.to(device), labels.to(device)) for images, labels in seen]
+        batch_logits(model, decoded[0][0][:1], device)  # a clear error if they do not fit
+    return [(images.to(device), labels.to(device)) for images, labels in decoded]
 
 
-def single_precision(state: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The tensors of a state dict that have a derivative, on a device."""
+def single_precision(state: StateDict, device: torch.device) -> dict[str, Tensor]:
+    """The floating-point tensors of a state dict, in single precision on a device."""
     return {
         key: tensor.to(device).float()
         for key, tensor in state.items()

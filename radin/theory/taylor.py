@@ -1,6 +1,6 @@
-"""Derivatives along the ingredients' directions: what soup and ensemble share, and what parts them.
+"""Derivatives along the ingredients' task vectors: in what soup and ensemble agree and differ.
 
-Nothing here forms a Jacobian or a Hessian: every term is one forward pass that carries one or two tangents along.
+No Jacobian and no Hessian is formed: every term is one forward pass with one or two tangents.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from radin.errors import ParameterError
+from radin.inference.forward import functional_logits
 from radin.ranking.candidates import check_weights
-from radin.theory.forward_mode import check_evaluation_mode, differentiable, network_logits
+from radin.theory.forward_mode import check_evaluation_mode, differentiable
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
-BATCH = 64  # images at once: a pass with two tangents holds four times what a plain one does
+BATCH_SIZE = 64  # images; a pass with two tangents needs four times the memory of a plain one
 
 
-def directions(start: State, ingredients: Sequence[State]) -> list[dict[str, Tensor]]:
-    """Each ingredient's delta_i = theta_i - theta_0, tensor by tensor; counters and other whole numbers have none."""
+def directions(start: StateDict, ingredients: Sequence[StateDict]) -> list[dict[str, Tensor]]:
+    """Each ingredient's delta_i = theta_i - theta_0, for each floating-point tensor."""
     return [
         {
             key: ingredient[key] - tensor
@@ -35,7 +36,7 @@ def directions(start: State, ingredients: Sequence[State]) -> list[dict[str, Ten
 
 
 def combine(
-    start: State, deltas: Sequence[State], coefficients: Sequence[float] | Tensor
+    start: StateDict, deltas: Sequence[StateDict], coefficients: Sequence[float] | Tensor
 ) -> dict[str, Tensor]:
     """theta_0 + sum_i c_i delta_i."""
     moved = dict(start)
@@ -47,26 +48,37 @@ def combine(
 
 
 def derivatives(
-    model: nn.Module, centre: State, direction: State, images: Tensor, labels: Tensor | None = None
+    model: nn.Module,
+    centre: StateDict,
+    direction: StateDict,
+    images: Tensor,
+    *,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, first and second derivative of the logits along a direction: f, J d and D^2 f[d, d], each (n, C).
-
-    With labels the same of each image's cross-entropy, each (n,): what the loss Hessian does to d, without it.
+    """Value, first and second derivative of the logits along a direction d.
 
     Args:
         centre: a state dict, where the derivatives are taken.
         direction: what `directions` returns for one ingredient.
-        images: (n, ...), in the same precision as the parameters; use double precision for checks.
-        labels: (n,).
+        images: (n, ...), in the dtype of the parameters; use double precision for checks.
+        labels: (n,); with labels the derivatives are those of each image's cross-entropy.
+
+    Returns:
+        f, J d and D^2 f[d, d], each (n, C). With labels each (n,): the second derivative is the
+        product of the loss Hessian with d on both sides.
+
+    Raises:
+        ParameterError: the network has batch norm in training mode, or an operation without
+            these derivatives.
     """
     check_evaluation_mode(model)
     fixed = {key: tensor for key, tensor in centre.items() if key not in direction}
 
-    def output(moved: State) -> Tensor:
-        logits = network_logits(model, {**fixed, **moved}, images)
+    def output(moved: StateDict) -> Tensor:
+        logits = functional_logits(model, {**fixed, **moved}, images)
         return logits if labels is None else F.cross_entropy(logits, labels, reduction="none")
 
-    def first(moved: State) -> tuple[Tensor, Tensor]:
+    def first(moved: StateDict) -> tuple[Tensor, Tensor]:
         return jvp(output, (moved,), (direction,))[:2]
 
     at = {key: centre[key] for key in direction}
@@ -77,17 +89,17 @@ def derivatives(
 
 
 def first_order(
-    model: nn.Module, start: State, delta: State, images: Tensor
+    model: nn.Module, start: StateDict, delta: StateDict, images: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Logits at the start and their directional derivative along delta: f_0 and J_0 delta, both (n, C).
+    """Logits at the start and their derivative along delta: f_0 and J_0 delta, both (n, C).
 
-    `derivatives` without the second one, at a third of its cost.
+    `derivatives` without the second derivative, at a third of the cost.
     """
     check_evaluation_mode(model)
     fixed = {key: tensor for key, tensor in start.items() if key not in delta}
     with torch.no_grad(), differentiable():
         value, slope = jvp(
-            lambda moved: network_logits(model, {**fixed, **moved}, images),
+            lambda moved: functional_logits(model, {**fixed, **moved}, images),
             ({key: start[key] for key in delta},),
             (dict(delta),),
         )[:2]
@@ -95,41 +107,47 @@ def first_order(
 
 
 def loss_gradient(logits: Tensor, labels: Tensor) -> Tensor:
-    """Gradient of each image's cross-entropy by its logits, (n, C): softmax less the label's unit vector."""
+    """Gradient of each image's cross-entropy with respect to its logits, (n, C)."""
     return logits.softmax(1) - F.one_hot(labels, logits.shape[1])
 
 
 def soup_ensemble_linear(
     model: nn.Module,
-    start: State,
-    deltas: Sequence[State],
+    start: StateDict,
+    deltas: Sequence[StateDict],
     weights: Sequence[float] | Tensor,
     images: Tensor,
+    *,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, C) of the soup, of the ensemble, and of their common first-order expansion around the start.
+    """Logits of the soup, of the ensemble, and of their common first-order expansion.
 
-    Every delta_i is multiplied by `scale` first, so that the three can be compared ever closer to the start.
+    The expansion is taken at the start. Every delta_i is multiplied by `scale` first, so that the
+    three can be compared at smaller and smaller distances.
 
     Args:
         weights: (N,) mixing weights.
-        images: (n, ...), in the same precision as the parameters; use double precision for small scales.
+        images: (n, ...), in the dtype of the parameters; use double precision for small scales.
+
+    Returns:
+        Three tensors (n, C).
 
     Source: RADIN, the equivalence of first-order expansions (T1 in the book).
     """
-    p = _check(weights, deltas, scale)
+    p = _normalised_weights(weights, deltas, scale)
     with torch.no_grad():
-        soup = network_logits(model, combine(start, deltas, scale * p), images)
+        soup = functional_logits(model, combine(start, deltas, scale * p), images)
         ensemble = torch.zeros_like(soup)
         for weight, delta in zip(p.tolist(), deltas, strict=True):
-            ensemble += weight * network_logits(model, combine(start, [delta], [scale]), images)
+            ingredient = combine(start, [delta], [scale])
+            ensemble += weight * functional_logits(model, ingredient, images)
     at_start, change = first_order(model, start, _mean(deltas, scale * p), images)
     return soup, ensemble, at_start + change
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Derivatives at a soup, along the way from it to each ingredient, d_i = theta_i - theta_bar.
+class SecondOrderGap:
+    """Derivatives at a soup, towards each ingredient: along d_i = theta_i - theta_bar.
 
     Attributes:
         soup: (n, C) logits of the soup.
@@ -145,15 +163,24 @@ class Gap:
 
     @property
     def logits(self) -> Tensor:
-        """Predicted logits of the soup minus those of the ensemble, (n, C); its error is of third order (T3)."""
+        """Predicted logits of the soup minus those of the ensemble, (n, C).
+
+        The error is of third order (T3).
+        """
         return -0.5 * torch.tensordot(self.weights, self.curvatures, 1)
 
     def loss(self, labels: Tensor) -> Tensor:
-        """Predicted loss of the soup minus that of the ensemble on each image, (n,), through the logits (T3)."""
+        """Predicted loss of the soup minus that of the ensemble on each image, (n,).
+
+        It is the first form of T3, through the logits.
+        """
         return (loss_gradient(self.soup, labels) * self.logits).sum(1)
 
     def loss_by_hessian(self, labels: Tensor) -> Tensor:
-        """The same (n,) as T3 says it second: variance of the logits less the curvature of the loss."""
+        """The same (n,) by the second form of T3.
+
+        That form is the variance of the logits minus the curvature of the loss.
+        """
         # The curvature of the loss is the Gauss-Newton part, a variance, plus that of the network.
         hessian = self.variance + torch.einsum(
             "nc,knc->kn", loss_gradient(self.soup, labels), self.curvatures
@@ -167,151 +194,168 @@ class Gap:
         return (q * self.slopes.square()).sum(2) - (q * self.slopes).sum(2).square()
 
 
-def gap(
+def second_order_gap(
     model: nn.Module,
-    start: State,
-    deltas: Sequence[State],
+    start: StateDict,
+    deltas: Sequence[StateDict],
     weights: Sequence[float] | Tensor,
     images: Tensor,
+    *,
     scale: float = 1.0,
-    batch_size: int = BATCH,
-) -> Gap:
-    """All second-order terms of soup minus ensemble, on any number of images: one pass with two tangents for each
-    ingredient and batch.
+    batch_size: int = BATCH_SIZE,
+) -> SecondOrderGap:
+    """All second-order terms of soup minus ensemble, on any number of images.
+
+    It costs one pass with two tangents for each ingredient and batch.
 
     Args:
-        start, deltas: as for `directions`; every delta is multiplied by `scale` first.
+        start: a state dict, the initialisation.
+        deltas: what `directions` returns; every delta is multiplied by `scale` first.
         weights: (N,) mixing weights; ingredients of weight zero are not run.
-        images: (n, ...), in the same precision as the parameters.
+        images: (n, ...), in the dtype of the parameters.
 
     Source: T3 in the book; for two ingredients Wortsman et al. 2022, section 4.
     """
-    p = _check(weights, deltas, scale)
+    p = _normalised_weights(weights, deltas, scale)
     mean = _mean(deltas, p)
     soup = combine(start, [mean], [scale])
     used = [k for k in range(len(p)) if p[k] > 0]
-    away = {
+    from_soup = {
         k: {key: scale * (tensor - mean[key]) for key, tensor in deltas[k].items()} for k in used
     }
     parts = []
     for batch in images.split(batch_size):
-        found = [derivatives(model, soup, away[k], batch) for k in used]
-        parts.append(
-            (found[0][0], torch.stack([f[1] for f in found]), torch.stack([f[2] for f in found]))
-        )
+        terms = [derivatives(model, soup, from_soup[k], batch) for k in used]
+        logits = terms[0][0]
+        slopes = torch.stack([slope for _, slope, _ in terms])
+        curvatures = torch.stack([curvature for _, _, curvature in terms])
+        parts.append((logits, slopes, curvatures))
     logits, slopes, curvatures = (torch.cat(column, -2) for column in zip(*parts, strict=True))
-    return Gap(
-        logits,
-        _spread_out(slopes, used, len(p)),
-        _spread_out(curvatures, used, len(p)),
-        p.to(logits),
+    return SecondOrderGap(
+        soup=logits,
+        slopes=_insert_zero_rows(slopes, used, len(p)),
+        curvatures=_insert_zero_rows(curvatures, used, len(p)),
+        weights=p.to(logits),
     )
 
 
-def _spread_out(rows: Tensor, places: list[int], length: int) -> Tensor:
-    if len(places) == length:
+def _insert_zero_rows(rows: Tensor, indices: list[int], length: int) -> Tensor:
+    """A tensor with `length` rows: the given ones at the given indices, zero elsewhere."""
+    if len(indices) == length:
         return rows
     full = rows.new_zeros(length, *rows.shape[1:])
-    full[places] = rows
+    full[indices] = rows
     return full
 
 
-def _mean(deltas: Sequence[State], p: Tensor) -> dict[str, Tensor]:
+def _mean(deltas: Sequence[StateDict], p: Tensor) -> dict[str, Tensor]:
     return {
         key: sum(w * delta[key] for w, delta in zip(p.tolist(), deltas, strict=True))
         for key in deltas[0]
     }
 
 
-def _check(weights: Sequence[float] | Tensor, deltas: Sequence[State], scale: float) -> Tensor:
+def _normalised_weights(
+    weights: Sequence[float] | Tensor, deltas: Sequence[StateDict], scale: float
+) -> Tensor:
     if not scale > 0:  # NaN fails this too
         raise ParameterError(f"scale must be positive, not {scale}.")
     p = check_weights(weights, len(deltas))
-    return (
-        p / p.sum()
-    )  # given in single precision they miss 1 by more than the differences wanted here
+    # In single precision they miss the sum 1 by more than the differences that are measured here.
+    return p / p.sum()
 
 
-def orders(
+def differences_by_scale(
     model: nn.Module,
-    start: State,
-    deltas: Sequence[State],
+    start: StateDict,
+    deltas: Sequence[StateDict],
     weights: Sequence[float] | Tensor,
     images: Tensor,
+    *,
     labels: Tensor,
     scales: Sequence[float],
 ) -> dict[str, list[float]]:
-    """How soup, ensemble and their expansions part as all deltas are multiplied by each of `scales`.
+    """Differences between soup, ensemble and their expansions, at each of several scales.
 
-    "linear" is the expansion to first order around the start, "gap" the predicted gap (T3), taken at each soup, "mean"
-    the mean of the ingredients' losses. Differences are root mean squares over images (and classes): their mean would
-    change sign somewhere.
+    All deltas are multiplied by the scale. In the names "linear" is the expansion to first order
+    around the start, "gap" the predicted gap (T3), taken at each soup, and "mean" the mean of the
+    ingredients' losses. Differences are root mean squares over images (and classes), since their
+    mean would change sign at some scale.
 
     Args:
-        images, labels: (n, ...) and (n,), in double precision where scales are small.
+        images: (n, ...), in double precision where scales are small.
+        labels: (n,).
 
-    Source: T1 to T3 in the book. All differences shrink with the square of the scale, those with the gap with its cube.
+    Returns:
+        For each difference, such as "logits: soup - linear", a number for each scale. All shrink
+        with the square of the scale, those with the gap with its cube.
+
+    Source: T1 to T3 in the book.
     """
-    p = _check(weights, deltas, min(scales))
-    mean = _mean(deltas, p)
-    at_start, slope = first_order(model, start, mean, images)
+    p = _normalised_weights(weights, deltas, min(scales))
+    at_start, slope = first_order(model, start, _mean(deltas, p), images)
+    loss_at_start = F.cross_entropy(at_start, labels, reduction="none")
+    loss_slope = (loss_gradient(at_start, labels) * slope).sum(1)
     found: dict[str, list[float]] = {}
-
-    def note(kind: str, **differences: Tensor) -> None:
-        for name, difference in differences.items():
-            size = difference.square().mean().sqrt().item()
-            found.setdefault(f"{kind}: {name.replace('_', ' - ')}", []).append(size)
-
-    def losses(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, reduction="none")
-
-    loss_at_start, loss_slope = losses(at_start), (loss_gradient(at_start, labels) * slope).sum(1)
     for scale in scales:
-        terms = gap(model, start, deltas, p, images, scale)
-        with torch.no_grad():
-            alone = [
-                network_logits(model, combine(start, [delta], [scale]), images) for delta in deltas
-            ]
-        ensemble, mean_loss = (
-            sum(w * each for w, each in zip(p.tolist(), row, strict=True))
-            for row in (alone, map(losses, alone))
+        gap = second_order_gap(model, start, deltas, p, images, scale=scale)
+        ensemble, mean_loss = _ensemble_and_mean_loss(
+            model, [combine(start, [delta], [scale]) for delta in deltas], p, images, labels
         )
-        linear, line = at_start + scale * slope, loss_at_start + scale * loss_slope
-        soup, soup_loss, ensemble_loss = terms.soup, losses(terms.soup), losses(ensemble)
-        note(
-            "logits",
-            soup_linear=soup - linear,
-            ensemble_linear=ensemble - linear,
-            soup_ensemble=soup - ensemble,
-            soup_ensemble_gap=soup - ensemble - terms.logits,
-        )
-        note(
-            "loss",
-            soup_linear=soup_loss - line,
-            ensemble_linear=ensemble_loss - line,
-            mean_linear=mean_loss - line,
-            soup_ensemble=soup_loss - ensemble_loss,
-            soup_ensemble_gap=soup_loss - ensemble_loss - terms.loss(labels),
-        )
+        soup_loss = F.cross_entropy(gap.soup, labels, reduction="none")
+        ensemble_loss = F.cross_entropy(ensemble, labels, reduction="none")
+        linear = at_start + scale * slope
+        linear_loss = loss_at_start + scale * loss_slope
+        differences = {
+            "logits: soup - linear": gap.soup - linear,
+            "logits: ensemble - linear": ensemble - linear,
+            "logits: soup - ensemble": gap.soup - ensemble,
+            "logits: soup - ensemble - gap": gap.soup - ensemble - gap.logits,
+            "loss: soup - linear": soup_loss - linear_loss,
+            "loss: ensemble - linear": ensemble_loss - linear_loss,
+            "loss: mean - linear": mean_loss - linear_loss,
+            "loss: soup - ensemble": soup_loss - ensemble_loss,
+            "loss: soup - ensemble - gap": soup_loss - ensemble_loss - gap.loss(labels),
+        }
+        for name, difference in differences.items():
+            found.setdefault(name, []).append(difference.square().mean().sqrt().item())
     return found
 
 
-def by_image(
+def _ensemble_and_mean_loss(
     model: nn.Module,
-    start: State,
-    deltas: Sequence[State],
+    ingredients: Sequence[StateDict],
+    p: Tensor,
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Logits of the ensemble (n, C), and the mean of the ingredients' losses (n,)."""
+    with torch.no_grad():
+        logits = [functional_logits(model, ingredient, images) for ingredient in ingredients]
+    losses = [F.cross_entropy(each, labels, reduction="none") for each in logits]
+    ensemble = sum(w * each for w, each in zip(p.tolist(), logits, strict=True))
+    mean_loss = sum(w * each for w, each in zip(p.tolist(), losses, strict=True))
+    return ensemble, mean_loss
+
+
+def differences_by_image(
+    model: nn.Module,
+    start: StateDict,
+    deltas: Sequence[StateDict],
     weights: Sequence[float] | Tensor,
     images: Tensor,
 ) -> dict[str, Tensor]:
-    """How far a soup went on each image: root mean squares over the classes, each (n,).
+    """How much the logits of a soup differ on each image: root mean squares over the classes.
 
-    "moved" is soup minus start, "beyond first order" what the linear expansion around the start misses of it, "gap"
-    soup minus ensemble, and "beyond second order" what the predicted gap (T3) misses of that.
+    Returns:
+        Four tensors (n,). "moved" is soup minus start, and "beyond first order" the part of it that
+        the linear expansion around the start misses. "gap" is soup minus ensemble, and "beyond
+        second order" the part of it that the predicted gap (T3) misses.
     """
     soup, ensemble, linear = soup_ensemble_linear(model, start, deltas, weights, images)
-    predicted = gap(model, start, deltas, weights, images).logits
+    predicted = second_order_gap(model, start, deltas, weights, images).logits
     with torch.no_grad():
-        at_start = network_logits(model, start, images)
+        at_start = functional_logits(model, start, images)
     differences = {
         "moved": soup - at_start,
         "beyond first order": soup - linear,

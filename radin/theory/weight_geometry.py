@@ -1,4 +1,4 @@
-"""Inner products of weights and task vectors, and how far the ingredients lie apart."""
+"""Inner products of weights and task vectors, and how far the ingredients are apart."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from tqdm import tqdm
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.candidates import check_weights
 
-_READ = 2**18  # numbers of one checkpoint held at once
+_MAX_ELEMENTS = 2**18  # of one checkpoint that are held at once
 
 
-def inner_products(zoo: Zoo, progress: bool = True) -> dict[str, Tensor]:
-    """<theta_k, theta_l> of the ingredients, tensor by tensor: (N, N) double; each checkpoint is read once.
+def weight_products(zoo: Zoo, *, progress: bool = True) -> dict[str, Tensor]:
+    """Inner products <theta_k, theta_l> of the ingredients, for each tensor of the state dict.
 
-    With an initialisation, that one comes last: (N + 1, N + 1). Whole numbers and the running statistics of batch norm
-    are left out: they are no parameters.
+    Each checkpoint is read once. Integer tensors and the running statistics of batch norm are left
+    out: they are not parameters.
+
+    Returns:
+        (N, N) double for each key. With an initialisation (N + 1, N + 1): it is the last row and
+        column.
     """
-    sources = [zoo[k] for k in range(len(zoo))] + ([zoo.init] if zoo.init is not None else [])
+    states = [zoo[k] for k in range(len(zoo))] + ([zoo.init] if zoo.init is not None else [])
     products: dict[str, Tensor] = {}
     bar = tqdm(
         zoo.parameter_keys(),
@@ -30,37 +34,45 @@ def inner_products(zoo: Zoo, progress: bool = True) -> dict[str, Tensor]:
         disable=not progress,
     )
     for key in bar:
-        products[key] = torch.zeros(len(sources), len(sources), dtype=torch.float64)
-        for part in zip(*(source[key].flatten().split(_READ) for source in sources), strict=True):
-            rows = torch.stack(part).double()
+        products[key] = torch.zeros(len(states), len(states), dtype=torch.float64)
+        blocks = (state[key].flatten().split(_MAX_ELEMENTS) for state in states)
+        for block in zip(*blocks, strict=True):
+            rows = torch.stack(block).double()  # (states, elements)
             products[key] += rows @ rows.T
     return products
 
 
-def gram(zoo: Zoo) -> Tensor:
-    """Inner products <delta_k, delta_l> of the task vectors, theta_k less the initialisation: (N, N) double.
+def gram_matrix(zoo: Zoo) -> Tensor:
+    """Inner products <delta_k, delta_l> of the task vectors delta_k = theta_k - theta_0.
 
-    In a zoo without an initialisation they are taken around the mean of the ingredients; they then sum to zero, and
-    their cosines are near -1 / (N - 1) whatever the ingredients are.
+    In a zoo without an initialisation, theta_0 is the mean of the ingredients. The matrix then sums
+    to zero, and the cosines are near -1 / (N - 1) for all ingredients.
+
+    Returns:
+        (N, N) double.
     """
-    return task_products(inner_products(zoo), zoo.init is not None)
+    return gram_from_products(weight_products(zoo), with_init=zoo.init is not None)
 
 
-def task_products(products: Mapping[str, Tensor], with_init: bool) -> Tensor:
-    """What `gram` returns, from what `inner_products` returns."""
+def gram_from_products(products: Mapping[str, Tensor], *, with_init: bool) -> Tensor:
+    """What `gram_matrix` returns, from what `weight_products` returns."""
     total = sum(products.values(), torch.zeros(()).double())
-    if with_init:
-        start, total = total[-1], total[:-1, :-1]
-        return total - start[:-1] - start[:-1, None] + start[-1]
-    return total - total.mean(0) - total.mean(1, keepdim=True) + total.mean()
+    if not with_init:
+        return total - total.mean(0) - total.mean(1, keepdim=True) + total.mean()
+    init = total[-1]
+    return total[:-1, :-1] - init[:-1] - init[:-1, None] + init[-1]
 
 
-def spread(products: Tensor, candidates: Tensor) -> Tensor:
-    """The sum of p_k times the squared distance of theta_k to theta_bar, for each candidate (M, N): (M,) double.
+def spread(gram: Tensor, candidates: Tensor) -> Tensor:
+    """The sum of p_k ||theta_k - theta_bar||^2 for each candidate, theta_bar being its soup.
 
     Args:
-        products: what `gram` returns.
+        gram: (N, N), what `gram_matrix` returns.
+        candidates: (M, N) mixing weights.
+
+    Returns:
+        (M,) double.
     """
-    p = check_weights(candidates, len(products), rows=True)
+    p = check_weights(candidates, len(gram), rows=True)
     p = p / p.sum(1, keepdim=True)
-    return p @ products.diagonal() - torch.einsum("mk,kl,ml->m", p, products, p)
+    return p @ gram.diagonal() - torch.einsum("mk,kl,ml->m", p, gram, p)

@@ -34,7 +34,7 @@ from entries import Entries
 from radin.checkpoints.architectures import builder
 from radin.data.splits import CLIP, Normalised
 from radin.experiments.networks import SmallResNet
-from radin.inference.forward import half_of
+from radin.inference.forward import half_dtype
 
 OUT = Path(radin.__file__).parent / "experiments" / "results" / "one_pass.json"
 N = 13
@@ -161,7 +161,7 @@ def half_precision(folder: Path, images: int, repeats: int, device: str = "cpu")
     seconds = []
     for half in (False, True):
         spent, bank = timed(
-            partial(radin.predict, zoo, split, device, 32, cache=False, progress=False, half=half),
+            partial(radin.predict, zoo, split, device, batch_size=32, cache=False, progress=False, half=half),
             repeats,
         )
         seconds.append(spent)
@@ -170,7 +170,7 @@ def half_precision(folder: Path, images: int, repeats: int, device: str = "cpu")
     spread = banks[0].std().item()
     return {
         "images": images,
-        "dtype": str(half_of(torch.device(device))).removeprefix("torch."),
+        "dtype": str(half_dtype(torch.device(device))).removeprefix("torch."),
         "seconds": seconds[1],
         "times_faster_than_single": seconds[0] / seconds[1],
         "percent_of_images_with_another_answer": 100 * differ,

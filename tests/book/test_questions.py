@@ -69,10 +69,10 @@ def test_every_command_parses(root, name):
     for command in found:
         words = shlex.split(command, comments=True)
         try:
-            options = parser._parser().parse_args(words[1:])
+            options = parser.make_parser().parse_args(words[1:])
         except SystemExit:
             pytest.fail(f"radin does not take: {command}")
-        assert options.run is parser.COMMANDS[words[1]][0]
+        assert options.run is parser.COMMANDS[words[1]].run
 
 
 @pytest.mark.parametrize("name", [*PAGES, "cite"])

@@ -204,12 +204,12 @@ def test_make_passes_lists_and_single_values_on(root):
 
 
 def test_no_more_runs_at_once_than_memory_allows(monkeypatch, capsys):
-    monkeypatch.setattr("radin.inference.devices.memory", lambda: 3 * 2**30)
+    monkeypatch.setattr("radin.inference.devices.network_memory_bytes", lambda: 3 * 2**30)
     assert rerun_grid.jobs_at_once(8, 10) == 3
     assert "3 runs at a time instead of 8" in capsys.readouterr().out
     assert rerun_grid.jobs_at_once(2, 10) == 2
     assert rerun_grid.jobs_at_once(2, 1) == 1
-    monkeypatch.setattr("radin.inference.devices.memory", lambda: 2**20)
+    monkeypatch.setattr("radin.inference.devices.network_memory_bytes", lambda: 2**20)
     assert rerun_grid.jobs_at_once(None, 10) == 1
 
 

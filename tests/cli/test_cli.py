@@ -423,11 +423,11 @@ def test_ingredients_are_named_briefly():
         torch.zeros(30, 1, 2), torch.zeros(1, dtype=torch.int64), [f"m{k}" for k in range(30)]
     )
     weights = torch.ones(30)
-    assert tables.list_ingredients(bank, weights) == "30: all"
+    assert tables.describe_ingredients(bank, weights) == "30: all"
     weights[4] = 0
-    assert tables.list_ingredients(bank, weights) == "29: all but m4"
-    assert tables.list_ingredients(bank, torch.eye(30)[2]) == "1: m2"
-    assert tables.list_ingredients(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
+    assert tables.describe_ingredients(bank, weights) == "29: all but m4"
+    assert tables.describe_ingredients(bank, torch.eye(30)[2]) == "1: m2"
+    assert tables.describe_ingredients(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
 
 
 def test_tables_are_no_wider_than_they_may_be(capsys):
@@ -576,9 +576,9 @@ def server(running, monkeypatch) -> LocalServer:
     }
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(ingredients, "RELEASE", running.url)
-    monkeypatch.setattr(ingredients, "LEAST_BYTES", 1000)
-    monkeypatch.setattr(results, "RESULTS", running.url)
+    monkeypatch.setattr(ingredients, "RELEASE_URL", running.url)
+    monkeypatch.setattr(ingredients, "MIN_BYTES", 1000)
+    monkeypatch.setattr(results, "RESULTS_URL", running.url)
     monkeypatch.setattr(results, "_accuracies", lambda *_: some_table())
     monkeypatch.setattr(results, "_hyperparameters", lambda *_: some_table())
     for name in results.RESULT_FILES:
@@ -592,7 +592,9 @@ def server(running, monkeypatch) -> LocalServer:
         hashlib.sha256(archive).hexdigest(),
         ("train", "test"),
     )
-    monkeypatch.setitem(DATA_SETS, "cifar10", dataclasses.replace(DATA_SETS["cifar10"], archives=(known,)))
+    monkeypatch.setitem(
+        DATA_SETS, "cifar10", dataclasses.replace(DATA_SETS["cifar10"], archives=(known,))
+    )
     return running
 
 
@@ -819,7 +821,7 @@ def test_help_teaches_by_an_example_that_parses(capsys, name):
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert example.startswith(f"radin {name} ")
     assert len(example) <= 120
-    assert parser.make_parser().parse_args(shlex.split(example)[1:]).run is parser.COMMANDS[name][0]
+    assert parser.make_parser().parse_args(shlex.split(example)[1:]).run is parser.COMMANDS[name].run
 
 
 def test_the_command_is_installed_by_its_name(root):

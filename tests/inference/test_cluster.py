@@ -22,7 +22,7 @@ from helpers import save, tiny_split, tiny_zoo
 from radin.checkpoints.architectures import builder
 from radin.data.imagenet import PARTS, TEST_SETS
 from radin.data.splits import ArraySplit
-from radin.inference.parallel import num_workers, run_tasks
+from radin.inference.parallel import num_joblib_workers, run_tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:no common start")  # random networks have none
 
@@ -180,7 +180,7 @@ def check_bank_and_soup(folder: Path, backend: str, **options: Any) -> None:
     alone = radin.predict(zoo, val, cache=False, progress=False)
     soup = radin.craft(alone, radin.evaluator(zoo, val), budget=4)
     with joblib.parallel_config(backend, **options):
-        assert num_workers() == 2
+        assert num_joblib_workers() == 2
         together = radin.predict(zoo, val, cache=folder / "cache", progress=False)
         same = radin.craft(together, radin.evaluator(zoo, val), budget=4)
     assert torch.equal(together.logits, alone.logits)

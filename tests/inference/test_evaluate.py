@@ -1,4 +1,4 @@
-"""radin/inference/evaluate.py: true evaluations, several of them in one pass, and batch norm measured anew."""
+"""radin/inference/evaluate.py: evaluations, several in one pass, and refreshed batch norm."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def normed_zoo(folder: Path) -> Zoo:
 
 
 def test_refreshed_statistics_are_those_that_the_soup_sees(tmp_path):
-    """Two batches of ten images; the second layer sees what the first one normalises by its batch."""
+    """Two batches of ten; the second layer sees what the first one normalises by its batch."""
     zoo, weights = normed_zoo(tmp_path), [0.25, 0.75]
     found = refresh_batch_norm(zoo, weights, SPLIT, device="cpu", batch_size=10)
     averaged = average(zoo, weights)
@@ -156,7 +156,7 @@ def test_refreshed_soups_are_evaluated_like_others(tmp_path, batch_size):
 
 
 def test_a_folder_sorted_by_class_bends_no_statistics(tmp_path):
-    """In the order of a folder, batches of one class each would hide how far the classes lie apart."""
+    """In a folder's order, batches of one class each would hide the distance between classes."""
     images = torch.cat([tiny_split(20, seed).images + 10 * seed for seed in range(2)])
     split = ArraySplit("tiny", "train", images, torch.arange(2).repeat_interleave(20), ["a", "b"])
     zoo = normed_zoo(tmp_path)

@@ -15,7 +15,7 @@ from helpers import Listed, build, state, tiny_split, tiny_zoo
 from radin import average, load_split
 from radin.data.splits import IMAGENET, Normalised
 from radin.errors import DataError
-from radin.inference.forward import _Fleet, batch_logits, stream
+from radin.inference.forward import _DeviceModels, batch_logits, forward_all
 
 CPU = torch.device("cpu")
 SPLIT = tiny_split(20)
@@ -63,9 +63,9 @@ def test_whatever_fits_the_answers_are_the_networks_own(room, chunk, batch, data
     begins = [batch * data.draw(st.integers(0, 20 // batch)) for _ in range(4)]
     loaded, split = Loaded(4), Listed(SPLIT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Fleet, "_has_room", lambda fleet: len(fleet.held) < room)
-        patch.setattr("radin.inference.forward.CHUNK", chunk)
-        found = together(stream(loaded.sources, split, CPU, batch, begins), 4)
+        patch.setattr(_DeviceModels, "_has_room", lambda models: len(models.resident) < room)
+        patch.setattr("radin.inference.forward.MAX_CHUNK_BYTES", chunk)
+        found = together(forward_all(loaded.sources, split, CPU, batch_size=batch, skip=begins), 4)
     for k, begin in enumerate(begins):
         torch.testing.assert_close(found[k], alone(k)[begin:], rtol=1e-6, atol=1e-6)
     assert split.asked == list(range(min(begins), 20)), "each image is read once"
@@ -101,7 +101,7 @@ def test_too_large_a_batch_is_run_in_smaller_pieces_and_said(error):
     with pytest.warns(
         UserWarning, match="cpu has too little memory for 32 images at once; going on with 16"
     ) as said:
-        found = together(stream([lambda: Small(5, error)], split, CPU, 32), 1)[0]
+        found = together(forward_all([lambda: Small(5, error)], split, CPU, batch_size=32), 1)[0]
     assert [str(warning.message).rpartition(" ")[2] for warning in said] == ["16.", "8.", "4."], (
         "once for each size"
     )
@@ -114,20 +114,20 @@ def test_one_image_that_is_too_large(error):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(torch.OutOfMemoryError):
-            list(stream([lambda: Small(0, error)], SPLIT, CPU, 4))
+            list(forward_all([lambda: Small(0, error)], SPLIT, CPU, batch_size=4))
 
 
 def test_a_network_that_does_not_fit_takes_turns(monkeypatch):
     """The device says it is full while the third network is loaded."""
-    load = _Fleet._load
+    load = _DeviceModels._load
 
-    def full(fleet: _Fleet, k: int) -> nn.Module:
-        if k == 2 and len(fleet.held) == 2 and not hasattr(fleet, "all_fit"):
+    def full(models: _DeviceModels, k: int) -> nn.Module:
+        if k == 2 and len(models.resident) == 2 and not hasattr(models, "all_fit"):
             raise torch.OutOfMemoryError
-        return load(fleet, k)
+        return load(models, k)
 
-    monkeypatch.setattr(_Fleet, "_load", full)
-    found = together(stream(Loaded(3).sources, SPLIT, CPU, 8), 3)
+    monkeypatch.setattr(_DeviceModels, "_load", full)
+    found = together(forward_all(Loaded(3).sources, SPLIT, CPU, batch_size=8), 3)
     for k in range(3):
         torch.testing.assert_close(found[k], alone(k), rtol=1e-6, atol=1e-6)
 
@@ -140,14 +140,14 @@ def test_an_unreadable_image_ends_the_pass(tmp_path):
             return super().__getitem__(index)
 
     with pytest.raises(DataError, match="image 11 is broken"):
-        list(stream(Loaded(2).sources, Broken(SPLIT), CPU, 4))
+        list(forward_all(Loaded(2).sources, Broken(SPLIT), CPU, batch_size=4))
 
 
 def test_a_pass_with_other_tensors_leaves_the_model_alone(tmp_path):
     zoo = tiny_zoo(tmp_path)
     model, other = zoo.model(0), average(zoo, [0, 1, 0])
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    borrowed = batch_logits(model, SPLIT.images, CPU, other)
+    borrowed = batch_logits(model, SPLIT.images, CPU, state=other)
     torch.testing.assert_close(borrowed, zoo.model(1)(SPLIT.images))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
@@ -166,4 +166,4 @@ def test_unreadable_images_are_counted_and_named(tmp_path):
             DataError,
             match=r"2 of 12 images of .*(09|04)\.png.*(09|04)\.png.*replace or remove them",
         ):
-            list(stream([nn.Flatten], wrapped, CPU, 4))
+            list(forward_all([nn.Flatten], wrapped, CPU, batch_size=4))

@@ -17,12 +17,12 @@ from joblib.parallel import BACKENDS, ThreadingBackend
 
 from radin.errors import CheckpointError, ParameterError, RadinError
 from radin.inference import parallel
-from radin.inference.parallel import num_workers, run_tasks, task_device
+from radin.inference.parallel import num_joblib_workers, run_tasks, task_device
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "PATIENCE", 0.0)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "NODE_LOSS_TIMEOUT_SECONDS", 0.0)
 
 
 def results_of(function: Callable[[Any], Any], items: list[Any], **options: Any) -> dict[int, Any]:
@@ -46,29 +46,29 @@ class Cluster(ThreadingBackend):
 
     Attributes:
         losses: how many tasks will still be lost.
-        places: on how many nodes there is place; each loss takes one.
+        capacity: on how many nodes there is place; each loss takes one.
         silent: a lost task is told by its future only, never by the callback.
         sizes: the workers that were asked for, call by call.
     """
 
     supports_return_generator = False
-    losses, places, silent = 0, 8, False
+    losses, capacity, silent = 0, 8, False
     sizes: list[int]
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        return Cluster.places if n_jobs == -1 else super().effective_n_jobs(n_jobs)
+        return Cluster.capacity if n_jobs == -1 else super().effective_n_jobs(n_jobs)
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         Cluster.sizes.append(n_jobs)
-        if n_jobs > Cluster.places:
-            raise ValueError(f"{n_jobs} workers, but {Cluster.places} places")
+        if n_jobs > Cluster.capacity:
+            raise ValueError(f"{n_jobs} workers, but {Cluster.capacity} capacity")
         return super().configure(n_jobs, parallel, **options)
 
     def submit(self, func: Any, callback: Any = None) -> Any:
         if not (Cluster.losses and "lose me" in str(func.items)):
             return super().submit(func, callback)
         Cluster.losses -= 1
-        Cluster.places -= 1
+        Cluster.capacity -= 1
         lost: Future[None] = Future()
         told = WorkerLostError("the node is gone\nand has left a long log")
         threading.Timer(0.2, lost.set_exception if Cluster.silent else callback, [told]).start()
@@ -78,7 +78,7 @@ class Cluster(ThreadingBackend):
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Cluster]]:
     monkeypatch.setitem(BACKENDS, "nodes", Cluster)
-    for name, value in {"losses": 0, "places": 8, "silent": False, "sizes": []}.items():
+    for name, value in {"losses": 0, "capacity": 8, "silent": False, "sizes": []}.items():
         monkeypatch.setattr(Cluster, name, value, raising=False)
     with joblib.parallel_config("nodes", n_jobs=4):
         yield Cluster
@@ -86,7 +86,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Cluster]]:
 
 def test_without_workers_everything_runs_here_in_order():
     seen = []
-    assert num_workers() == 1
+    assert num_joblib_workers() == 1
     results = results_of(
         lambda item: seen.append(item) or (item * item, os.getpid(), threading.get_ident()),
         [3, 1, 2],
@@ -118,15 +118,15 @@ def break_at(bad: int) -> Callable[[int], int]:
 def test_all_results_come_once_with_their_index(cluster, backend, jobs):
     items = [f"image {k}" for k in range(11)]
     with joblib.parallel_config(backend, n_jobs=jobs):
-        assert num_workers() == jobs
+        assert num_joblib_workers() == jobs
         assert results_of(str.upper, items) == {k: item.upper() for k, item in enumerate(items)}
         assert results_of(str.upper, []) == {}
 
 
 def test_a_task_has_no_workers_of_its_own():
     with joblib.parallel_config("threading", n_jobs=4):
-        assert set(results_of(lambda _: num_workers(), list(range(4))).values()) == {1}
-        assert num_workers() == 4
+        assert set(results_of(lambda _: num_joblib_workers(), list(range(4))).values()) == {1}
+        assert num_joblib_workers() == 4
 
 
 @pytest.mark.parametrize("backend", ["threading", "nodes"])
@@ -222,7 +222,7 @@ def test_after_a_loss_only_the_unfinished_are_run_again_by_fewer_workers(cluster
     assert warned[0].filename == __file__
     assert cluster.sizes[0] == 4
     left = int(str(warned[-1].message).split()[-3])
-    assert cluster.sizes[-1] == min(4 * 6 // 8, max(2, left))  # of eight places six are left
+    assert cluster.sizes[-1] == min(4 * 6 // 8, max(2, left))  # of eight capacity six are left
 
 
 def test_a_result_that_came_during_the_storing_of_another_is_not_lost_with_a_worker(cluster):
@@ -263,31 +263,31 @@ def test_a_few_tasks_on_many_workers_stay_there_after_a_loss(cluster):
 
 
 def test_the_last_place_of_a_cluster_is_this_process(cluster):
-    cluster.losses, cluster.places = 1, 2
+    cluster.losses, cluster.capacity = 1, 2
     with joblib.parallel_config("nodes", n_jobs=2), pytest.warns(RuntimeWarning):
         assert results_of(str, ["a", "lose me", "b"]) == {0: "a", 1: "lose me", 2: "b"}
     assert cluster.sizes == [2, 1]
 
 
 def test_a_cluster_is_given_time_to_notice_its_loss(cluster, monkeypatch):
-    monkeypatch.setattr(parallel, "PATIENCE", 20.0)
+    monkeypatch.setattr(parallel, "NODE_LOSS_TIMEOUT_SECONDS", 20.0)
     cluster.losses = 1
-    threading.Timer(0.6, setattr, [Cluster, "places", 2]).start()
+    threading.Timer(0.6, setattr, [Cluster, "capacity", 2]).start()
     monkeypatch.setattr(
         Cluster,
         "effective_n_jobs",
-        lambda self, n_jobs: 8 if n_jobs == -1 and Cluster.places > 2 else 4,
+        lambda self, n_jobs: 8 if n_jobs == -1 and Cluster.capacity > 2 else 4,
     )
     start = time.monotonic()
     with pytest.warns(RuntimeWarning):
         assert len(results_of(str, ["a", "lose me", "b", "c", "d"])) == 5
     assert 0.4 < time.monotonic() - start < 10
-    assert cluster.sizes == [4, 2]  # half of the places, half of the workers
+    assert cluster.sizes == [4, 2]  # half of the capacity, half of the workers
 
 
 def test_workers_that_cannot_be_started_are_refused_at_once(cluster):
-    cluster.places = 3
-    with pytest.raises(ParameterError, match="could not start 4 workers .4 workers, but 3 places"):
+    cluster.capacity = 3
+    with pytest.raises(ParameterError, match="could not start 4 workers .4 workers, but 3 capacity"):
         results_of(str, ["a", "b", "c", "d"])
     assert cluster.sizes == [4]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from radin.errors import RadinError
-from radin.inference.partial_logits import Rows
+from radin.inference.partial_logits import PartialLogits
 
 
 def block(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,10 @@ def test_what_is_whole_is_found_again(tmp_path_factory, sizes, classes, half, lo
     """Whatever bytes a killed run has left, the rows that are counted are those that were given."""
     dtype = torch.float16 if half else torch.float32
     path = tmp_path_factory.mktemp("rows") / "a.rows" if on_disk else None
-    rows, given = Rows(path, dtype), [block(size, classes, seed) for seed, size in enumerate(sizes)]
+    rows, given = (
+        PartialLogits(path, dtype),
+        [block(size, classes, seed) for seed, size in enumerate(sizes)],
+    )
     for logits, labels in given:
         rows.append(logits, labels)
     logits, labels = (torch.cat(parts) for parts in zip(*given, strict=True))
@@ -41,46 +44,49 @@ def test_what_is_whole_is_found_again(tmp_path_factory, sizes, classes, half, lo
         rows.close()
         content = path.read_bytes()
         path.write_bytes(content[: max(0, len(content) - lost)])
-        rows = Rows(path, dtype)
+        rows = PartialLogits(path, dtype)
     count = len(rows)
     row = 8 + classes * dtype.itemsize
     assert count == (max(0, sum(sizes) * row - lost) // row if on_disk else sum(sizes))
     if count:
-        assert torch.equal(rows.first(count)[0], logits[:count].to(dtype))
-        assert torch.equal(rows.first(count)[1], labels[:count])
-    rows.cut(count // 2)
+        assert torch.equal(rows.read(count)[0], logits[:count].to(dtype))
+        assert torch.equal(rows.read(count)[1], labels[:count])
+    rows.truncate(count // 2)
     rows.append(logits[count // 2 :], labels[count // 2 :])
-    assert torch.equal(rows.first(sum(sizes))[0], logits.to(dtype))
+    assert torch.equal(rows.read(sum(sizes))[0], logits.to(dtype))
     rows.discard()
     assert path is None or not path.exists()
 
 
 def test_rows_of_another_width_begin_anew(tmp_path: Path):
-    rows = Rows(tmp_path / "a.rows", torch.float32)
+    rows = PartialLogits(tmp_path / "a.rows", torch.float32)
     rows.append(*block(3, 4))
-    rows.cut(0)
+    rows.truncate(0)
     rows.append(*block(2, 3))
-    assert rows.first(2)[0].shape == (2, 3)
+    assert rows.read(2)[0].shape == (2, 3)
 
 
 def test_a_second_process_keeps_its_rows_to_itself(tmp_path: Path):
     pytest.importorskip("fcntl")
-    one, other = Rows(tmp_path / "a.rows", torch.float32), Rows(tmp_path / "a.rows", torch.float32)
+    one, other = (
+        PartialLogits(tmp_path / "a.rows", torch.float32),
+        PartialLogits(tmp_path / "a.rows", torch.float32),
+    )
     one.append(*block(3, 4))
     other.append(*block(2, 4))
     assert (len(one), len(other)) == (3, 2)
     other.discard()
     assert (tmp_path / "a.rows").exists()
     one.close()
-    assert len(Rows(tmp_path / "a.rows", torch.float32)) == 3
+    assert len(PartialLogits(tmp_path / "a.rows", torch.float32)) == 3
 
 
 def test_no_row_leaves_no_file(tmp_path: Path):
-    Rows(tmp_path / "a.rows", torch.float32).close()
+    PartialLogits(tmp_path / "a.rows", torch.float32).close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_opened(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RadinError, match="could not be opened"):
-        Rows(tmp_path / "file" / "a.rows", torch.float32)
+        PartialLogits(tmp_path / "file" / "a.rows", torch.float32)

@@ -26,7 +26,7 @@ from helpers import (
 from radin import LogitBank, RadinError, Zoo, evaluator, fast_estimate, predict, soup_logits
 from radin.data.splits import ArraySplit, Split
 from radin.errors import BankError, DataError, ParameterError
-from radin.inference.forward import PROBE
+from radin.inference.forward import NUM_PROBE_IMAGES
 from radin.ranking.projection import Projection
 
 SPLIT = tiny_split(20)
@@ -100,11 +100,15 @@ def test_what_is_known_is_not_predicted_again(tmp_path):
     cache = tmp_path / "cache"
     zoo = open_zoo(tmp_path, 0, 1)
     assert passes(zoo, cache) == 2 * 20
-    assert passes(zoo, cache) == 2 * PROBE, "what is known is asked for a few images only"
-    assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 2 * PROBE, (
+    assert passes(zoo, cache) == 2 * NUM_PROBE_IMAGES, (
+        "what is known is asked for a few images only"
+    )
+    assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 2 * NUM_PROBE_IMAGES, (
         "known by content, not by place or order"
     )
-    assert passes(open_zoo(tmp_path / "more", 0, 1, 2), cache) == 2 * PROBE + 20, "only the new one"
+    assert passes(open_zoo(tmp_path / "more", 0, 1, 2), cache) == 2 * NUM_PROBE_IMAGES + 20, (
+        "only the new one"
+    )
 
 
 def other_images() -> ArraySplit:
@@ -127,7 +131,7 @@ def test_another_precision_is_predicted_afresh(tmp_path):
     zoo = open_zoo(tmp_path, 0, 1)
     passes(zoo, tmp_path / "cache")
     assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 40
-    assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 2 * PROBE
+    assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 2 * NUM_PROBE_IMAGES
     assert run(zoo, cache=tmp_path / "cache").logits.dtype == torch.float32
 
 
@@ -151,7 +155,10 @@ class Scaled(CountingNet):
 
 def test_another_setting_that_no_description_shows_is_predicted_afresh(tmp_path):
     passes(open_zoo(tmp_path, 0, make=lambda: Scaled(1.0)), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), tmp_path / "cache") == PROBE + 20
+    assert (
+        passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), tmp_path / "cache")
+        == NUM_PROBE_IMAGES + 20
+    )
 
 
 class Shifted(CountingNet):
@@ -168,7 +175,8 @@ class Shifted(CountingNet):
 def test_preprocessing_inside_the_network_is_predicted_afresh(tmp_path):
     passes(open_zoo(tmp_path, 0, make=lambda: Shifted(0.0)), tmp_path / "cache")
     assert (
-        passes(open_zoo(tmp_path, 0, make=lambda: Shifted(1.0)), tmp_path / "cache") == PROBE + 20
+        passes(open_zoo(tmp_path, 0, make=lambda: Shifted(1.0)), tmp_path / "cache")
+        == NUM_PROBE_IMAGES + 20
     )
 
 
@@ -202,8 +210,8 @@ def test_an_edited_network_is_predicted_afresh(tmp_path):
         return Net()
 
     passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache")
-    assert passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache") == PROBE
-    assert passes(open_zoo(tmp_path, 0, make=edited), tmp_path / "cache") == PROBE + 20
+    assert passes(open_zoo(tmp_path, 0, make=first), tmp_path / "cache") == NUM_PROBE_IMAGES
+    assert passes(open_zoo(tmp_path, 0, make=edited), tmp_path / "cache") == NUM_PROBE_IMAGES + 20
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
@@ -213,7 +221,7 @@ def test_a_damaged_store_is_predicted_again(tmp_path, content):
     whole = {path: path.read_bytes() for path in cache.iterdir()}
     damaged = next(iter(whole))
     damaged.write_bytes(whole[damaged][:-9] if content is None else content)
-    assert passes(zoo, cache) == PROBE + 20
+    assert passes(zoo, cache) == NUM_PROBE_IMAGES + 20
     assert {path: path.read_bytes() for path in cache.iterdir()} == whole
 
 
@@ -242,7 +250,7 @@ def test_an_interrupted_run_goes_on_at_the_batch_where_it_stopped(tmp_path, dtyp
     assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 3
     CountingNet.images = 0
     bank = run(zoo, again, cache=cache, dtype=dtype)
-    assert CountingNet.images == 3 * (PROBE + 12), "the first batch of eight is known"
+    assert CountingNet.images == 3 * (NUM_PROBE_IMAGES + 12), "the first batch of eight is known"
     assert again.asked[-12:] == list(range(8, 20)), "and not decoded again"
     once = run(zoo, again, cache=tmp_path / "other", dtype=dtype)
     assert torch.equal(bank.logits, once.logits)
@@ -257,7 +265,7 @@ def test_what_another_network_began_is_begun_anew(tmp_path):
     split.fingerprint = SPLIT.fingerprint
     with pytest.raises(KeyboardInterrupt):
         run(open_zoo(tmp_path, 0, make=lambda: Scaled(1.0)), split, cache=cache)
-    assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), cache) == PROBE + 20
+    assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), cache) == NUM_PROBE_IMAGES + 20
 
 
 def test_a_full_disk_names_the_file_and_keeps_what_is_known(tmp_path, monkeypatch):
@@ -272,7 +280,7 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_known(tmp_path, monkeypatc
         ):
             run(zoo, cache=cache)
     assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 2
-    assert passes(zoo, cache) == 2 * (PROBE + 4), "two batches of eight are known"
+    assert passes(zoo, cache) == 2 * (NUM_PROBE_IMAGES + 4), "two batches of eight are known"
 
 
 KILLED = """
@@ -293,7 +301,7 @@ torch.set_num_threads(1)
 place = pathlib.Path(sys.argv[1])
 zoo = tiny_zoo(place / "zoo")
 print("ready", flush=True)
-predict(zoo, Slow(), "cpu", 16, cache=place / "cache", progress=False, workers=1)
+predict(zoo, Slow(), "cpu", batch_size=16, cache=place / "cache", progress=False, workers=1)
 """
 
 
@@ -442,7 +450,7 @@ def test_duplicates_are_predicted_once(tmp_path):
 def test_half_precision_is_another_bank_and_near(tmp_path, half):
     zoo, cache = open_zoo(tmp_path, 0, 1), tmp_path / "cache"
     single = run(zoo, cache=cache)
-    assert passes(zoo, cache, half=half) == (2 * 20 if half else 2 * PROBE)
+    assert passes(zoo, cache, half=half) == (2 * 20 if half else 2 * NUM_PROBE_IMAGES)
     bank = run(zoo, cache=cache, half=half)
     assert bank.logits.dtype == torch.float32
     torch.testing.assert_close(bank.logits, single.logits, rtol=5e-2, atol=5e-2)
@@ -549,7 +557,7 @@ def test_one_broken_ingredient_costs_the_others_nothing(tmp_path):
         run(open_zoo(tmp_path, *seeds, make=Fading), cache=cache)
     CountingNet.images = 0
     run(open_zoo(tmp_path, seeds[0], seeds[2], make=Fading), cache=cache)
-    assert CountingNet.images <= 2 * PROBE + 8, "at most the last batch of each"
+    assert CountingNet.images <= 2 * NUM_PROBE_IMAGES + 8, "at most the last batch of each"
 
 
 def test_a_device_that_fails_is_not_taken_for_images_that_do_not_fit(tmp_path):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from radin.errors import ParameterError
-from radin.theory.forward_mode import differentiable, network_logits
+from radin.inference.forward import functional_logits
+from radin.theory.forward_mode import differentiable
 
 Function = Callable[..., Tensor]
 
@@ -198,7 +199,7 @@ def test_both_derivatives_are_the_limits_of_differences(case):
 @pytest.mark.parametrize("case", ["layer norm", "instance norm"])
 @torch.no_grad()
 def test_torch_alone_is_wrong_without_a_word(case):
-    """When this is skipped, torch was mended (issues 196700, 196699), and `_ByHand` may go."""
+    """When this is skipped, torch was mended (issues 196700, 196699), and `_ReplaceFunctions` may go."""
     function, centre = CASES[case]()
     _, second = differences(function, centre, steps(centre))
     *_, curvature = forward_mode(function, centre, steps(centre))
@@ -278,7 +279,7 @@ def test_refused_batch_norm_keeps_its_statistics():
     module = nn.BatchNorm1d(4).double().train()
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     with differentiable(), pytest.raises(ParameterError):
-        network_logits(module, module.state_dict(), normal(3, 4))
+        functional_logits(module, module.state_dict(), normal(3, 4))
     assert all(
         torch.equal(before[key], tensor)
         for key, tensor in module.state_dict().items()
@@ -341,6 +342,7 @@ def test_a_tensor_with_two_names_moves_under_each():
     before = model.one.weight.clone()
     hidden = (x @ state["one.weight"].T + state["one.bias"]).tanh()
     torch.testing.assert_close(
-        network_logits(model, state, x).detach(), hidden @ state["two.weight"].T + state["two.bias"]
+        functional_logits(model, state, x).detach(),
+        hidden @ state["two.weight"].T + state["two.bias"],
     )
     assert torch.equal(model.one.weight, before)

@@ -39,14 +39,14 @@ from radin.data.splits import ArraySplit
 from radin.errors import BankError, ParameterError
 from radin.experiments.networks import DigitsNet
 from radin.theory.second_order import (
-    WAYS,
+    GAP_METHODS,
     corrected_estimate,
     corrected_logits,
     first_order_losses,
     loss_variance,
     pair_gaps,
 )
-from radin.theory.weight_geometry import gram, inner_products, spread, task_products
+from radin.theory.weight_geometry import gram_from_products, gram_matrix, spread, weight_products
 
 
 def rows(num_models: int) -> st.SearchStrategy[Tensor]:
@@ -129,7 +129,7 @@ def test_variance_in_blocks(monkeypatch):
     bank, candidates = random_bank(5, 23, 4), monte_carlo(5, 20)
     whole = loss_variance(bank, candidates)
     for at_once in (1, 7 * 20 * 4, 10**9):
-        monkeypatch.setattr("radin.theory.second_order._AT_ONCE", at_once)
+        monkeypatch.setattr("radin.theory.second_order._MAX_LOGITS", at_once)
         torch.testing.assert_close(loss_variance(bank, candidates), whole, rtol=1e-12, atol=1e-15)
 
 
@@ -197,8 +197,8 @@ def test_products_of_flat_parameters(batch_norm_zoo, monkeypatch, at_once):
     if at_once == 1:
         zoo = Zoo.open(zoo.paths[:2], progress=False)  # one number at a time takes long
         states = states[:2]
-    monkeypatch.setattr("radin.theory.weight_geometry._READ", at_once)
-    found = inner_products(zoo, progress=False)
+    monkeypatch.setattr("radin.theory.weight_geometry._MAX_ELEMENTS", at_once)
+    found = weight_products(zoo, progress=False)
     assert sorted(found) == sorted(name for name, _ in build_batch_norm().named_parameters())
     for key, product in found.items():
         vectors = torch.stack([tensors[key].double().flatten() for tensors in states])
@@ -216,9 +216,11 @@ def task_vectors(zoo: Zoo, states: list[dict[str, Tensor]]) -> Tensor:
 def test_gram_of_flat_task_vectors(batch_norm_zoo):
     zoo, states = batch_norm_zoo
     vectors = task_vectors(zoo, states)
-    torch.testing.assert_close(gram(zoo), vectors @ vectors.T)
-    assert (gram(zoo).dtype, gram(zoo).shape) == (torch.float64, (4, 4))
-    assert torch.equal(gram(zoo), task_products(inner_products(zoo), zoo.init is not None))
+    torch.testing.assert_close(gram_matrix(zoo), vectors @ vectors.T)
+    assert (gram_matrix(zoo).dtype, gram_matrix(zoo).shape) == (torch.float64, (4, 4))
+    assert torch.equal(
+        gram_matrix(zoo), gram_from_products(weight_products(zoo), with_init=zoo.init is not None)
+    )
 
 
 @given(data=st.data())
@@ -226,7 +228,7 @@ def test_gram_of_flat_task_vectors(batch_norm_zoo):
 def test_spread_is_its_definition(batch_norm_zoo, data):
     zoo, states = batch_norm_zoo
     candidates = data.draw(rows(4))
-    found = spread(gram(zoo), candidates)
+    found = spread(gram_matrix(zoo), candidates)
     vectors = task_vectors(zoo, states)
     expected = []
     for p in normalised(candidates):
@@ -253,14 +255,14 @@ def test_no_spread_is_negative():
 def test_one_ingredient_has_products_and_no_spread(tmp_path):
     with_init = tiny_zoo(tmp_path, 1)
     without = Zoo.open(with_init.paths, build, progress=False)
-    assert gram(without).tolist() == [[0.0]]
+    assert gram_matrix(without).tolist() == [[0.0]]
     moved = sum(
         (with_init[0][k].double() - with_init.init[k].double()).square().sum()
         for k in with_init.keys()
     )
-    assert gram(with_init).tolist() == [[pytest.approx(moved.item())]]
+    assert gram_matrix(with_init).tolist() == [[pytest.approx(moved.item())]]
     for zoo in (with_init, without):
-        assert spread(gram(zoo), torch.ones(1, 1)).tolist() == [0.0]
+        assert spread(gram_matrix(zoo), torch.ones(1, 1)).tolist() == [0.0]
 
 
 def test_products_of_half_precision(tmp_path):
@@ -270,7 +272,7 @@ def test_products_of_half_precision(tmp_path):
         [torch.cat([t.double().flatten() for t in tensors.values()]) for tensors in half]
     )
     vectors = vectors - vectors.mean(0)
-    torch.testing.assert_close(gram(zoo), vectors @ vectors.T)
+    torch.testing.assert_close(gram_matrix(zoo), vectors @ vectors.T)
 
 
 # Pairs --------------------------------------------------------------------------------------------
@@ -306,7 +308,8 @@ def bank(zoo) -> LogitBank:
 @pytest.fixture(scope="module")
 def gaps(zoo) -> dict[str, Tensor]:
     return {
-        by: pair_gaps(zoo, tiny_split(NUM_IMAGES), by, device="cpu", progress=False) for by in WAYS
+        method: pair_gaps(zoo, tiny_split(NUM_IMAGES), method=method, device="cpu", progress=False)
+        for method in GAP_METHODS
     }
 
 
@@ -342,11 +345,13 @@ def test_curvatures_are_the_limits_of_differences(zoo, gaps):
         torch.testing.assert_close(gap, (second / -8).float(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("method", GAP_METHODS)
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 64])
-def test_batches_of_any_size(zoo, gaps, by, batch_size):
-    again = pair_gaps(zoo, tiny_split(NUM_IMAGES), by, "cpu", batch_size, progress=False)
-    torch.testing.assert_close(again, gaps[by], rtol=1e-4, atol=1e-5)
+def test_batches_of_any_size(zoo, gaps, method, batch_size):
+    again = pair_gaps(
+        zoo, tiny_split(NUM_IMAGES), "cpu", method=method, batch_size=batch_size, progress=False
+    )
+    torch.testing.assert_close(again, gaps[method], rtol=1e-4, atol=1e-5)
 
 
 def test_both_ways_agree_near_the_start(tmp_path):
@@ -355,7 +360,8 @@ def test_both_ways_agree_near_the_start(tmp_path):
     for size in (0.2, 0.1, 0.05):
         near = near_zoo(tmp_path / str(size), size)
         curvature, midpoints = (
-            pair_gaps(near, tiny_split(NUM_IMAGES), by, device="cpu", progress=False) for by in WAYS
+            pair_gaps(near, tiny_split(NUM_IMAGES), method=method, device="cpu", progress=False)
+            for method in GAP_METHODS
         )
         distances.append(((curvature - midpoints).norm() / midpoints.norm()).item())
         ratio = (curvature * midpoints).sum() / midpoints.square().sum()
@@ -364,19 +370,19 @@ def test_both_ways_agree_near_the_start(tmp_path):
     assert distances[2] < 0.1
 
 
-@pytest.mark.parametrize("by", WAYS)
-def test_gaps_of_half_precision_checkpoints(tmp_path, by):
+@pytest.mark.parametrize("method", GAP_METHODS)
+def test_gaps_of_half_precision_checkpoints(tmp_path, method):
     split = tiny_split(6)
     half, whole = (near_zoo(tmp_path / str(half), 0.3, 3, half) for half in (True, False))
     found, expected = (
-        pair_gaps(zoo, split, by, device="cpu", progress=False) for zoo in (half, whole)
+        pair_gaps(zoo, split, method=method, device="cpu", progress=False) for zoo in (half, whole)
     )
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
 
 
-@pytest.mark.parametrize("by", WAYS)
-def test_gaps_with_batch_norm(tmp_path, by):
+@pytest.mark.parametrize("method", GAP_METHODS)
+def test_gaps_with_batch_norm(tmp_path, method):
     """Running statistics move with the soup; a counter does not matter."""
     states, rng = batch_norm_states(2), torch.Generator().manual_seed(0)
     for key, tensor in states[0].items():
@@ -385,24 +391,24 @@ def test_gaps_with_batch_norm(tmp_path, by):
     zoo = Zoo.open(save_states(tmp_path, *states), build_batch_norm, progress=False)
     images, labels = torch.randn(5, 1, 8, 8, generator=rng), torch.arange(5)
     split = ArraySplit("noise", "val", images, labels, [str(c) for c in range(10)])
-    (found,) = pair_gaps(zoo, split, by, device="cpu", progress=False)
+    (found,) = pair_gaps(zoo, split, method=method, device="cpu", progress=False)
     bank = predict(zoo, split, device="cpu", cache=False, progress=False)
     soup, _ = soup_logits(zoo, half_half(0, 1, 2), split, device="cpu")
     expected = soup - bank.logits.mean(0)
-    assert (found - expected).norm() < (1e-3 if by == "midpoints" else 0.1) * expected.norm()
+    assert (found - expected).norm() < (1e-3 if method == "midpoints" else 0.1) * expected.norm()
 
 
-@pytest.mark.parametrize("by", WAYS)
-def test_one_ingredient_has_no_pairs(tmp_path, by):
+@pytest.mark.parametrize("method", GAP_METHODS)
+def test_one_ingredient_has_no_pairs(tmp_path, method):
     zoo, split = tiny_zoo(tmp_path, 1), tiny_split(5)
-    found = pair_gaps(zoo, split, by, device="cpu", progress=False)
+    found = pair_gaps(zoo, split, method=method, device="cpu", progress=False)
     assert found.shape == (0, 5, 3)
 
 
-def test_impossible_ways(zoo):
-    for by in ("midpoint", None, 3):
-        with pytest.raises(ParameterError, match="by must be one of curvature, midpoints, not"):
-            pair_gaps(zoo, tiny_split(), by, device="cpu", progress=False)
+def test_impossible_methods(zoo):
+    for method in ("midpoint", None, 3):
+        with pytest.raises(ParameterError, match="method must be one of curvature, midpoints, not"):
+            pair_gaps(zoo, tiny_split(), method=method, device="cpu", progress=False)
     with pytest.raises(ParameterError, match="batch_size must be a whole number of at least 1"):
         pair_gaps(zoo, tiny_split(), batch_size=0, progress=False)
     with pytest.raises(ParameterError, match="without build"):
@@ -413,7 +419,7 @@ def test_impossible_ways(zoo):
 def test_losses_to_first_order(zoo, batch_size):
     """Loss of the start, and slopes towards the ingredients, from central differences of the mean loss."""
     split = tiny_split(NUM_IMAGES)
-    loss, slopes = first_order_losses(zoo, split, "cpu", batch_size, progress=False)
+    loss, slopes = first_order_losses(zoo, split, "cpu", batch_size=batch_size, progress=False)
     model, start = build().double(), {key: zoo.init[key].double() for key in zoo.keys()}
 
     def mean_loss(step: float, k: int) -> float:
@@ -470,7 +476,7 @@ def test_corrected_logits_in_blocks(monkeypatch):
     expected = looped_logits(bank, gaps, candidates)
     whole = [corrected_estimate(bank, gaps, candidates, metric) for metric in ("accuracy", "nll")]
     for at_once, blocks in ((1, 23), (15 * 5 * 4, 6), (10**9, 1)):
-        monkeypatch.setattr("radin.theory.second_order._AT_ONCE", at_once)
+        monkeypatch.setattr("radin.theory.second_order._MAX_LOGITS", at_once)
         parts = list(corrected_logits(bank, gaps, candidates))
         assert len(parts) == blocks
         assert [i for images, _ in parts for i in range(23)[images]] == list(range(23))
@@ -494,22 +500,24 @@ def test_midpoints_make_the_estimate_of_a_pair_that_of_its_soup(zoo, bank, gaps)
     )
 
 
-@pytest.mark.parametrize("by", WAYS)
-def test_the_estimate_of_one_ingredient_is_its_own(zoo, bank, gaps, by):
+@pytest.mark.parametrize("method", GAP_METHODS)
+def test_the_estimate_of_one_ingredient_is_its_own(zoo, bank, gaps, method):
     evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu")
-    found = corrected_estimate(bank, gaps[by], torch.eye(4))
+    found = corrected_estimate(bank, gaps[method], torch.eye(4))
     assert found.tolist() == pytest.approx([evaluate(p) for p in torch.eye(4)])
     assert found.tolist() == pytest.approx(bank.accuracies().tolist())
     alone = [F.cross_entropy(logits, bank.labels).item() for logits in bank.logits]
-    assert corrected_estimate(bank, gaps[by], torch.eye(4), "nll").tolist() == pytest.approx(alone)
+    assert corrected_estimate(bank, gaps[method], torch.eye(4), "nll").tolist() == pytest.approx(
+        alone
+    )
 
 
-@pytest.mark.parametrize("by", WAYS)
-def test_corrections_bring_logits_nearer_to_soups(tmp_path, by):
+@pytest.mark.parametrize("method", GAP_METHODS)
+def test_corrections_bring_logits_nearer_to_soups(tmp_path, method):
     """Near the start, for whatever weights: second order leaves a tenth of the gap."""
     zoo, split = near_zoo(tmp_path, 0.1), tiny_split(NUM_IMAGES)
     bank = predict(zoo, split, device="cpu", cache=False, progress=False)
-    gaps = pair_gaps(zoo, split, by, device="cpu", progress=False)
+    gaps = pair_gaps(zoo, split, method=method, device="cpu", progress=False)
     candidates = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.0, 0.7, 0.3, 0.0], [0.25] * 4])
     ((_, corrected),) = corrected_logits(bank, gaps, candidates)
     for p, logits in zip(candidates, corrected, strict=True):
@@ -574,12 +582,12 @@ def test_impossible_values():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("by", WAYS)
-def test_the_gpu_finds_the_same_gaps(zoo, gaps, by):
+@pytest.mark.parametrize("method", GAP_METHODS)
+def test_the_gpu_finds_the_same_gaps(zoo, gaps, method):
     split = tiny_split(NUM_IMAGES)
-    there = pair_gaps(zoo, split, by, device="cuda", progress=False)
+    there = pair_gaps(zoo, split, method=method, device="cuda", progress=False)
     assert there.device.type == "cpu"
-    torch.testing.assert_close(there, gaps[by], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(there, gaps[method], rtol=1e-3, atol=1e-4)
     loss, slopes = first_order_losses(zoo, split, device="cuda", progress=False)
     expected = first_order_losses(zoo, split, device="cpu", progress=False)
     assert loss == pytest.approx(expected[0], rel=1e-3)

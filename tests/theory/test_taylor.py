@@ -17,13 +17,13 @@ from helpers import build, state
 from radin.errors import ParameterError
 from radin.experiments.networks import DigitsNet, Mlp, SmallResNet, SmallTransformer
 from radin.theory.taylor import (
-    by_image,
     combine,
     derivatives,
+    differences_by_image,
+    differences_by_scale,
     directions,
     first_order,
-    gap,
-    orders,
+    second_order_gap,
     soup_ensemble_linear,
 )
 
@@ -82,7 +82,9 @@ def test_gaps_close_with_the_square_of_the_distance():
     deltas, model = directions(START, INGREDIENTS), build().double()
     gaps = []
     for scale in scales:
-        soup, ensemble, linear = soup_ensemble_linear(model, START, deltas, WEIGHTS, IMAGES, scale)
+        soup, ensemble, linear = soup_ensemble_linear(
+            model, START, deltas, WEIGHTS, IMAGES, scale=scale
+        )
         gaps.append(
             [
                 (one - other).norm().item()
@@ -121,7 +123,7 @@ def test_impossible_values():
             soup_ensemble_linear(build().double(), START, deltas, weights, IMAGES)
     for scale in (0, -1, float("nan")):
         with pytest.raises(ParameterError, match="scale must be positive"):
-            soup_ensemble_linear(build().double(), START, deltas, WEIGHTS, IMAGES, scale)
+            soup_ensemble_linear(build().double(), START, deltas, WEIGHTS, IMAGES, scale=scale)
 
 
 # Second order -------------------------------------------------------------------------------------
@@ -238,7 +240,9 @@ def ways_from(soup: dict[str, Tensor], case: Case, scale: float = 1.0) -> list[d
 def test_two_derivatives_are_the_limits_of_differences(architecture):
     c = case(architecture)
     for function, labels in ((c.logits, None), (c.losses, c.labels)):
-        value, slope, curvature = derivatives(c.model, c.start, c.deltas[0], c.images, labels)
+        value, slope, curvature = derivatives(
+            c.model, c.start, c.deltas[0], c.images, labels=labels
+        )
         first, second = by_differences(function, c.start, c.deltas[0])
         torch.testing.assert_close(value, function(c.start))
         assert_near(slope, first, 1e-6)
@@ -254,8 +258,8 @@ def test_derivatives_write_into_nothing(architecture):
     c = case(architecture)
     given = [c.model.state_dict(), c.start, *c.deltas]
     before = deepcopy(given)
-    derivatives(c.model, c.start, c.deltas[0], c.images, c.labels)
-    gap(c.model, c.start, c.deltas, WEIGHTS, c.images)
+    derivatives(c.model, c.start, c.deltas[0], c.images, labels=c.labels)
+    second_order_gap(c.model, c.start, c.deltas, WEIGHTS, c.images)
     for then, now in zip(before, given, strict=True):
         assert then.keys() == now.keys()
         assert all(torch.equal(then[key], now[key]) for key in then)
@@ -310,7 +314,9 @@ EXPECTED_ORDER = {
 def test_every_difference_has_its_order(architecture, capsys):
     """T1 to T3: slopes of the differences over the scale, both logarithmic, and T3 beside what it predicts."""
     c = case(architecture)
-    found = orders(c.model, c.start, c.deltas, WEIGHTS, c.images, c.labels, SCALES)
+    found = differences_by_scale(
+        c.model, c.start, c.deltas, WEIGHTS, c.images, labels=c.labels, scales=SCALES
+    )
     assert found.keys() == EXPECTED_ORDER.keys()
     slopes = {
         name: np.polyfit(np.log(SCALES), np.log(values), 1)[0] for name, values in found.items()
@@ -336,7 +342,9 @@ def test_orders_by_hand(architecture):
     c, scale = case(architecture), 0.3
     p = torch.tensor(WEIGHTS, dtype=torch.float64)
     p = (p / p.sum()).tolist()
-    found = orders(c.model, c.start, c.deltas, WEIGHTS, c.images, c.labels, [scale])
+    found = differences_by_scale(
+        c.model, c.start, c.deltas, WEIGHTS, c.images, labels=c.labels, scales=[scale]
+    )
     mean_delta = {
         key: sum(w * d[key] for w, d in zip(p, c.deltas, strict=True)) for key in c.deltas[0]
     }
@@ -377,7 +385,7 @@ def test_orders_by_hand(architecture):
 def test_the_predicted_gap_is_what_it_says(architecture):
     """Logits, slopes, curvatures, variance and both forms of the loss, from differences and loops."""
     c, scale, weights = case(architecture), 0.5, [0.5, 0.25, 0.25]
-    found = gap(c.model, c.start, c.deltas, weights, c.images, scale)
+    found = second_order_gap(c.model, c.start, c.deltas, weights, c.images, scale=scale)
     soup = mean_of(c, weights, scale)
     ways = ways_from(soup, c, scale)
     torch.testing.assert_close(found.soup, c.logits(soup))
@@ -397,7 +405,9 @@ def test_the_predicted_gap_is_what_it_says(architecture):
             variance = sum(q[i, y] * (found.slopes[k, i, y] - mean) ** 2 for y in range(C))
             torch.testing.assert_close(found.variance[k, i], variance, rtol=1e-9, atol=1e-14)
 
-    hessian = torch.stack([derivatives(c.model, soup, way, c.images, c.labels)[2] for way in ways])
+    hessian = torch.stack(
+        [derivatives(c.model, soup, way, c.images, labels=c.labels)[2] for way in ways]
+    )
     second_form = sum(0.5 * w * (found.variance[k] - hessian[k]) for k, w in enumerate(weights))
     gradient = q - F.one_hot(c.labels, C)
     first_form = (gradient * found.logits).sum(1)
@@ -410,9 +420,11 @@ def test_the_predicted_gap_is_what_it_says(architecture):
 @every_architecture
 def test_batches_and_weights_of_zero_change_nothing(architecture, monkeypatch):
     c = case(architecture, num_images=5)
-    whole = gap(c.model, c.start, c.deltas, WEIGHTS, c.images)
+    whole = second_order_gap(c.model, c.start, c.deltas, WEIGHTS, c.images)
     for batch_size in (1, 2, 5):
-        parts = gap(c.model, c.start, c.deltas, WEIGHTS, c.images, batch_size=batch_size)
+        parts = second_order_gap(
+            c.model, c.start, c.deltas, WEIGHTS, c.images, batch_size=batch_size
+        )
         for name in ("soup", "slopes", "curvatures", "weights", "logits", "variance"):
             assert_near(getattr(parts, name), getattr(whole, name), 1e-11)
 
@@ -421,9 +433,9 @@ def test_batches_and_weights_of_zero_change_nothing(architecture, monkeypatch):
         "radin.theory.taylor.derivatives",
         lambda *arguments: passes.append(arguments) or derivatives(*arguments),
     )
-    two = gap(c.model, c.start, [c.deltas[0], c.deltas[2]], [0.6, 0.4], c.images)
+    two = second_order_gap(c.model, c.start, [c.deltas[0], c.deltas[2]], [0.6, 0.4], c.images)
     assert len(passes) == 2
-    three = gap(c.model, c.start, c.deltas, [0.6, 0, 0.4], c.images)
+    three = second_order_gap(c.model, c.start, c.deltas, [0.6, 0, 0.4], c.images)
     assert len(passes) == 4
     assert (three.slopes.shape, three.curvatures.shape) == ((3, *two.soup.shape),) * 2
     for one, other in ((three.slopes, two.slopes), (three.curvatures, two.curvatures)):
@@ -438,7 +450,7 @@ def test_batches_and_weights_of_zero_change_nothing(architecture, monkeypatch):
 def test_one_ingredient_and_one_image(architecture):
     c = case(architecture, num_images=1)
     for weights, deltas in (([1.0], c.deltas[:1]), ([0.0, 1.0, 0.0], c.deltas)):
-        found = gap(c.model, c.start, deltas, weights, c.images)
+        found = second_order_gap(c.model, c.start, deltas, weights, c.images)
         torch.testing.assert_close(
             found.soup, c.logits(moved(c.start, deltas[weights.index(1)], 1))
         )
@@ -450,11 +462,11 @@ def test_one_ingredient_and_one_image(architecture):
 
 def test_single_and_half_precision():
     c = case("MLP")
-    exact = gap(c.model, c.start, c.deltas, WEIGHTS, c.images)
+    exact = second_order_gap(c.model, c.start, c.deltas, WEIGHTS, c.images)
     for dtype, rtol in ((torch.float32, 1e-5), (torch.float16, 0.05), (torch.bfloat16, 0.2)):
         start = {key: tensor.to(dtype) for key, tensor in c.start.items()}
         ends = [{key: (c.start[key] + d[key]).to(dtype) for key in d} for d in c.deltas]
-        found = gap(
+        found = second_order_gap(
             deepcopy(c.model).to(dtype), start, directions(start, ends), WEIGHTS, c.images.to(dtype)
         )
         assert {
@@ -477,13 +489,15 @@ def test_where_the_network_is_linear_the_gap_is_zero():
         for _ in range(4)
     ]
     labels = torch.tensor([0, 1, 1, 0, 0])
-    found = gap(model, states[0], directions(states[0], states[1:]), WEIGHTS, IMAGES)
+    found = second_order_gap(model, states[0], directions(states[0], states[1:]), WEIGHTS, IMAGES)
     assert found.slopes.any()
     assert not found.curvatures.any()
     assert not found.logits.any()
     assert not found.loss(labels).any()
     torch.testing.assert_close(found.loss_by_hessian(labels), torch.zeros(5).double())
-    images = by_image(model, states[0], directions(states[0], states[1:]), WEIGHTS, IMAGES)
+    images = differences_by_image(
+        model, states[0], directions(states[0], states[1:]), WEIGHTS, IMAGES
+    )
     assert images["moved"].min() > 0.1
     for name in ("beyond first order", "gap", "beyond second order"):
         assert images[name].max() < 1e-14
@@ -492,7 +506,7 @@ def test_where_the_network_is_linear_the_gap_is_zero():
 @every_architecture
 def test_images_one_by_one(architecture):
     c, weights = case(architecture), [0.5, 0.25, 0.25]
-    found = by_image(c.model, c.start, c.deltas, weights, c.images)
+    found = differences_by_image(c.model, c.start, c.deltas, weights, c.images)
     mean = {
         key: sum(w * d[key] for w, d in zip(weights, c.deltas, strict=True)) for key in c.deltas[0]
     }
@@ -501,7 +515,7 @@ def test_images_one_by_one(architecture):
         w * c.logits(moved(c.start, d, 1)) for w, d in zip(weights, c.deltas, strict=True)
     )
     linear = c.logits(c.start) + by_differences(c.logits, c.start, mean)[0]
-    predicted = gap(c.model, c.start, c.deltas, weights, c.images).logits
+    predicted = second_order_gap(c.model, c.start, c.deltas, weights, c.images).logits
     differences = {
         "moved": soup - c.logits(c.start),
         "beyond first order": soup - linear,
@@ -517,13 +531,17 @@ def test_images_one_by_one(architecture):
 def test_impossible_values_of_a_gap():
     c = case("MLP")
     for weights in ([1, 1, 1], [0.5, 0.5], [1.5, -0.5, 0]):
-        for use in (gap, by_image):
+        for use in (second_order_gap, differences_by_image):
             with pytest.raises(ParameterError, match="Mixing weights"):
                 use(c.model, c.start, c.deltas, weights, c.images)
         with pytest.raises(ParameterError, match="Mixing weights"):
-            orders(c.model, c.start, c.deltas, weights, c.images, c.labels, [1.0])
+            differences_by_scale(
+                c.model, c.start, c.deltas, weights, c.images, labels=c.labels, scales=[1.0]
+            )
     for scale in (0, -1, float("nan")):
         with pytest.raises(ParameterError, match="scale must be positive"):
-            gap(c.model, c.start, c.deltas, WEIGHTS, c.images, scale)
+            second_order_gap(c.model, c.start, c.deltas, WEIGHTS, c.images, scale=scale)
         with pytest.raises(ParameterError, match="scale must be positive"):
-            orders(c.model, c.start, c.deltas, WEIGHTS, c.images, c.labels, [1.0, scale])
+            differences_by_scale(
+                c.model, c.start, c.deltas, WEIGHTS, c.images, labels=c.labels, scales=[1.0, scale]
+            )
