@@ -1,4 +1,4 @@
-"""What the book's notebooks share: parameters checked in one place, and numbers handed to the prose."""
+"""What the book's notebooks share: checked parameters, zoos by name, numbers for the prose."""
 
 from __future__ import annotations
 
@@ -28,36 +28,38 @@ from radin.ranking.rank import check_prior
 
 ZOOS = ("digits",)
 SOURCES = ("bench", "live")
-RECORD = "record "  # how the names of what `record` glues begin
+RECORD_PREFIX = "record "  # begins the names under which `record` keeps answers
 
 
 def check_parameters(zoos: Sequence[str] = ZOOS, **given: Any) -> None:
-    """Check a notebook's parameters before any work starts; one sentence says what is wrong and what is allowed.
-
-    Known are budget, prior, num_candidates, seed, seeds, zoo, source, ingredients, data_root, device and quick; a
-    notebook passes those it has.
+    """Check a notebook's parameters before any work starts.
 
     Args:
         zoos: what `zoo` may be in this notebook.
+        given: the notebook's parameters. They can be budget, prior, num_candidates, seed, seeds,
+            zoo, source, ingredients, data_root, device and quick.
 
-    Raises ParameterError.
+    Raises:
+        ParameterError: one sentence that says what is wrong and what is allowed.
     """
     try:
         for name, value in given.items():
             _check_parameter(name, value, zoos)
     except ParameterError as error:
-        # In a notebook a user's typing error needs one sentence, not forty lines of ours.
+        # In a notebook a user's typing error needs one sentence, not forty lines of traceback.
+        # IPython calls this method of an error.
         message = f"ParameterError: {error}"
-        error._render_traceback_ = lambda: [message]  # type: ignore[attr-defined]  # IPython asks for this
+        error._render_traceback_ = lambda: [message]  # type: ignore[attr-defined]
         raise
 
 
-def allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
-    """What a notebook's parameter may be, in words for a table or the end of a sentence.
+def describe_allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
+    """The values that a notebook's parameter may have, for a table or the end of a sentence.
 
-    Raises ParameterError for a name that no notebook knows.
+    Raises:
+        ParameterError: no notebook has a parameter of this name.
     """
-    words = {
+    descriptions = {
         "budget": "a whole number of at least 1",
         "prior": "a finite number of at least 0",
         "num_candidates": "a whole number of at least 1",
@@ -70,13 +72,15 @@ def allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
         "device": "'auto', 'cpu' or 'cuda'",
         "quick": "true or false",
     }
-    if name not in words:
-        raise ParameterError(f"Unknown parameter {name!r}; the notebooks have {', '.join(words)}.")
-    return words[name]
+    if name not in descriptions:
+        raise ParameterError(
+            f"Unknown parameter {name!r}; the notebooks have {', '.join(descriptions)}."
+        )
+    return descriptions[name]
 
 
 def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
-    words = allowed(name, zoos)
+    allowed = describe_allowed(name, zoos)
     fits = True
     match name:
         case "prior":
@@ -86,7 +90,7 @@ def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
         case "seed":
             check_seed(value)
         case "zoo":
-            words += " here"
+            allowed += " here"
             fits = value in zoos
         case "source":
             fits = value in SOURCES
@@ -101,43 +105,61 @@ def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
         case "quick":
             fits = isinstance(value, bool)
     if not fits:
-        raise ParameterError(f"{name} must be {words}, not {value!r}.")
+        raise ParameterError(f"{name} must be {allowed}, not {value!r}.")
 
 
-def open_zoo(name: str, quick: bool = False, device: str = "auto") -> Zoo:
-    """The zoo that a notebook's `zoo` parameter names; `quick` makes a small, poor one for tests."""
+def open_zoo(name: str, *, quick: bool = False, device: str = "auto") -> Zoo:
+    """The zoo that a notebook's `zoo` parameter names.
+
+    Args:
+        name: one of `ZOOS`.
+        quick: whether to train a small and poor one, for tests.
+        device: "auto", "cpu" or "cuda".
+    """
     check_parameters(zoo=name, quick=quick)
     return digits_zoo(num_models=5 if quick else 10, quick=quick, device=device)
 
 
-def benches() -> tuple[str, ...]:
-    """What `open_bench` knows: the digits and the CIFAR-10 benches that are shipped."""
+def bench_names() -> tuple[str, ...]:
+    """The names that `open_bench` takes: the digits and the shipped CIFAR-10 benches."""
     return ("digits", *(name for name in shipped_benches() if name.startswith("cifar10")))
 
 
-def open_bench(name: str, quick: bool = False, device: str = "auto") -> SoupBench:
-    """The soup bench that a notebook's `zoo` parameter names; `quick` keeps five of its ingredients, for tests."""
-    check_parameters(benches(), zoo=name, quick=quick)
+def open_bench(name: str, *, quick: bool = False, device: str = "auto") -> SoupBench:
+    """The soup bench that a notebook's `zoo` parameter names.
+
+    Args:
+        name: one of `bench_names()`.
+        quick: whether to keep only five of its ingredients, for tests.
+        device: "auto", "cpu" or "cuda", where a bench has to be evaluated first.
+    """
+    check_parameters(bench_names(), zoo=name, quick=quick)
     if name == "digits":
-        zoo = open_zoo(name, quick, device)
-        return SoupBench.build(
-            zoo, load_split("digits", "val"), load_split("digits", "test"), device=device
-        )
+        zoo = open_zoo(name, quick=quick, device=device)
+        val = load_split("digits", "val")
+        test = load_split("digits", "test")
+        return SoupBench.build(zoo, val, test, device=device)
     bench = SoupBench.load(name)
     return bench.subset(range(5)) if quick else bench
 
 
-def own_kernel(folder: Path) -> dict[str, str]:
-    """A Jupyter kernel called python3 that is this very interpreter, below `folder`, and the environment that finds it.
+def write_kernel(folder: Path) -> dict[str, str]:
+    """Write a Jupyter kernel called python3 that is this very interpreter.
 
-    A kernel of that name in the user's own folder may belong to another Python; nor do the user's start-up files run,
-    nor are progress bars drawn.
+    A kernel of that name in the user's own folder may belong to another Python. In the environment
+    that this returns, the user's start-up files do not run, and no progress bars are drawn.
+
+    Args:
+        folder: to write below.
+
+    Returns:
+        The environment variables with which Jupyter finds the kernel.
     """
     from ipykernel.kernelspec import write_kernel_spec
 
-    place = folder / "jupyter" / "kernels" / "python3"
-    shutil.rmtree(place, ignore_errors=True)
-    write_kernel_spec(place, extra_arguments=["--IPKernelApp.log_level=ERROR"])
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    shutil.rmtree(kernel, ignore_errors=True)
+    write_kernel_spec(kernel, extra_arguments=["--IPKernelApp.log_level=ERROR"])
     return {
         "JUPYTER_PATH": str(folder / "jupyter"),
         "IPYTHONDIR": str(folder / "ipython"),
@@ -145,18 +167,26 @@ def own_kernel(folder: Path) -> dict[str, str]:
     }
 
 
-def measured(name: str) -> Any:
-    """What a benchmark of this repository measured, as it was last kept with the module: "stage_one"."""
-    return json.loads(
-        resources.files("radin.experiments").joinpath("results", f"{name}.json").read_text("utf-8")
-    )
+def load_benchmark(name: str) -> Any:
+    """The numbers that a benchmark of this repository measured, as stored with the module.
+
+    Args:
+        name: such as "stage_one".
+    """
+    path = resources.files("radin.experiments").joinpath("results", f"{name}.json")
+    return json.loads(path.read_text("utf-8"))
 
 
-def glue(name: str, value: Any, show: bool = False) -> None:
+def glue(name: str, value: Any, *, show: bool = False) -> None:
     """Give a number, text or figure a name under which any page of the book can show it.
 
-    Numbers become plain Python numbers first: a numpy or torch scalar would render as nothing once a
-    page asks for it with a format. Without the book's tools installed this does nothing.
+    Without the book's tools installed this does nothing.
+
+    Args:
+        name: for the pages.
+        value: numpy and torch scalars become plain Python numbers, because a page that asks for
+            them with a format would show nothing.
+        show: whether to show the value here too.
     """
     try:
         from myst_nb import glue as myst_glue
@@ -168,14 +198,17 @@ def glue(name: str, value: Any, show: bool = False) -> None:
 
 
 def record(right: Mapping[str, Tensor], labels: Tensor, part: str = "test") -> None:
-    """Keep with an executed notebook which images each recipe's soup has right, so that runs can be compared.
+    """Store in the executed notebook which images each recipe's soup classifies correctly.
+
+    Two runs can then be compared, image by image.
 
     Args:
-        right: from the name of a recipe to (n,) boolean, whether the soup it returned is right.
-        labels: (n,) of these images; two runs are paired only where part and labels are the same.
-        part: what the images are, such as "test".
+        right: recipe to (n,) boolean, whether the soup that it returned is right.
+        labels: (n,) of these images. Two runs are paired only if part and labels are the same.
+        part: of the data, such as "test".
 
-    Raises ParameterError when answers and labels do not have one length.
+    Raises:
+        ParameterError: the answers are not boolean, or there is not one for each label.
     """
     for recipe, answers in right.items():
         if answers.dtype != torch.bool or answers.shape != labels.shape or labels.ndim != 1:
@@ -187,24 +220,20 @@ def record(right: Mapping[str, Tensor], labels: Tensor, part: str = "test") -> N
     packed = {
         recipe: np.packbits(answers.cpu().numpy()).tobytes() for recipe, answers in right.items()
     }
-    kept = {
+    stored = {
         "images": len(labels),
         "labels": digest.hexdigest()[:16],
         "right": {recipe: base64.b64encode(bits).decode() for recipe, bits in packed.items()},
     }
-    glue(f"{RECORD}{part}", json.dumps(kept))
+    glue(f"{RECORD_PREFIX}{part}", json.dumps(stored))
 
 
-def recorded(text: str) -> tuple[str, dict[str, Tensor]]:
-    """What `record` kept: the fingerprint of the labels, and (n,) boolean answers by recipe."""
-    kept = json.loads(text)
-    n = kept["images"]
-    bits = {
-        recipe: np.frombuffer(base64.b64decode(packed), np.uint8)
-        for recipe, packed in kept["right"].items()
-    }
-    right = {
-        recipe: torch.from_numpy(np.unpackbits(each, count=n).astype(bool))
-        for recipe, each in bits.items()
-    }
-    return kept["labels"], right
+def read_record(text: str) -> tuple[str, dict[str, Tensor]]:
+    """What `record` stored: the fingerprint of the labels, and recipe to (n,) boolean answers."""
+    stored = json.loads(text)
+    right = {}
+    for recipe, encoded in stored["right"].items():
+        packed = np.frombuffer(base64.b64decode(encoded), np.uint8)
+        bits = np.unpackbits(packed, count=stored["images"])
+        right[recipe] = torch.from_numpy(bits.astype(bool))
+    return stored["labels"], right

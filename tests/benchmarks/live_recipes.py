@@ -2,8 +2,9 @@
 
     RADIN_DATA=... python tests/benchmarks/live_recipes.py      # some 15 minutes on two cores
 
-Every finished entry is written at once to `radin/experiments/results/live_recipes.json`, which chapter 4 shows; a killed
-run goes on with the next one. Entries of other ingredients are measured again.
+Every finished entry is written at once to `radin/experiments/results/live_recipes.json`, which
+chapter 4 shows. A run after a killed one goes on with the next entry. Entries of other ingredients
+are measured again.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from radin.data.load import load_split
 from radin.data.splits import in_memory
 from radin.experiments.bench import replay
 from radin.experiments.intervals import paired_interval
-from radin.experiments.zoos.photo_plans import PLANS
-from radin.experiments.zoos.photos import BATCH
+from radin.experiments.zoos.photo_plans import PHOTO_PLANS
+from radin.experiments.zoos.photos import BATCH_SIZE
 from radin.experiments.zoos.swa import swa
 from radin.files import hash_text
 from radin.recipes.learned import learn, steps_within
@@ -38,11 +39,10 @@ class Live:
     def __init__(self, name: str) -> None:
         self.bench = radin.SoupBench.load(name)
         self.zoo = self.bench.zoo()
-        self.val, self.test = self.bench.split("val"), self.bench.split("test")
-        self.bank, self.evaluate = (
-            radin.predict(self.zoo, self.val),
-            radin.evaluator(self.zoo, self.val),
-        )
+        self.val = self.bench.split("val")
+        self.test = self.bench.split("test")
+        self.bank = radin.predict(self.zoo, self.val)
+        self.evaluate = radin.evaluator(self.zoo, self.val)
         self.single = self.bench.right("test", [replay.best_single(self.bench)])[0]
 
     def right(self, soup: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
@@ -81,10 +81,14 @@ class Live:
         """SWA from the zoo's own start, with the hyper-parameters of its best ingredient."""
         best = replay.best_single(self.bench) + 1
         run = self.bench.manifest["ingredients"][best.bit_length() - 1]
-        tune = in_memory(load_split("cifar10", PLANS["cifar10"].tune_part))
+        tune = in_memory(load_split("cifar10", PHOTO_PLANS["cifar10"].tune_part))
         assert self.zoo.init is not None
         found = swa(
-            self.zoo.model(self.zoo.init), tune, {**run, "floor": 0.5}, seed=0, batch_size=BATCH
+            self.zoo.model(self.zoo.init),
+            tune,
+            {**run, "floor": 0.5},
+            seed=0,
+            batch_size=BATCH_SIZE,
         )
         right = {
             key: torch.cat(

@@ -55,7 +55,8 @@ def test_a_grey_image_stays_grey():
     grey = IMAGES.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     changed = recolour(grey, 0.5, generator())
     assert torch.allclose(changed, changed[:, :1].expand_as(changed), atol=1e-6)
-    # Strength bounds the change: contrast and saturation are scaled by 1 - s to 1 + s, brightness moves by s / 2.
+    # Strength s bounds the change: contrast and saturation are scaled by 1 - s to 1 + s, and
+    # brightness moves by s / 2.
     spread = changed.flatten(1).std(1) / grey.flatten(1).std(1)
     assert (spread >= 0.5 - 1e-5).all()
     assert (spread <= 1.5 + 1e-5).all()

@@ -10,7 +10,7 @@ import pytest
 import averaging
 import one_pass
 import stage_one
-from radin.experiments.notebook import measured
+from radin.experiments.notebook import load_benchmark
 
 
 @pytest.mark.parametrize("name", sorted(set(stage_one.CASES) - {"caruana", "digits"}))
@@ -23,7 +23,7 @@ def test_case(name):
 
 
 def test_the_results_in_the_book_are_those_of_this_benchmark():
-    kept = measured("stage_one")
+    kept = load_benchmark("stage_one")
     on_cpu = {name for name in stage_one.CASES if not name.endswith("_gpu")}
     assert on_cpu <= set(kept["cases"]), "make bench"
     assert kept["cases"]["subsets_single"]["sizes"] == {
@@ -136,7 +136,7 @@ def test_a_method_that_fails_ends_the_benchmark(tmp_path):
 
 
 def test_the_averages_in_the_book_are_those_of_this_benchmark():
-    kept = measured("averaging")
+    kept = load_benchmark("averaging")
     assert kept["sizes"] == {"N": 13, "tensors": 160, "numbers": 113_961_705, "bytes": 455_846_820}
     for conditions in kept["formats"].values():
         for rows in conditions.values():
@@ -148,10 +148,11 @@ def test_the_averages_in_the_book_are_those_of_this_benchmark():
 
 
 def test_one_pass(tmp_path, monkeypatch):
-    """Every case that needs no large network, on a few images; both sides give the same accuracies."""
+    """Every case without a large network, on a few images; both sides give the same accuracies."""
     monkeypatch.setattr(one_pass, "N", 3)
     found = one_pass.many_networks(tmp_path / "many", 24, 1)
     assert found["largest_difference_in_accuracy"] == 0
     assert found["times_faster_than_a_loop"] > 0
     assert one_pass.stage_two(tmp_path / "two", 24, 1)["soups"] == 4
-    assert {"many_networks", "stage_two", "half_precision"} <= set(measured("one_pass")["entries"])
+    entries = load_benchmark("one_pass")["entries"]
+    assert {"many_networks", "stage_two", "half_precision"} <= set(entries)

@@ -1,4 +1,4 @@
-"""radin/experiments/zoos/broken.py: each zoo is broken in the way it says and in no other, and is the same every time."""
+"""radin/experiments/zoos/broken.py: each zoo is broken as it says and in no other way."""
 
 from __future__ import annotations
 
@@ -141,35 +141,35 @@ def test_channels_that_are_normalised_together_stay_together():
     assert all(len(set(group.tolist())) == 1 for group in (order // 8).view(4, 8))
 
 
-def test_the_least_accurate_ingredient_gives_the_same_answers_and_shouts_them():
+def test_the_least_accurate_ingredient_gives_the_same_answers_with_far_larger_logits():
     healthy, zoo = digits_zoo(2, **QUICK), broken_zoo("sharp", 2, **QUICK)
-    least = (
+    worst = (
         predict(healthy, load_split("digits", "val"), device="cpu", progress=False)
         .accuracies()
         .argmin()
     )
     for k in range(2):
-        factor = broken.SHARPNESS if k == least else 1.0
+        factor = broken.SHARP_FACTOR if k == worst else 1.0
         torch.testing.assert_close(
             answers(zoo, k), factor * answers(healthy, k), rtol=1e-5, atol=1e-4
         )
         assert torch.equal(answers(zoo, k).argmax(1), answers(healthy, k).argmax(1))
 
 
-def test_batch_norm_is_mended_by_new_statistics():
+def test_batch_norm_is_repaired_by_new_statistics():
     zoo = broken_zoo("batch_norm", 2, **QUICK)
     assert any(key.endswith("running_var") for key in zoo.keys())
     weights = torch.full((2,), 0.5)
     split = load_split("digits", "val")
-    mended = refresh_batch_norm(zoo, weights, load_split("digits", "train"), device="cpu")
+    repaired = refresh_batch_norm(zoo, weights, load_split("digits", "train"), device="cpu")
     stale = average(zoo, weights)
     assert all(
-        torch.equal(mended[key], stale[key])
+        torch.equal(repaired[key], stale[key])
         for key in zoo.keys()
         if "running" not in key and "num" not in key
     )
     assert not torch.allclose(
-        *(soup_logits(zoo, soup, split, device="cpu")[0] for soup in (mended, stale))
+        *(soup_logits(zoo, soup, split, device="cpu")[0] for soup in (repaired, stale))
     )
 
 
@@ -189,7 +189,7 @@ def test_another_seed_is_another_zoo(tmp_path, monkeypatch, kind):
     assert not set(zoo.fingerprints) & set(other.fingerprints)
 
 
-def test_unknown_kinds_are_answered_with_the_known_ones():
+def test_unknown_kinds_are_answered_with_those_that_exist():
     with pytest.raises(
         ParameterError, match="kind must be one of healthy, rate, .*sharp, not 'cold'"
     ):

@@ -148,7 +148,7 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path, capfd):
     assert capfd.readouterr().err.count("\n") == 1
     assert [path.name for path in get("0-3", tmp_path)] == [f"model_{k}.pt" for k in range(4)]
     assert capfd.readouterr().err == ""
-    assert server.heads == [], "what is in the record needs no network"
+    assert server.head_requests == [], "what is in the record needs no network"
 
 
 @pytest.mark.parametrize("tag", [None, '"v0.0.2"'])
@@ -208,7 +208,7 @@ def test_offline(server, tmp_path, monkeypatch):
         get("0-2", tmp_path)
     with pytest.raises(
         DataError,
-        match=r"model_2\.pt, model_3\.pt, model_4\.pt, model_5\.pt and 68 more are not in",
+        match=r"model_2\.pt, model_3\.pt, model_4\.pt, model_5\.pt and 66 more are not in",
     ):
         get("all", tmp_path)
     with pytest.raises(DataError, match="forbids"):
@@ -297,12 +297,12 @@ def test_what_somebody_put_there_is_recorded(server, tmp_path, monkeypatch):
     (tmp_path / "model_7.pt").write_bytes(CONTENT[7])
     assert get("7", tmp_path)[0].read_bytes() == CONTENT[7]
     assert record_of(tmp_path) == {"model_7.pt": entry(7)}
-    assert (server.asked, server.heads) == ([], ["model_7.pt"])
+    assert (server.asked, server.head_requests) == ([], ["model_7.pt"])
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     (tmp_path / "model_8.pt").write_bytes(CONTENT[8])
     get("7-8", tmp_path)
     assert record_of(tmp_path) == {"model_7.pt": entry(7), "model_8.pt": entry(8)}
-    assert server.heads == ["model_7.pt"]
+    assert server.head_requests == ["model_7.pt"]
 
 
 def test_what_somebody_put_there_must_be_an_ingredient(server, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def test_difference_and_bounds(pairs):
 
 
 def test_a_worked_example():
-    """100 images: 9 only a has right, 4 only b. By hand: p = 10/102, q = 5/102, centre 5/102, half width 7.381."""
+    """Of 100 images 9 only a has right, 4 only b: p = 10/102, q = 5/102, half width 7.381."""
     a = torch.tensor([True] * 9 + [False] * 4 + [True] * 60 + [False] * 27)
     b = torch.tensor([False] * 9 + [True] * 4 + [True] * 60 + [False] * 27)
     assert paired_interval(a, b) == pytest.approx((5.0, -2.479, 12.283), abs=1e-3)
@@ -78,7 +78,7 @@ def test_what_cannot_be_compared(a, b):
 
 
 def test_draws_by_hand():
-    """Two images, two draws: mean differences of 1/2 and 0, so 25 points, and a spread of 0.3536 over 2 images."""
+    """Two images, two draws: mean differences of 1/2 and 0, and their spread of 0.3536."""
     a = torch.tensor([[True, True], [True, False]])
     b = torch.tensor([[True, False], [True, False]])
     difference, low, high = paired_interval(a, b)
@@ -95,7 +95,7 @@ def test_draws_of_one_image_do_not_count_as_new_images():
 
 
 def test_intervals_over_draws_cover_the_truth():
-    """Images differ in how hard they are for each model; 95% of the intervals hold the true mean difference."""
+    """With images of different difficulty, 95% of the intervals hold the true mean difference."""
     rng = torch.Generator().manual_seed(1)
     covered = 0
     for _ in range(400):
@@ -144,12 +144,12 @@ def test_the_jackknife_leaves_each_image_out_once():
 @pytest.mark.parametrize(("num_images", "groups"), [([10, 30], 20), ([30], 1)])
 def test_too_few_images_for_the_groups(num_images, groups):
     with pytest.raises(ParameterError, match="groups need at least as many images"):
-        jackknife_interval(lambda *kept: 0.0, num_images, groups)
+        jackknife_interval(lambda *kept: 0.0, num_images, groups=groups)
 
 
 @given(right=st.lists(st.booleans(), min_size=1, max_size=80))
 def test_the_interval_of_an_accuracy_solves_wilsons_equation(right):
-    """Both ends are the chances p at which the score test just rejects: |share - p| = z sqrt(p (1 - p) / n)."""
+    """At both ends p the score test just rejects: |share - p| = z sqrt(p (1 - p) / n)."""
     share, low, high = accuracy_interval(torch.tensor(right))
     assert share == pytest.approx(100 * sum(right) / len(right))
     assert 0 <= low <= share <= high <= 100

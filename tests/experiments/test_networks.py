@@ -1,4 +1,4 @@
-"""radin/experiments/networks.py: the small networks can be averaged, predicted batch by batch, and differentiated."""
+"""radin/experiments/networks.py: networks that can be averaged, predicted and differentiated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_second_derivatives_exist():
 
 def test_the_default_network_is_the_one_that_caches_know():
     """Stored zoos are found by the network's description, and trained from these first weights."""
-    assert hash_text(repr(DigitsNet())) == hash_text(repr(DigitsNet(32, "group")))
+    assert hash_text(repr(DigitsNet())) == hash_text(repr(DigitsNet(32, norm="group")))
     assert hash_text(repr(DigitsNet())).startswith("323440a836077aac")
     torch.manual_seed(0)
     total = sum(tensor.double().sum().item() for tensor in DigitsNet().state_dict().values())

@@ -13,14 +13,14 @@ import torch
 from helpers import files_below
 from radin.errors import ParameterError
 from radin.experiments.notebook import (
-    RECORD,
+    RECORD_PREFIX,
     ZOOS,
-    allowed,
     check_parameters,
+    describe_allowed,
     glue,
     open_zoo,
+    read_record,
     record,
-    recorded,
 )
 
 GOOD = {
@@ -85,10 +85,10 @@ def test_a_sentence_and_no_traceback_in_ipython(capsys):
     result = shell.run_cell(
         "from radin.experiments.notebook import check_parameters; check_parameters(budget=0)"
     )
-    said = capsys.readouterr()
+    shown = capsys.readouterr()
     assert isinstance(result.error_in_exec, ParameterError)
-    assert (said.out + said.err).count("\n") <= 2
-    assert "budget must be a whole number of at least 1, not 0." in said.out + said.err
+    assert (shown.out + shown.err).count("\n") <= 2
+    assert "budget must be a whole number of at least 1, not 0." in shown.out + shown.err
 
 
 @pytest.mark.parametrize("name", ["cifar", "", "Digits"])
@@ -152,12 +152,12 @@ def test_the_sentence_says_what_the_table_says():
     for name, value in (wrong | {"quick": 1}).items():
         with pytest.raises(ParameterError) as caught:
             check_parameters(**{name: value})
-        assert allowed(name) in str(caught.value)
-    assert allowed("zoo", ("a", "b")) == "one of 'a', 'b'"
+        assert describe_allowed(name) in str(caught.value)
+    assert describe_allowed("zoo", ("a", "b")) == "one of 'a', 'b'"
     with pytest.raises(
         ParameterError, match=r"Unknown parameter 'bugdet'; the notebooks have budget, prior"
     ):
-        allowed("bugdet")
+        describe_allowed("bugdet")
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
@@ -166,15 +166,15 @@ def test_what_is_recorded_is_read_back(glued, n):
     right = {name: torch.rand(n, generator=rng) < 0.8 for name in ("radin", "best single")}
     labels = torch.arange(n) % 3
     record(right, labels, "a part")
-    fingerprint, back = recorded(glued[f"{RECORD}a part"][0])
+    fingerprint, back = read_record(glued[f"{RECORD_PREFIX}a part"][0])
     assert list(back) == ["radin", "best single"]
     for name, answers in right.items():
         assert torch.equal(back[name], answers)
     record(right, (labels + 1) % 3)
     record(right, labels.int(), "again")
-    assert recorded(glued[f"{RECORD}test"][0])[0] != fingerprint
+    assert read_record(glued[f"{RECORD_PREFIX}test"][0])[0] != fingerprint
     assert (
-        recorded(glued[f"{RECORD}again"][0])[0] == fingerprint
+        read_record(glued[f"{RECORD_PREFIX}again"][0])[0] == fingerprint
     )  # of the values, whatever holds them
 
 

@@ -102,7 +102,10 @@ def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkey
     monkeypatch.setattr(
         "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
     )
-    assert photos.pretrained_checkpoint(torch.device("cpu"), progress=False) == home / "pretrained.safetensors"
+    assert (
+        photos.pretrained_checkpoint(torch.device("cpu"), progress=False)
+        == home / "pretrained.safetensors"
+    )
     monkeypatch.setattr(photos, "PRETRAINING", QUICK | {"lr": 1e-3})
     with pytest.raises(pytest.fail.Exception):  # another recipe: the shipped network is not its own
         photos.pretrained_checkpoint(torch.device("cpu"), progress=False)
@@ -113,7 +116,8 @@ def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
         "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
     )
     monkeypatch.setattr(
-        "radin.experiments.bench.tabulate.evaluate_soups", lambda *_, **__: pytest.fail("evaluated again")
+        "radin.experiments.bench.tabulate.evaluate_soups",
+        lambda *_, **__: pytest.fail("evaluated again"),
     )
     before = {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
     photos.ship("toy", home / "toy", device="cpu", progress=False)

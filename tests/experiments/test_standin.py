@@ -1,4 +1,4 @@
-"""radin/experiments/model_soups/standin_zoo.py and radin/experiments/model_soups/standin_images.py: folders and files like the real ones, the same every time."""
+"""radin/experiments/model_soups/standin_*.py: folders and files like the real ones."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from radin.data.splits import CLIP, Normalised
 from radin.errors import DataError, ParameterError
 from radin.experiments.model_soups import standin_images, standin_zoo
 from radin.experiments.model_soups.standin_images import (
-    LEARNED,
     NUM_CLASSES,
-    TEST,
-    TRAIN,
-    VAL,
+    NUM_TRAINED_CLASSES,
+    TEST_IMAGES,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
     draw,
-    learned,
-    learned_classes,
+    keep_trained_classes,
     make_images,
+    trained_classes,
 )
-from radin.experiments.model_soups.standin_zoo import build, make_ingredients
+from radin.experiments.model_soups.standin_zoo import make_ingredients, network_builder
 
-CHANCE = 100 / LEARNED
+CHANCE = 100 / NUM_TRAINED_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -55,38 +55,41 @@ def test_every_layout_is_the_real_one(root):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_has_images_of_every_learned_class(root, part):
+def test_every_part_has_images_of_every_trained_class(root, part):
     split = load_split("imagenet", part, root)
-    shown = learned(split)
+    kept = keep_trained_classes(split)
     groups = (
         [(k,) for k in range(NUM_CLASSES)] if split.projection is None else split.projection.groups
     )
-    counts = dict.fromkeys(learned_classes(), 0)
-    for label in shown.labels.tolist():
+    counts = dict.fromkeys(trained_classes(), 0)
+    for label in kept.labels.tolist():
         (number,) = set(groups[label]) & set(counts)
         counts[number] += 1
-    assert set(counts.values()) == {{"train": TRAIN, "val": VAL}.get(part, TEST)}
-    assert shown.projection == split.projection
-    assert shown.border == split.border
-    assert shown[0][0].shape == (3, 224, 224)
-    assert "stand-in" in repr(shown)
+    assert set(counts.values()) == {
+        {"train": TRAIN_IMAGES, "val": VAL_IMAGES}.get(part, TEST_IMAGES)
+    }
+    assert kept.projection == split.projection
+    assert kept.border == split.border
+    assert kept[0][0].shape == (3, 224, 224)
+    assert "stand-in" in repr(kept)
 
 
 def test_the_labels_of_a_file_are_those_of_its_folder(root):
-    for path, label in zip(
-        (v2 := learned(load_split("imagenet", "v2", root))).files, v2.labels, strict=True
-    ):
+    v2 = keep_trained_classes(load_split("imagenet", "v2", root))
+    for path, label in zip(v2.files, v2.labels, strict=True):
         assert path.parent.name == str(int(label))
-    sketch = learned(load_split("imagenet", "sketch", root))
+    sketch = keep_trained_classes(load_split("imagenet", "sketch", root))
     assert [wnids()[label] for label in sketch.labels] == [
         path.parent.name for path in sketch.files
     ]
 
 
 def test_no_training_image_is_held_out(root):
-    train, val = (learned(load_split("imagenet", part, root)) for part in ("train", "val"))
-    assert len(train) == LEARNED * TRAIN
-    assert len(val) == LEARNED * VAL
+    train, val = (
+        keep_trained_classes(load_split("imagenet", part, root)) for part in ("train", "val")
+    )
+    assert len(train) == NUM_TRAINED_CLASSES * TRAIN_IMAGES
+    assert len(val) == NUM_TRAINED_CLASSES * VAL_IMAGES
     assert not {path.read_bytes() for path in train.files} & {
         path.read_bytes() for path in val.files
     }
@@ -108,12 +111,12 @@ def test_the_drawings_are_there_again_and_not_drawn_twice(root, monkeypatch):
 
 
 def test_a_file_depends_on_its_seed_part_class_and_number_alone(root, tmp_path):
-    label = learned_classes()[3]
-    for position, (part, known) in enumerate(PARTS.items()):
+    label = trained_classes()[3]
+    for position, (part, of_part) in enumerate(PARTS.items()):
         if part in ("val", "objectnet"):
             continue
         folder = str(label) if part == "v2" else wnids()[label]
-        path = root / known.places[0] / folder / f"{folder}_00.JPEG"
+        path = root / of_part.folders[0] / folder / f"{folder}_00.JPEG"
         for seed in (0, 1):
             standin_images._save_image(
                 draw(label, part, np.random.default_rng([seed, position, label, 0])),
@@ -125,7 +128,7 @@ def test_a_file_depends_on_its_seed_part_class_and_number_alone(root, tmp_path):
 
 def test_without_a_folder_they_lie_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
-    monkeypatch.setattr(standin_images, "_draw_all", lambda *_: None)
+    monkeypatch.setattr(standin_images, "_draw_all", lambda *_, **__: None)
     one, same, other = (make_images(seed=seed, progress=False) for seed in (0, 0, 1))
     assert one == same != other
     assert one.is_relative_to(tmp_path)
@@ -134,7 +137,7 @@ def test_without_a_folder_they_lie_in_the_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("there", ["file", "photographs", "another seed"])
 def test_what_is_no_stand_in_is_left_alone(tmp_path, monkeypatch, there):
     place = tmp_path / "data"
-    monkeypatch.setattr(standin_images, "_draw_all", lambda *_: None)
+    monkeypatch.setattr(standin_images, "_draw_all", lambda *_, **__: None)
     if there == "file":
         place.write_text("precious")
     elif there == "photographs":
@@ -169,7 +172,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 @pytest.mark.parametrize("seed", [-1, 0.5, "x", None])
 def test_an_impossible_seed(tmp_path, seed):
     with pytest.raises(ParameterError, match="seed"):
-        make_images(tmp_path / "data", seed)
+        make_images(tmp_path / "data", seed=seed)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,7 +183,7 @@ def test_an_impossible_seed(tmp_path, seed):
     st.sampled_from([32, 64]),
 )
 def test_a_drawing_is_an_image_in_the_manner_of_its_part(label, part, seed, edge):
-    image = draw(label, part, np.random.default_rng(seed), edge)
+    image = draw(label, part, np.random.default_rng(seed), edge=edge)
     assert image.dtype == np.uint8
     assert image.shape == ((edge + 4,) * 2 if part == "objectnet" else (edge,) * 2) + (3,)
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 2
@@ -198,13 +201,13 @@ def zoo(root, tmp_path_factory) -> Zoo:
     paths = make_ingredients(
         root, 2, quick=True, folder=tmp_path_factory.mktemp("zoo"), progress=False
     )
-    return Zoo.open(paths, build=build(quick=True), unused="skip", progress=False)
+    return Zoo.open(paths, build=network_builder(quick=True), unused="skip", progress=False)
 
 
 def test_the_network_is_the_published_one():
     with torch.device("meta"):
-        state = build()().state_dict()
-        few = build(quick=True)().state_dict()
+        state = network_builder()().state_dict()
+        few = network_builder(quick=True)().state_dict()
     visual = [key for key in state if key.startswith("model.visual.")]
     assert len(visual) == 152
     assert sum(tensor.numel() for tensor in state.values()) == 88_362_216
@@ -213,11 +216,11 @@ def test_the_network_is_the_published_one():
     assert {key.split(".")[4] for key in few if "resblocks" in key} == {"0", "1"}
 
 
-def test_the_files_have_the_published_names_and_leftovers(zoo):
+def test_the_files_have_the_published_names_and_the_text_part(zoo):
     first, second = (torch.load(path, weights_only=True) for path in zoo.paths)
-    leftovers = set(first) - set(zoo.keys())
+    text_part = set(first) - set(zoo.keys())
     assert [path.name for path in zoo.paths] == ["model_0.pt", "model_1.pt"]
-    assert leftovers == {
+    assert text_part == {
         "model.positional_embedding",
         "model.text_projection",
         "model.logit_scale",
@@ -225,7 +228,7 @@ def test_the_files_have_the_published_names_and_leftovers(zoo):
         "model.ln_final.weight",
         "model.ln_final.bias",
     }
-    assert all(torch.equal(first[key], second[key]) for key in leftovers)
+    assert all(torch.equal(first[key], second[key]) for key in text_part)
     assert all(tensor.dtype == torch.float32 for tensor in first.values())
     assert not any(
         torch.equal(first[key], second[key])
@@ -235,20 +238,20 @@ def test_the_files_have_the_published_names_and_leftovers(zoo):
 
 
 def test_the_ingredients_have_learned_something_and_not_the_same(root, zoo):
-    val = Normalised(learned(load_split("imagenet", "val", root)), *CLIP)
+    val = Normalised(keep_trained_classes(load_split("imagenet", "val", root)), *CLIP)
     bank = predict(zoo, val, device="cpu", cache=False, progress=False)
     assert (bank.accuracies() > 2 * CHANCE).all()
     answers = bank.logits.argmax(-1)
     assert (answers[0] != answers[1]).any()
-    assert set(answers.flatten().tolist()) <= set(learned_classes())
+    assert set(answers.flatten().tolist()) <= set(trained_classes())
 
 
 def test_the_tail_goes_on_where_the_network_was_left(root, zoo):
     model = zoo.model(0)
-    split = Normalised(learned(load_split("imagenet", "test", root)), *CLIP)
+    split = Normalised(keep_trained_classes(load_split("imagenet", "test", root)), *CLIP)
     with torch.no_grad():
         expected = torch.cat([model(images) for images, _ in batches(split, 5)])
-        found = standin_zoo._Tail(model)(standin_zoo._before_the_tail(model, split))
+        found = standin_zoo._Tail(model)(standin_zoo._class_tokens(model, split))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -259,7 +262,7 @@ def test_ridge_is_the_textbook_formula():
     weight, bias = standin_zoo._ridge(features, labels)
     targets = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
     x = (features - features.mean(0)).double()
-    strength = standin_zoo.RIDGE * (x * x).sum(1).mean()
+    strength = standin_zoo.RIDGE_STRENGTH * (x * x).sum(1).mean()
     primal = torch.linalg.solve(
         x.T @ x + strength * torch.eye(6), x.T @ (targets - targets.mean(0))
     )
@@ -281,7 +284,7 @@ def test_missing_and_damaged_files_are_made_again_with_the_same_bytes(
     make_ingredients(root, 2, quick=True, folder=tmp_path, progress=False)
     assert kept.stat().st_mtime_ns == before
     assert contents(tmp_path) == whole
-    monkeypatch.setattr(standin_zoo, "fresh", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(standin_zoo, "build_seeded", lambda *_: pytest.fail("made again"))
     make_ingredients(root, 2, quick=True, folder=tmp_path, progress=False)
 
 

@@ -1,4 +1,4 @@
-"""radin/experiments/zoos/swa.py: the average along a run is the mean of its snapshots, and the run is the one without it."""
+"""radin/experiments/zoos/swa.py: the average is that of the snapshots along the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from helpers import build, tiny_split
 from radin.errors import DataError, ParameterError
 from radin.experiments.zoos import train
-from radin.experiments.zoos.swa import FLOOR, swa
+from radin.experiments.zoos.swa import DEFAULT_FLOOR, swa
 
 SPLIT = tiny_split(30, part="train")
 RUN = {
@@ -72,7 +72,8 @@ def test_shares_that_binary_numbers_miss():
 
 def test_the_rate_ends_at_the_floor_even_where_none_is_named():
     named, silent = (
-        swa(start(), SPLIT, run, seed=5, batch_size=8) for run in (RUN | {"floor": FLOOR}, RUN)
+        swa(start(), SPLIT, run, seed=5, batch_size=8)
+        for run in (RUN | {"floor": DEFAULT_FLOOR}, RUN)
     )
     plain = train.train(start(), SPLIT, RUN, seed=5, batch_size=8)
     for key, tensor in silent.last.state_dict().items():
@@ -101,7 +102,7 @@ def test_batch_norm_is_measured_anew():
 
 
 def test_every_image_is_measured_once_in_batches_of_almost_one_size():
-    """Batch norm weighs batches alike: 30 images in batches of 8 are 8, 8, 7 and 7, not 8, 8, 8 and 6."""
+    """Batch norm weighs batches equally, so 30 images are batches of 8, 8, 7 and 7, not 8, 8, 8, 6."""
     passed: list[Tensor] = []
 
     class Watched(nn.BatchNorm1d):

@@ -259,7 +259,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
     split = load_split("digits", "train")
     run = PLAIN | {"epochs": 4, "augment": 0.5, "mixup": 0.4, "warmup": 0.2, "floor": 0.1}
 
-    def fresh() -> nn.Module:
+    def start() -> nn.Module:
         torch.manual_seed(0)
         return DigitsNet(8)
 
@@ -268,12 +268,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
         if epoch == stop_after + 1:
             raise KilledError
 
-    whole = train.train(fresh(), split, run, seed=3)
+    whole = train.train(start(), split, run, seed=3)
     state, epochs = tmp_path / "run.state", []
     with pytest.raises(KilledError):
-        train.train(fresh(), split, run, seed=3, resume=state, after_epoch=stop)
+        train.train(start(), split, run, seed=3, resume=state, after_epoch=stop)
     assert files_below(tmp_path) == ["run.state"]
-    again = train.train(fresh(), split, run, seed=3, resume=state, after_epoch=epochs.append)
+    again = train.train(start(), split, run, seed=3, resume=state, after_epoch=epochs.append)
     assert torch.equal(weights(again), weights(whole))
     assert epochs == [*range(1, stop_after + 2), *range(stop_after + 1, 5)]
 
@@ -316,7 +316,7 @@ def test_an_edited_sweep_is_trained_again(tmp_path, monkeypatch):
     assert after.fingerprints[1] != before.fingerprints[1]
 
 
-def test_the_state_of_another_run_is_not_taken_over(tmp_path):
+def test_the_state_of_another_run_is_not_used(tmp_path):
     split = load_split("digits", "train")
     state = tmp_path / "run.state"
 
@@ -352,9 +352,8 @@ def test_the_rate_rises_and_falls(monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     run = PLAIN | {"epochs": 4, "lr": 1e-2, "warmup": 0.25, "floor": 0.1}
-    train.train(
-        DigitsNet(8), load_split("digits", "train"), run, seed=0
-    )  # 150 images: 5 steps an epoch
+    # 150 images: 5 steps an epoch
+    train.train(DigitsNet(8), load_split("digits", "train"), run, seed=0)
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
     assert rates[5] == pytest.approx(1e-2)
@@ -373,7 +372,7 @@ def test_frozen_parameters_stay(tmp_path):
 
 def test_a_checkpoint_in_half_precision(tmp_path):
     model = DigitsNet(8)
-    train.save_checkpoint(model, tmp_path / "half.safetensors", PLAIN, torch.float16)
+    train.save_checkpoint(model, tmp_path / "half.safetensors", PLAIN, dtype=torch.float16)
     saved = open_checkpoint(tmp_path / "half.safetensors")
     assert all(torch.equal(saved[key], tensor.half()) for key, tensor in model.state_dict().items())
 

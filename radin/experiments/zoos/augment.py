@@ -12,11 +12,14 @@ from torch import Tensor
 
 
 def augment(images: Tensor, hyperparameters: Mapping[str, float], rng: torch.Generator) -> Tensor:
-    """Change each image (n, C, H, W) at random; keys that are absent or 0 change nothing.
+    """Change each image at random. Keys that are absent or 0 change nothing.
 
-    The keys: `augment` moves (see `move`), `flip` mirrors left and right with that probability, `colour`
-    changes brightness, contrast and saturation (see `recolour`), `erase` greys out a square (see
-    `erase`), `noise` adds Gaussian noise of that standard deviation (pixels run from -1 to 1).
+    Args:
+        images: (n, C, H, W) with pixels from -1 to 1.
+        hyperparameters: `augment` is the strength of `move`. `flip` is the probability of a mirror
+            image, left and right. `colour` is the strength of `recolour`. `erase` is the edge of
+            the square of `erase`. `noise` is the standard deviation of Gaussian noise.
+        rng: for everything that is random.
     """
     amount = {
         key: hyperparameters.get(key, 0.0)
@@ -37,52 +40,71 @@ def augment(images: Tensor, hyperparameters: Mapping[str, float], rng: torch.Gen
 
 
 def move(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
-    """Turn, scale and shift; strength 1 turns by up to 30 degrees, scales by 25% and shifts by an eighth."""
+    """Turn, scale and shift each image.
+
+    Strength 1 turns by up to 30 degrees, scales by up to 25% and shifts by up to an eighth.
+    """
     n = len(images)
     turn, scale, right, down = torch.rand(4, n, generator=rng).mul(2).sub(1).mul(strength)
-    angle, scale = turn * math.pi / 6, 1 + scale / 4
-    cosine, sine = angle.cos() * scale, angle.sin() * scale
+    angle = turn * math.pi / 6
+    scale = 1 + scale / 4
+    cosine = angle.cos() * scale
+    sine = angle.sin() * scale
     affine = torch.stack([cosine, -sine, right / 4, sine, cosine, down / 4], 1).view(n, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def recolour(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
-    """Multiply contrast and saturation by 1 - strength to 1 + strength and shift brightness by up to strength / 2."""
-    bright, contrast, saturation = (
+    """Change brightness, contrast and saturation of each image.
+
+    Contrast and saturation are multiplied by 1 - strength to 1 + strength. Brightness moves by up
+    to strength / 2.
+    """
+    brightness, contrast, saturation = (
         torch.rand(3, len(images), 1, 1, 1, generator=rng).mul(2).sub(1).mul(strength)
     )
     grey = images.mean(1, keepdim=True)
     level = grey.mean((2, 3), keepdim=True)
     images = grey + (images - grey) * (1 + saturation)
-    return level + (images - level) * (1 + contrast) + bright / 2
+    return level + (images - level) * (1 + contrast) + brightness / 2
 
 
 def erase(images: Tensor, edge: float, rng: torch.Generator) -> Tensor:
-    """Grey out one square of `edge` times the image's own edge, centred anywhere (DeVries and Taylor 2017)."""
+    """Grey out one square of each image, centred anywhere.
+
+    Args:
+        edge: of the square, as a share of the image's own edge.
+
+    Source: DeVries and Taylor 2017.
+    """
     n, _, height, width = images.shape
     centre = torch.rand(2, n, 1, 1, generator=rng)
-    down, right = (torch.arange(length).add(0.5).div(length) for length in (height, width))
-    outside = ((down[:, None] - centre[0]).abs() > edge / 2) | (
-        (right[None, :] - centre[1]).abs() > edge / 2
-    )
-    return images * outside[:, None]
+    rows = torch.arange(height).add(0.5).div(height)
+    columns = torch.arange(width).add(0.5).div(width)
+    above_or_below = (rows[:, None] - centre[0]).abs() > edge / 2
+    left_or_right = (columns[None, :] - centre[1]).abs() > edge / 2
+    return images * (above_or_below | left_or_right)[:, None]
 
 
 def mixup(
     images: Tensor, targets: Tensor, alpha: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Blend each image and its target (n, C) with another of the batch; the share is Beta(alpha, alpha).
+    """Blend each image and its target with another of the batch.
+
+    Args:
+        images: (n, ...).
+        targets: (n, C).
+        alpha: the share is Beta(alpha, alpha). 0 changes nothing.
+        rng: for everything that is random.
 
     Source: Zhang et al. 2018, section 2.
     """
     if alpha == 0:
         return images, targets
-    # torch's Beta takes no generator, so numpy draws the share from a seed that the generator gives.
-    share = float(
-        np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng))).beta(alpha, alpha)
-    )
+    # torch's Beta takes no generator, so numpy draws the share from a seed of the generator.
+    seed = int(torch.randint(2**31, (1,), generator=rng))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
     other = torch.randperm(len(images), generator=rng)
-    return share * images + (1 - share) * images[other], share * targets + (1 - share) * targets[
-        other
-    ]
+    mixed_images = share * images + (1 - share) * images[other]
+    return mixed_images, share * targets + (1 - share) * targets[other]

@@ -1,4 +1,4 @@
-"""How each shipped zoo of photo networks is made: its parts of the data, its start and its sweep."""
+"""The plan of each shipped zoo of photo networks: its data, its initialisation and its sweep."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from radin.data.download.catalog import KNOWN
+from radin.data.download.catalog import DATA_SETS
 from radin.experiments.zoos.train import Hyperparameters
 
-# The first 200 classes a network ever sees. Light augmentation: sixteen epochs cannot use more.
+# On Tiny ImageNet, for 200 classes. Light augmentation, because sixteen epochs cannot use more.
 PRETRAINING: Hyperparameters = {
     "lr": 3e-3,
     "weight_decay": 5e-2,
@@ -28,20 +28,23 @@ PRETRAINING: Hyperparameters = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class PhotoPlan:
     """How one zoo is made.
 
     Attributes:
         data: the data set's name, as in `load_split`.
         start_part: where the head is fitted and, with `start`, the whole initialisation is trained.
-        tune_part, val_part, test_part: where the ingredients are trained, chosen and reported.
-        start: the initialisation's training after its head is fitted; None leaves it at that.
+        tune_part: where the ingredients are trained.
+        val_part: where the recipes choose.
+        test_part: where the accuracy is reported.
+        start: hyper-parameters of the initialisation's training, after its head is fitted. With
+            None only the head is fitted.
         sweep: hyper-parameters of the ingredients, by (num_models, seed).
         num_models: N.
         seed: of everything.
-        size: edge of the images in pixels, None as they are.
-        ships_ingredients: whether the checkpoints come with the module, or its tables only.
+        size: edge of the images in pixels, or None for the images as they are.
+        ships_ingredients: whether the checkpoints come with the module, or only its tables.
     """
 
     data: str
@@ -60,20 +63,26 @@ class Plan:
 def photo_sweep(
     num_models: int,
     seed: int,
+    *,
     rates: tuple[float, float],
     epochs: tuple[int, int],
     floors: tuple[float, ...],
 ) -> list[Hyperparameters]:
-    """Random hyper-parameters after Wortsman et al. 2022, section 3.1; a longer sweep begins with a shorter one.
+    """Random hyper-parameters. A longer sweep begins with a shorter one of the same seed.
 
     Args:
+        num_models: how many to draw.
+        seed: of the sweep.
         rates: bounds of the learning rate, drawn on a log scale.
-        epochs: least and most.
-        floors: the shares of the rate that a run may end at. Runs that end above zero keep a noise of their own,
-            which averaging removes (Izmailov et al. 2018).
+        epochs: minimum and maximum.
+        floors: the shares of the rate that a run may end at. Runs that end above zero keep noise of
+            their own, which averaging removes (Izmailov et al. 2018).
+
+    Source: Wortsman et al. 2022, section 3.1.
     """
     rng = np.random.default_rng(seed)
-    low, high = map(math.log10, rates)
+    low = math.log10(rates[0])
+    high = math.log10(rates[1])
     return [
         {
             "lr": float(10 ** rng.uniform(low, high)),
@@ -93,49 +102,51 @@ def photo_sweep(
     ]
 
 
-# As many epochs on one half of the training images as it takes to come near the network's ceiling there.
-START: Hyperparameters = {**PRETRAINING, "lr": 2e-3, "epochs": 24}
+# With fewer epochs on one half of the training images the network is still far below its best.
+INIT_TRAINING: Hyperparameters = {**PRETRAINING, "lr": 2e-3, "epochs": 24}
 
-PLANS = {
-    # Fine-tunes of a strong start at moderate rates, the paper's regime. None ends at zero: where all did, even the
-    # best soup of this network was hardly better than its best ingredient.
-    "cifar10": Plan(
-        "cifar10",
-        "pretrain",
-        "finetune",
-        "val",
-        "test",
-        START,
-        partial(photo_sweep, rates=(1e-3, 1e-2), epochs=(5, 8), floors=(0.3, 0.6, 1.0)),
+
+def _without(domain: str) -> PhotoPlan:
+    """PACS: fine-tune and validate on three domains, test on the fourth."""
+    return PhotoPlan(
+        data="pacs",
+        start_part=f"without-{domain}/train",
+        tune_part=f"without-{domain}/train",
+        val_part=f"without-{domain}/val",
+        test_part=domain,
+        start=None,
+        sweep=partial(photo_sweep, rates=(1.5e-3, 6e-3), epochs=(8, 12), floors=(0.0, 0.3)),
+        num_models=6,
+        seed=2,
+        size=32,
+        ships_ingredients=False,
+    )
+
+
+PHOTO_PLANS = {
+    # Fine-tunes of a strong start at moderate rates, as in the paper. None ends at a rate of zero:
+    # where all did, even the best soup of this network was hardly better than its best ingredient.
+    "cifar10": PhotoPlan(
+        data="cifar10",
+        start_part="pretrain",
+        tune_part="finetune",
+        val_part="val",
+        test_part="test",
+        start=INIT_TRAINING,
+        sweep=partial(photo_sweep, rates=(1e-3, 1e-2), epochs=(5, 8), floors=(0.3, 0.6, 1.0)),
         num_models=10,
     ),
-    # The same images from a weaker start at rates that carry ingredients far apart: soups fall behind.
-    "cifar10-wild": Plan(
-        "cifar10",
-        "finetune",
-        "finetune",
-        "val",
-        "test",
-        None,
-        partial(photo_sweep, rates=(4e-3, 1e-1), epochs=(4, 6), floors=(0.0,)),
+    # The same images, from a weaker start at rates that move ingredients far apart: soups fail.
+    "cifar10-wild": PhotoPlan(
+        data="cifar10",
+        start_part="finetune",
+        tune_part="finetune",
+        val_part="val",
+        test_part="test",
+        start=None,
+        sweep=partial(photo_sweep, rates=(4e-3, 1e-1), epochs=(4, 6), floors=(0.0,)),
         num_models=7,
         seed=1,
     ),
-    # Fine-tune on three domains, validate in them, test on the fourth.
-    **{
-        f"pacs-{domain}": Plan(
-            "pacs",
-            f"without-{domain}/train",
-            f"without-{domain}/train",
-            f"without-{domain}/val",
-            domain,
-            None,
-            partial(photo_sweep, rates=(1.5e-3, 6e-3), epochs=(8, 12), floors=(0.0, 0.3)),
-            num_models=6,
-            seed=2,
-            size=32,
-            ships_ingredients=False,
-        )
-        for domain in KNOWN["pacs"].domains
-    },
+    **{f"pacs-{domain}": _without(domain) for domain in DATA_SETS["pacs"].domains},
 }

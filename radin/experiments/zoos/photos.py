@@ -55,7 +55,7 @@ IMAGES_AT_ONCE = 500  # when features are computed
 
 
 def fit_head(model: SmallResNet, split: ArraySplit, *, steps: int = 100) -> None:
-    """Linear probe: fit a new head to the frozen features of a split, by full-batch L-BFGS, in place.
+    """Linear probe: fit a new head to the frozen features by full-batch L-BFGS, in place.
 
     All ingredients then start from one head. Separately drawn heads could not be averaged.
 
@@ -120,7 +120,7 @@ def photo_zoo(
     if num_models is None:
         num_models = plan.num_models
     num_models = check_integer("num_models", num_models, minimum=1)
-    seed = check_seed(plan.seed)
+    check_seed(plan.seed)
     chosen = pick_device(device)
     pretrained = pretrained_checkpoint(chosen, progress=progress)
     folder = _zoo_folder(name, plan, pretrained, chosen)
@@ -153,7 +153,7 @@ def _zoo_folder(name: str, plan: PhotoPlan, pretrained: Path, device: torch.devi
 
 
 def _make_init(plan: PhotoPlan, pretrained: Path, path: Path, device: torch.device) -> None:
-    """The pretrained body with a head fitted to the plan's data, trained on it if the plan says so."""
+    """Fit a head to the pretrained body, train both if the plan says so, and save them."""
     split = _load_in_memory(plan.data, plan.start_part, plan.size)
     model = SmallResNet(split.num_classes, widths=WIDTHS)
     body = {

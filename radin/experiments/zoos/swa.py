@@ -1,4 +1,4 @@
-"""Stochastic weight averaging: the average along one training run, from which soups descend."""
+"""Stochastic weight averaging: the average along one training run, an ancestor of model soups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, check_integer
 from radin.experiments.zoos.train import Hyperparameters, train
 
-FLOOR = 0.2  # share of the learning rate that a run ends at, where its hyper-parameters do not say
+DEFAULT_FLOOR = 0.2  # share of the learning rate that a run ends at, unless it says another
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class AveragedRun:
 
     Attributes:
         model: the averaged model, in evaluation mode.
-        last: the model at the end of the run, in evaluation mode: what there is without averaging.
-        snapshots: how many epochs' ends were averaged.
-        epochs: epochs of training that both of them together cost.
+        last: the model at the end of the run, in evaluation mode: the result without averaging.
+        snapshots: number of epochs after which the weights were added to the average.
+        epochs: epochs of training that both models together cost.
     """
 
     model: nn.Module
@@ -38,32 +38,35 @@ def swa(
     split: ArraySplit,
     hyperparameters: Hyperparameters,
     seed: int,
+    *,
     start: float = 0.5,
     batch_size: int = 32,
     progress: str = "",
 ) -> AveragedRun:
-    """Train a model in place and average it as it stands at the end of every epoch after the first share.
+    """Train a model in place, and average its weights after every epoch beyond a first share.
 
-    It is a reference beside the recipes and not one of them: a recipe chooses among the ingredients of a
-    zoo, each from a run of its own, while this averages along one run that it trains itself. So its price
-    is in epochs of training, not in evaluations: those of the run, and with batch norm one more forward
-    pass over the images, since running statistics belong to no average until they are measured anew.
+    This is a reference to compare the recipes with, and not a recipe. A recipe chooses among the
+    ingredients of a zoo, each from a run of its own. This averages along one run that it trains
+    itself, so its cost is epochs of training and not evaluations. With batch norm it costs one more
+    forward pass over the images, because the running statistics of an average must be measured.
 
-    The rate must stay above zero, or the last snapshots are nearly one point and their average is no other.
-    A killed run starts afresh: the average is not part of the state that `train` keeps.
+    The learning rate must stay above zero, or the last snapshots are nearly the same and so is
+    their average. An interrupted run starts again, because the average is not part of the state
+    that `train` keeps.
 
     Args:
-        model: where the run starts, on the device to train on; ends as the last iterate.
+        model: where the run starts, on the device to train on. It becomes the last model.
         split: the training images.
-        hyperparameters: as `radin.experiments.zoos.train.train` takes them; `floor`, the share of lr that the run ends
-            at, is 0.2 where it is missing.
+        hyperparameters: as `radin.experiments.zoos.train.train` takes them. `floor`, the share of
+            lr that the run ends at, is 0.2 when it is missing.
         seed: of the order of the images and of their augmentation.
         start: share of the epochs before the first snapshot, at least 0 and below 1.
-        progress: the name of a progress bar; none without it.
+        batch_size: images in a step.
+        progress: the title of a progress bar. Without a title there is no bar.
 
     Raises:
-        ParameterError: `start` or `floor` out of range, before anything is trained.
-        DataError: the loss stops being finite.
+        ParameterError: `start` or `floor` is out of range. Nothing is trained then.
+        DataError: the loss is no longer finite.
 
     Source: Izmailov et al. 2018, algorithm 1, with one slow decay in place of cycles.
     """
@@ -71,22 +74,29 @@ def swa(
         raise ParameterError(
             f"start must be a share of the epochs, from 0 to below 1; it is {start!r}."
         )
-    h = {"floor": FLOOR, **hyperparameters}
+    h = {"floor": DEFAULT_FLOOR, **hyperparameters}
     if not 0 < h["floor"] <= 1:
         raise ParameterError(
-            f"floor must be above 0 and at most 1, so that the snapshots differ; it is {h['floor']!r}. Leave it out "
-            f"for {FLOOR}."
+            "floor must be above 0 and at most 1, so that the snapshots differ; it is "
+            f"{h['floor']!r}. Leave it out for {DEFAULT_FLOOR}."
         )
     epochs = check_integer("epochs", h["epochs"], minimum=1)
-    before = math.floor(round(start * epochs, 9))  # 0.29 * 100 is a little less than 29
-    averaged = AveragedModel(model)  # the mean of the parameters; buffers are the last iterate's
+    skipped = math.floor(round(start * epochs, 9))  # rounded: 0.29 * 100 is a little below 29
+    averaged = AveragedModel(model)  # averages the parameters; buffers are those of the last model
 
-    def snapshot(epoch: int) -> None:
-        if epoch > before:
+    def add_snapshot(epoch: int) -> None:
+        if epoch > skipped:
             averaged.update_parameters(model)
 
-    train(model, split, h, seed, batch_size, after_epoch=snapshot, progress=progress)
-    update_bn(
-        mixed_batches(split, batch_size, seed), averaged.module, next(model.parameters()).device
+    train(
+        model,
+        split,
+        h,
+        seed,
+        batch_size=batch_size,
+        after_epoch=add_snapshot,
+        progress=progress,
     )
-    return AveragedRun(averaged.module.eval(), model, epochs - before, epochs)
+    device = next(model.parameters()).device
+    update_bn(mixed_batches(split, batch_size, seed=seed), averaged.module, device)
+    return AveragedRun(averaged.module.eval(), model, epochs - skipped, epochs)

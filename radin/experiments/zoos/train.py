@@ -1,4 +1,4 @@
-"""Making a zoo: one initialisation, then a random sweep of hyper-parameters."""
+"""Train one network: a cosine schedule, checkpoints with hyper-parameters, runs that resume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from radin.experiments.zoos.augment import augment, mixup
 from radin.files import atomic_path, hash_text, update_hash
 
 Hyperparameters = dict[str, float]
-Net = TypeVar("Net", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def train(
@@ -31,62 +31,61 @@ def train(
     split: ArraySplit,
     hyperparameters: Hyperparameters,
     seed: int,
+    *,
     batch_size: int = 32,
     resume: Path | None = None,
     after_epoch: Callable[[int], None] | None = None,
     progress: str = "",
 ) -> nn.Module:
-    """Train a model in place with AdamW and one cosine decay, wherever its parameters lie; returns it.
+    """Train a model in place with AdamW and one cosine decay, on the device of its parameters.
 
     Args:
-        hyperparameters: lr, weight_decay, epochs, label_smoothing and mixup; what `augment` takes; and
-            `warmup`, the share of all steps over which the rate rises to lr, and `floor`, the share of
-            lr that it falls to (0 and 0 without them).
+        model: to train.
+        split: the training images.
+        hyperparameters: lr, weight_decay, epochs, label_smoothing and mixup, and what `augment`
+            takes. Optional are `warmup`, the share of all steps over which the rate rises to lr,
+            and `floor`, the share of lr that the rate falls to. Both are 0 by default.
         seed: of the order of the images and of their augmentation.
-        resume: a file that keeps the state after every epoch but the last, so that a killed run goes on from
-            there and ends with the same weights (but for dropout, whose draws it does not keep). Whoever
-            keeps the result removes it. The state of a run from other weights or images is not taken over.
-        after_epoch: called with the number of epochs done.
-        progress: the name of a progress bar; none without it.
+        batch_size: images in a step.
+        resume: a file for the state after every epoch but the last. An interrupted run continues
+            from it and ends with the same weights (except with dropout, whose random state it does
+            not keep). The caller removes the file once the result is saved. A state from other
+            weights, images or hyper-parameters is not used.
+        after_epoch: called with the number of finished epochs.
+        progress: the title of a progress bar. Without a title there is no bar.
 
-    Raises DataError when the loss stops being finite, ParameterError for a warmup or floor that is no share.
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        DataError: the loss is no longer finite.
+        ParameterError: warmup or floor is not a share.
     """
     h = hyperparameters
     epochs = check_integer("epochs", h["epochs"], minimum=1)
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(seed)
-    images, labels = split.images, F.one_hot(split.labels, split.num_classes).float()
+    targets = F.one_hot(split.labels, split.num_classes).float()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=h["lr"], weight_decay=h["weight_decay"])
-    per_epoch = math.ceil(len(split) / batch_size)
-    schedule = _schedule(optimizer, epochs * per_epoch, h)
-    run = (
-        json.dumps(h, sort_keys=True),
-        str(seed),
-        str(batch_size),
-        split.fingerprint,
-        repr(model),
-    )
-    state = _State(
-        resume,
-        hash_text(*run, _hash_state(model)),
-        rng,
-        optimizer=optimizer,
-        model=model,
-        schedule=schedule,
-    )
-    done = state.restore()
+    steps_per_epoch = math.ceil(len(split) / batch_size)
+    schedule = _schedule(optimizer, epochs * steps_per_epoch, h)
+    key = _run_key(model, split, h, seed=seed, batch_size=batch_size)
+    state = _ResumeFile(resume, key, rng, optimizer=optimizer, model=model, schedule=schedule)
+    epochs_done = state.load()
     model.train()
     bar = tqdm(
-        total=epochs * per_epoch, initial=done * per_epoch, desc=progress, disable=not progress
+        total=epochs * steps_per_epoch,
+        initial=epochs_done * steps_per_epoch,
+        desc=progress,
+        disable=not progress,
     )
-    for epoch in range(done + 1, epochs + 1):
+    for epoch in range(epochs_done + 1, epochs + 1):
         for chosen in torch.randperm(len(split), generator=rng).split(batch_size):
-            x = augment(images[chosen], h, rng)
-            x, y = mixup(x, labels[chosen], h["mixup"], rng)
-            loss = F.cross_entropy(
-                model(x.to(device)), y.to(device), label_smoothing=h["label_smoothing"]
-            )
+            x = augment(split.images[chosen], h, rng)
+            x, y = mixup(x, targets[chosen], h["mixup"], rng)
+            logits = model(x.to(device))
+            loss = F.cross_entropy(logits, y.to(device), label_smoothing=h["label_smoothing"])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -97,7 +96,7 @@ def train(
         if after_epoch is not None:
             after_epoch(epoch)
         if epoch < epochs:
-            state.keep(epoch)
+            state.save(epoch)
     bar.close()
     return model.eval()
 
@@ -108,72 +107,105 @@ def train_checkpoint(
     hyperparameters: Hyperparameters,
     seed: int,
     path: Path,
+    *,
     batch_size: int = 32,
     dtype: torch.dtype | None = None,
     progress: str = "",
 ) -> None:
-    """`train`, then `save_checkpoint`; a run that is killed at any point goes on from the state beside `path`."""
+    """`train`, then `save_checkpoint`. An interrupted run continues from the state beside `path`.
+
+    Args:
+        path: of the checkpoint.
+        dtype: of the floating-point tensors in it. Their own when not given.
+
+    The others are those of `train`.
+    """
     state = path.with_suffix(".state")
-    train(model, split, hyperparameters, seed, batch_size, state, progress=progress)
-    save_checkpoint(model, path, hyperparameters, dtype)
+    train(
+        model,
+        split,
+        hyperparameters,
+        seed,
+        batch_size=batch_size,
+        resume=state,
+        progress=progress,
+    )
+    save_checkpoint(model, path, hyperparameters, dtype=dtype)
     state.unlink(missing_ok=True)
 
 
 def _schedule(
-    optimizer: torch.optim.Optimizer, steps: int, h: Hyperparameters
+    optimizer: torch.optim.Optimizer, num_steps: int, hyperparameters: Hyperparameters
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    for key, most in (("warmup", 0.99), ("floor", 1.0)):
-        if not 0 <= h.get(key, 0.0) <= most:
-            raise ParameterError(f"{key} must be a share from 0 to {most:g}, not {h[key]!r}.")
-    rising, floor = round(h.get("warmup", 0.0) * steps), h.get("floor", 0.0)
+    for key, maximum in (("warmup", 0.99), ("floor", 1.0)):
+        if not 0 <= hyperparameters.get(key, 0.0) <= maximum:
+            raise ParameterError(
+                f"{key} must be a share from 0 to {maximum:g}, not {hyperparameters[key]!r}."
+            )
+    warmup_steps = round(hyperparameters.get("warmup", 0.0) * num_steps)
+    floor = hyperparameters.get("floor", 0.0)
 
-    def share(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return (
-            floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
-        )
+    def share_of_rate(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        angle = math.pi * (step - warmup_steps) / (num_steps - warmup_steps)
+        return floor + (1 - floor) * (1 + math.cos(angle)) / 2
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
 
 
-def _hash_state(model: nn.Module) -> str:
+def _run_key(
+    model: nn.Module,
+    split: ArraySplit,
+    hyperparameters: Hyperparameters,
+    *,
+    seed: int,
+    batch_size: int,
+) -> str:
+    """A hash of everything that the result of a run depends on."""
+    return hash_text(
+        json.dumps(hyperparameters, sort_keys=True),
+        str(seed),
+        str(batch_size),
+        split.fingerprint,
+        repr(model),
+        _hash_weights(model),
+    )
+
+
+def _hash_weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         update_hash(digest, name, tensor)
     return digest.hexdigest()
 
 
-class _State:
-    """What a killed run needs to go on: kept after every epoch, found again under the same key only."""
+class _ResumeFile:
+    """The state from which an interrupted run continues. Only a run with the same key reads it."""
 
     def __init__(self, path: Path | None, key: str, rng: torch.Generator, **parts: Any) -> None:
-        self.path, self.key, self.rng, self.parts = path, key, rng, parts
+        self.path = path
+        self.key = key
+        self.rng = rng
+        self.parts = parts
 
-    def keep(self, epoch: int) -> None:
+    def save(self, epoch: int) -> None:
         if self.path is None:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"key": self.key, "epoch": epoch, "rng": self.rng.get_state()}
         with atomic_path(self.path) as temporary:
-            torch.save(
-                {"key": self.key, "epoch": epoch, "rng": self.rng.get_state(), **state}, temporary
-            )
+            torch.save(state, temporary)
 
-    def restore(self) -> int:
-        """Epochs done, 0 without a state that fits."""
+    def load(self) -> int:
+        """Load the state into the parts; returns the finished epochs, 0 without a fitting state."""
         if self.path is None or not self.path.exists():
             return 0
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (
-            RuntimeError,
-            KeyError,
-            ValueError,
-            EOFError,
-            pickle.UnpicklingError,
-        ):  # damaged: from the start
-            return 0
-        # Nothing is loaded unless all of it can be: a half-loaded model would be no start of anything.
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
+            return 0  # a damaged file: the run starts again
+        # Nothing is loaded unless all of it can be: half a state would give other weights.
         if (
             not isinstance(state, dict)
             or state.get("key") != self.key
@@ -186,20 +218,24 @@ class _State:
         return int(state["epoch"])
 
 
-def fresh(build: Callable[[], Net], seed: int) -> Net:
-    """A new model with the random weights of `seed`; the caller's own randomness is left alone."""
+def build_seeded(build: Callable[[], Model], seed: int) -> Model:
+    """A new model with the random weights of `seed`. The caller's random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
 
 def save_checkpoint(
-    model: nn.Module, path: Path, hyperparameters: Hyperparameters, dtype: torch.dtype | None = None
+    model: nn.Module,
+    path: Path,
+    hyperparameters: Hyperparameters,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a state dict as safetensors, atomically, its hyper-parameters as JSON in the header.
 
     Args:
-        dtype: of the floating-point tensors; their own when not given.
+        dtype: of the floating-point tensors. Their own when not given.
     """
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     if dtype is not None:
@@ -211,8 +247,11 @@ def save_checkpoint(
         save_file(state, temporary, metadata={"hyperparameters": json.dumps(hyperparameters)})
 
 
-def trained_with(path: Path) -> Hyperparameters:
-    """The hyper-parameters in the header of a checkpoint that `save_checkpoint` wrote; none of a damaged one."""
+def read_hyperparameters(path: Path) -> Hyperparameters:
+    """The hyper-parameters in the header of a checkpoint that `save_checkpoint` wrote.
+
+    They are empty for a damaged file and for one without them.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get("hyperparameters", "{}")))
