@@ -1,6 +1,6 @@
 """The budget explorer: what the page needs so that it can replay every recipe without a kernel.
 
-`write_explorer(stage)` puts beside the staged pages the benches as integers, the charts (made with
+`write_explorer(stage)` adds to the staged pages the benches as integers, the charts (made with
 Altair), the scripts that draw them, and `book/explorer.md`, which pages include. The recipes' rules
 for the page are in `book/_static/explorer/explorer.js`. A reader without scripts sees the figure
 and the table made here.
@@ -44,8 +44,8 @@ TRUTH = "accuracy of the soup (%)"  # the page adds on which part
 FIGURE_ALT = (
     "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the "
     "accuracy on validation. The evaluated ones lie at the right edge, and the highest of them is "
-    "returned. Right, lines for each recipe: across, the budget; up, test accuracy, with the oracle "
-    "as a level above them."
+    "returned. Right, lines for each recipe: across, the budget; up, test accuracy, with the "
+    "oracle as a level above them."
 )
 
 
@@ -149,7 +149,7 @@ def plane_chart() -> dict[str, Any]:
 
 
 def curve_chart() -> dict[str, Any]:
-    """Test accuracy of what each recipe returns, against the budget, with a rule at the chosen one."""
+    """Test accuracy of what each recipe returns against the budget; a line at the chosen one."""
     names = [*RECIPES, "oracle"]
     colours = [RECIPE_STYLES[name]["color"] for name in names]
     dashes = [[1, 0], [1, 0], [1, 0], [6, 3], [8, 3, 2, 3], [1, 3]]
@@ -300,8 +300,8 @@ def fragment(soups: dict[str, radin.Soup]) -> str:
 :alt: {FIGURE_ALT}
 :width: 100%
 
-The shipped CIFAR-10 {{term}}`soup bench` ({what}) at {settings}. Where scripts are allowed, controls take the place of
-this figure.
+The shipped CIFAR-10 {{term}}`soup bench` ({what}) at {settings}. Where scripts are allowed,
+controls replace this figure.
 ::::
 
 {still_table(soups)}
@@ -361,10 +361,12 @@ def live_html() -> str:
 {boxes}
 </fieldset>
 <p class="explorer-summary" role="status"></p>
-<div class="explorer-charts"><div class="explorer-plane"></div><div class="explorer-curve"></div></div>
+<div class="explorer-charts">
+<div class="explorer-plane"></div><div class="explorer-curve"></div>
+</div>
 <div class="explorer-table" tabindex="0" role="region" aria-label="What each recipe returns">
-<table><caption>What each recipe returns at this budget: its ingredients, the evaluations spent, accuracy on
-validation and on test (%), and regret (points)</caption>
+<table><caption>What each recipe returns at this budget: its ingredients, the evaluations spent,
+accuracy on validation and on test (%), and regret (points)</caption>
 <thead><tr>{heads}</tr></thead><tbody></tbody></table></div>
 <p>The same in Python:</p>
 <pre class="explorer-code" tabindex="0"><code></code></pre>

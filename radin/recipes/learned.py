@@ -118,7 +118,7 @@ def learn(
         per_tensor: learn one alpha for each ingredient and parameter tensor, instead of one for
             each ingredient.
         learn_scale: learn a factor on the logits beside alpha, as the source does, so that alpha
-            need not correct their confidence.
+            does not have to correct their confidence.
         lr: learning rate, constant.
         batch_size: images in a step; the last ones of an epoch may be fewer.
         seed: of the order of the images. The same seed gives the same numbers on one CPU; on a GPU
@@ -221,7 +221,7 @@ class Mixture:
         return mixed
 
     def loss(self, alpha: Tensor, log_scale: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of the soup softmax(alpha); its logits times exp(log_scale)."""
+        """Mean cross-entropy in nats of softmax(alpha)'s soup, its logits times exp(log_scale)."""
         logits = batch_logits(self.model, images, self.device, state=self.state(alpha.softmax(-1)))
         check_labels(labels, logits.shape[-1])
         if not logits.requires_grad:

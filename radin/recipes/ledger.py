@@ -44,7 +44,7 @@ class Trial:
 
 @dataclass
 class _Look:
-    """A trial in the books: `accuracy` is None where the estimate stands for it."""
+    """A trial before its estimate is read; `accuracy` is None where it was not evaluated."""
 
     weights: Tensor
     estimate: float | None

@@ -30,7 +30,7 @@ def default_candidates(num_models: int, *, seed: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """What the user asked a recipe for, beside the bank and the budget; see `radin.craft`."""
+    """What the user asked a recipe for, apart from the bank and the budget; see `radin.craft`."""
 
     candidates: Tensor | None = None
     prior: float = 0.0

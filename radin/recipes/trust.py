@@ -206,8 +206,8 @@ def _checks_of_curvature(
             # A loud ingredient explains the gap, and has advice of its own.
             maximum=math.inf if is_loud else MAX_GAP_RATIO,
             advice="By the curvature of the network between ingredients and soup, soup and "
-            "ensemble are as far apart as the classes are. Fix what other checks name; if there is none, "
-            "fine-tune at a lower rate or for fewer epochs.",
+            "ensemble are as far apart as the classes are. Fix what other checks name; if there is "
+            "none, fine-tune at a lower rate or for fewer epochs.",
         ),
         Check(
             "images on which the uniform soup answers as its ensemble, in percent",
@@ -221,7 +221,7 @@ def _spread(logits: Tensor) -> float:
 
 
 def checks_of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
-    """What the evaluated soups alone tell; empty without a soup of several ingredients."""
+    """Checks of the evaluated soups alone; none without a soup of several ingredients."""
     evaluated = [trial for trial in trials if trial.evaluated]
     soups = [trial for trial in evaluated if effective_number(trial.weights[None]).item() > 1]
     if not soups:

@@ -1,4 +1,4 @@
-"""The budget explorer in the page gives what `radin.craft` gives, with a keyboard, on a phone, and without scripts."""
+"""The budget explorer gives what `radin.craft` gives; by keyboard, on a phone, without scripts."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def test_the_arithmetic_of_the_page_is_that_of_the_module(visit, server, benches
             "seed": rng.randrange(explorer.NUM_SEEDS),
         }
         found = reader.tab.evaluate(
-            "([zoo, settings, limit]) => radinExplorer.replay(radinExplorerData.zoos[zoo], settings, limit)",
+            "([zoo, settings, limit]) => "
+            "radinExplorer.replay(radinExplorerData.zoos[zoo], settings, limit)",
             [zoo, settings, explorer.MAX_BUDGET],
         )
         for recipe in explorer.RECIPES:
@@ -136,7 +137,7 @@ def test_the_arithmetic_of_the_page_is_that_of_the_module(visit, server, benches
 
 
 def test_ties_go_to_more_ingredients_then_to_the_lower_bitmask(visit, server):
-    """A made-up zoo in which every estimate is the same, and one in which only rounding tells scores apart."""
+    """A zoo in which every estimate is the same, and one in which scores differ by rounding."""
     reader = visit(server, viewport=DESK)
     reader.read(PAGES[0])
     rank = "([zoo, rows, prior]) => radinExplorer.rank(zoo, rows, prior)"
@@ -153,7 +154,8 @@ def test_recipes_can_be_left_out(reader):
     reader.tab.get_by_label("uniform", exact=True).press("Space")
     assert list(shown(reader)) == ["radin", "greedy", "best_single", "oracle"]
     assert "random" not in reader.tab.evaluate(
-        "() => [...new Set(radinExplorer.explorers[0].views.curve.data('lines').map(row => row.recipe))]"
+        "() => [...new Set(radinExplorer.explorers[0]"
+        ".views.curve.data('lines').map(row => row.recipe))]"
     )
 
 
@@ -163,7 +165,8 @@ def test_the_charts_show_what_the_table_says(reader, benches):
         move(reader, "budget", budget)
         reader.tab.wait_for_function(
             f"radinExplorer.explorers[0].views.curve.data('now')[0].budget === {budget}"
-            f" && radinExplorer.explorers[0].views.plane.data('soups').filter(d => d.turn !== null).length === {budget}"
+            " && radinExplorer.explorers[0].views.plane.data('soups')"
+            f".filter(d => d.turn !== null).length === {budget}"
         )
         soups = reader.tab.evaluate("() => radinExplorer.explorers[0].views.plane.data('soups')")
         assert len(soups) == 2**bench.num_models - 1

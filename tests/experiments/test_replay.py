@@ -18,7 +18,7 @@ from radin.experiments.bench import replay
 
 @st.composite
 def benches(draw: st.DrawFn) -> SoupBench:
-    """Benches with ties everywhere: few images, whole-number logits, soups that agree with their ingredients."""
+    """Benches with many ties: few images, logits that are integers, equal soups and singles."""
     bank = draw(tied_banks())
     rows = 2**bank.num_models - 1
     tables = {}

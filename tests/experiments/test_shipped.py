@@ -1,4 +1,4 @@
-"""The shipped benches: whole, quick to load, and true where the images are at hand."""
+"""The shipped benches: whole, quick to load, and right where the images are available."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from radin.errors import DataError, OffGridError
 from radin.experiments.bench import replay
 from radin.experiments.bench.shipped import shipped_benches
 from radin.experiments.bench.tabulate import evaluate_soups
-from radin.experiments.notebook import measured
+from radin.experiments.notebook import load_benchmark
 from radin.experiments.zoos.photo_plans import PHOTO_PLANS, PRETRAINING
 from radin.files import hash_text
 
@@ -119,7 +119,7 @@ def test_the_kept_measurements_are_of_these_benches():
     files = (
         SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in WITH_INGREDIENTS
     )
-    assert measured("live_recipes")["zoos"] == hash_text(*files)
+    assert load_benchmark("live_recipes")["zoos"] == hash_text(*files)
 
 
 def test_the_second_order_is_of_these_benches():
@@ -127,7 +127,7 @@ def test_the_second_order_is_of_these_benches():
     files = (
         SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in shipped_benches()
     )
-    kept = measured("second_order")
+    kept = load_benchmark("second_order")
     assert kept["zoos"] == hash_text(*files)
     for name in shipped_benches():
         rows = 2 ** SoupBench.load(name).num_models - 1
@@ -136,8 +136,8 @@ def test_the_second_order_is_of_these_benches():
 
 
 def test_kept_midpoints_are_right_where_the_truth_is_known(bench):
-    """A pair is corrected by its own soup: estimate and table must agree there, and for single ingredients."""
-    kept = measured("second_order")["entries"][f"{bench.manifest['name']}: midpoints"]
+    """A pair is corrected by its own soup, so estimate and table agree there, and for singles."""
+    kept = load_benchmark("second_order")["entries"][f"{bench.manifest['name']}: midpoints"]
     few = bench.sizes < 3
     likelihoods = torch.tensor(kept["nll"], dtype=torch.float64)[few]
     assert (

@@ -1,4 +1,4 @@
-"""radin/experiments/bench/tabulate.py: every soup once, whatever interrupts it and however many run together."""
+"""radin/experiments/bench/tabulate.py: every soup once, also after a kill and several at once."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ SPENDERS = ("radin", "random", "greedy")
 
 
 class Counting:
-    """An evaluator that remembers what it was asked, and answers by `answer(number of the call, weights)`."""
+    """An evaluator that keeps its arguments and returns `answer(number of the call, weights)`."""
 
     def __init__(self, answer: Callable[[int, Tensor], float]) -> None:
         self.answer = answer
@@ -451,7 +451,9 @@ def test_the_short_report_reads_no_checkpoint(zoo, bank, monkeypatch):
     assert soup.trust is soup.trust
     assert str(soup) == str(soup)
     estimates = fast_estimate(bank, rows)
-    trials = [Trial(row, estimate.item(), 50.0) for row, estimate in zip(rows, estimates)]
+    trials = [
+        Trial(row, estimate.item(), 50.0) for row, estimate in zip(rows, estimates, strict=True)
+    ]
     order = rank(bank, rows).order.tolist()
     assert soup.trust == Trust(tuple(checks_of_trials(bank, [trials[k] for k in order])))
 

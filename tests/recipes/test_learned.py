@@ -1,4 +1,4 @@
-"""radin/recipes/learned.py: gradients that are right, a soup that is no worse for them, and a bill that adds up."""
+"""radin/recipes/learned.py: right gradients, a soup that is no worse, and costs that add up."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_no_steps_leave_the_uniform_soup(zoo):
 @pytest.mark.parametrize("per_tensor", [False, True])
 def test_a_zoo_of_one(tmp_path, per_tensor):
     zoo = tiny_zoo(tmp_path, 1)
-    found = learn(zoo, SPLIT, 5, per_tensor, batch_size=len(SPLIT), device="cpu")
+    found = learn(zoo, SPLIT, 5, per_tensor=per_tensor, batch_size=len(SPLIT), device="cpu")
     assert all(row.tolist() == [1.0] for row in found.tensor_weights.values())
     assert all(torch.equal(tensor, zoo[0][key]) for key, tensor in found.state_dict().items())
     assert found.losses == pytest.approx([cross_entropy(zoo, torch.ones(1), SPLIT)] * 5, abs=1e-5)
@@ -187,7 +187,9 @@ def test_other_precisions(zoo, tmp_path, dtype, network_too):
     states = [{key: tensor.to(dtype) for key, tensor in zoo[k].items()} for k in range(3)]
     other = open_zoo(tmp_path, states, lambda: build().to(dtype) if network_too else build())
     for per_tensor in (False, True):
-        found, single = (learn(z, SPLIT, 15, per_tensor, device="cpu") for z in (other, zoo))
+        found, single = (
+            learn(z, SPLIT, 15, per_tensor=per_tensor, device="cpu") for z in (other, zoo)
+        )
         torch.testing.assert_close(found.alpha, single.alpha, rtol=0, atol=0.05)
         assert all(tensor.dtype == dtype for tensor in found.state_dict().values())
         assert 0 <= evaluator(other, SPLIT, device="cpu")(found.state_dict()) <= 100
@@ -208,7 +210,7 @@ def test_a_caller_without_gradients(zoo):
     assert found.alpha.any()
 
 
-# Networks of other kinds ---------------------------------------------------------------------------
+# Other networks -----------------------------------------------------------------------------------
 
 
 def normed() -> nn.Module:
@@ -218,7 +220,7 @@ def normed() -> nn.Module:
 
 
 def test_buffers_and_dropout(tmp_path):
-    """Running statistics are mixed and left alone, counters come from the heaviest, nothing is dropped."""
+    """Running statistics are mixed without gradients, and counters come from the largest weight."""
     states = []
     for k in range(3):
         torch.manual_seed(k)
@@ -244,7 +246,7 @@ def test_buffers_and_dropout(tmp_path):
         by_hand = sum(shares[k] * states[k]["2.running_var"] for k in range(3))
         torch.testing.assert_close(mixed["2.running_var"], by_hand)
     for per_tensor in (False, True):
-        found = learn(zoo, SPLIT, 8, per_tensor, batch_size=len(SPLIT), device="cpu")
+        found = learn(zoo, SPLIT, 8, per_tensor=per_tensor, batch_size=len(SPLIT), device="cpu")
         assert found.losses[0] == pytest.approx(
             cross_entropy(zoo, torch.full((3,), 1 / 3), SPLIT), abs=1e-5
         )
@@ -269,7 +271,7 @@ def test_tied_tensors(tmp_path):
         tmp_path, [{"first.weight": w, "second.weight": w.clone()} for w in weights], Tied
     )
     for per_tensor in (False, True):
-        found = learn(zoo, SPLIT, 10, per_tensor, batch_size=len(SPLIT), device="cpu")
+        found = learn(zoo, SPLIT, 10, per_tensor=per_tensor, batch_size=len(SPLIT), device="cpu")
         assert found.losses[0] == pytest.approx(
             cross_entropy(zoo, torch.full((3,), 1 / 3), SPLIT), abs=1e-5
         )
@@ -298,7 +300,7 @@ def test_a_network_without_gradients(tmp_path):
         learn(zoo, SPLIT, 1, device="cpu")
 
 
-# What is refused -----------------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------------
 
 
 def test_an_empty_split(zoo):
@@ -353,7 +355,7 @@ def test_impossible_numbers(zoo, name, value):
         learn(zoo, SPLIT, **({"steps": 1, "device": "cpu"} | {name: value}))
 
 
-# The bill ------------------------------------------------------------------------------------------
+# Costs --------------------------------------------------------------------------------------------
 
 
 @given(
@@ -397,6 +399,8 @@ def test_an_epoch_sees_every_image_once_and_costs_three(zoo):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("per_tensor", [False, True])
 def test_the_gpu_learns_the_same(zoo, per_tensor):
-    there, back = (learn(zoo, SPLIT, 20, per_tensor, device=device) for device in ("cuda", "cpu"))
+    there, back = (
+        learn(zoo, SPLIT, 20, per_tensor=per_tensor, device=device) for device in ("cuda", "cpu")
+    )
     torch.testing.assert_close(there.alpha, back.alpha, rtol=0, atol=1e-2)
     assert there.alpha.device.type == "cpu"

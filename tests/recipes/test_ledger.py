@@ -43,7 +43,7 @@ costs = st.one_of(st.fractions(0, 3, max_denominator=50), st.floats(0, 3))
 
 @given(budget=st.integers(1, 6), wishes=st.lists(st.one_of(st.none(), costs), max_size=20))
 def test_nothing_can_be_overspent(budget, wishes):
-    """None asks for an evaluation, a number for that much training; what does not fit is refused and not booked."""
+    """None is an evaluation, a number is training of that cost; what does not fit is not booked."""
     calls: list[torch.Tensor] = []
     book, total = ledger(budget, calls), Fraction(0)
     for wish in wishes:

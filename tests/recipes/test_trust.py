@@ -1,4 +1,4 @@
-"""radin/recipes/trust.py: a healthy zoo is trusted, and each way of being broken is found and named."""
+"""radin/recipes/trust.py: a healthy zoo is trusted, and each broken one is found and named."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_healthy_zoo_is_trusted(healthy):
     bank, zoo, split = healthy
     best = bank.accuracies().max().item()
     trials = [Trial(p, best, best) for p in exhaustive(3)]
-    found = quiet(bank, zoo, split, trials)
+    found = quiet(bank, zoo, split, trials=trials)
     assert found.verdict == "yes"
     assert (found.failed, found.advice) == ([], [])
     names = [check.name for check in found.checks]
@@ -400,8 +400,8 @@ def fresh_states(make: Callable[[], nn.Module], size: float) -> tuple[State, lis
     return start, near(start, size)
 
 
-# The keys of .safetensors come sorted by name, so the last key need not be that of the last layer: the transformer's
-# is "positions", the ResNet's "stem.weight".
+# The keys of .safetensors are sorted by name, so the last key need not be that of the last layer:
+# the transformer's is "positions", the ResNet's "stem.weight".
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_heads_that_were_made_separately(tmp_path, network, suffix):
@@ -476,7 +476,7 @@ def with_batch_norm() -> nn.Module:
 
 
 def drifting(tmp_path: Path, drift: float) -> tuple[LogitBank, Zoo]:
-    """Near each other but for the running means of one layer, which lie `drift` standard deviations apart."""
+    """Near each other except in one layer's running means, `drift` standard deviations apart."""
     torch.manual_seed(0)
     start = with_batch_norm().state_dict()
     states = near({key: t for key, t in start.items() if t.is_floating_point()}, 0.02)
@@ -496,7 +496,7 @@ def test_running_statistics_that_drift(tmp_path):
     bank, zoo = drifting(tmp_path, 0.5)
     found = quiet(bank, zoo)
     assert failed(found) == [DRIFT]
-    # Means of 0, 1/2 and 1 standard deviation: the root mean square of two drawn apart is the root of twice 1/4.
+    # Means of 0, 1/2 and 1 standard deviation have variance 1/4, their differences twice that.
     assert found[DRIFT] == pytest.approx(math.sqrt(2 * 0.25))
     assert found[DRIFT] > MAX_DRIFT_DEVIATIONS
     assert "Measure them again" in found.advice[0]
@@ -659,7 +659,7 @@ def test_a_zoo_of_one(tmp_path):
     """Nothing to rank, nothing to distrust."""
     zoo, split = tiny_zoo(tmp_path, 1), tiny_split()
     bank = predicted(zoo, split)
-    found = quiet(bank, zoo, split, [trial(1.0, estimate=50, accuracy=50)])
+    found = quiet(bank, zoo, split, trials=[trial(1.0, estimate=50, accuracy=50)])
     assert (found.verdict, found.checks) == ("yes", ())
     with_statistics = DigitsNet(4, norm="batch").state_dict()
     alone = opened(tmp_path / "batch", [with_statistics], with_batch_norm)
@@ -708,7 +708,7 @@ def test_the_gpu_says_the_same(healthy):
 
 
 def test_strangers_are_told_from_runaways_by_the_initialisation(tmp_path):
-    """The same cosine between two ingredients, and another cause: the initialisation tells which."""
+    """The same cosine between two ingredients from two causes: the initialisation shows which."""
 
     def drawn(seed: int) -> State:
         torch.manual_seed(seed)

@@ -98,7 +98,7 @@
     const line = style.getPropertyValue("--pst-color-border").trim() || "#ccc";
     const axis = { labelColor: text, titleColor: text, gridColor: line, domainColor: line, tickColor: line };
     const legend = { labelColor: text, titleColor: text };
-    // Black lines and words would not be seen in the dark, and the axis says which accuracy it shows.
+    // Black lines and text would not be visible in the dark, and the axis names the accuracy that it shows.
     const shown = JSON.parse(JSON.stringify(spec).replaceAll("#222222", text)
       .replaceAll('"accuracy of the soup (%)"', `"accuracy on ${truth} (%)"`));
     return { ...shown, config: { ...shown.config, background: "transparent", axis, legend, title: { color: text } } };

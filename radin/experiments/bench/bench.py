@@ -49,7 +49,7 @@ class SoupBench:
         right: for "val" and "test" whether each soup is right on each image, packed:
             (2^N - 1, ceil(n / 8)).
         zoo: the ingredients, or a function that opens them.
-        manifest: what the shipped files tell about themselves: recipe, data, hardware, checksums.
+        manifest: where the shipped files come from: recipe, data, hardware, checksums.
 
     >>> import radin
     >>> bench = radin.SoupBench.load("cifar10")
@@ -400,10 +400,7 @@ class TableEvaluator:
 
 
 def _content_hash(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
-    """Hex hash of the ingredients and their banks.
-
-    The banks stand for the networks and the images together.
-    """
+    """Hex hash of the ingredients and of their banks, which depend on networks and images."""
     digest = hashlib.sha256("|".join([BENCH_FORMAT, *zoo.fingerprints]).encode())
     for part, bank in zip(BENCH_PARTS, banks, strict=True):
         update_hash(digest, f"{part}.logits", bank.logits)

@@ -72,16 +72,11 @@ def tabulate(
     rows = exhaustive(len(zoo))
     chosen = pick_device(device)
     if isinstance(split, FolderSplit):
-        split = in_memory(split, progress=progress)  # or every image would be decoded once for every soup
+        split = in_memory(split, progress=progress)  # so that each image is decoded once
     batch_size = check_integer("batch_size", batch_size, minimum=1)
     per_pass = per_pass or (SOUPS_PER_PASS_ON_GPU if chosen.type == "cuda" else 1)
     model = zoo.model(0).to(chosen)
-    store = None
-    if (folder := store_folder(cache, "soups")) is not None:
-        key = hash_text(
-            _FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), chosen.type
-        )
-        store = folder / f"{key}.safetensors"
+    store = _store_path(zoo, model, split, cache=cache, device=chosen)
 
     def evaluate(weights: Tensor) -> Answers:
         return evaluate_soups(zoo, model, weights, split, device=chosen, batch_size=batch_size)
@@ -171,6 +166,17 @@ def _on_device(
 def _threads(model: nn.Module) -> AbstractContextManager[None]:
     small = sum(parameter.numel() for parameter in model.parameters()) < MIN_PARAMETERS_FOR_THREADS
     return single_thread() if small else nullcontext()
+
+
+def _store_path(
+    zoo: Zoo, model: nn.Module, split: Dataset[Any], *, cache: bool | Path, device: torch.device
+) -> Path | None:
+    folder = store_folder(cache, "soups")
+    if folder is None:
+        return None
+    # Two ingredients are in the key, so that a larger zoo that begins with them finds their rows.
+    key = hash_text(_FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), device.type)
+    return folder / f"{key}.safetensors"
 
 
 def _stored(store: Path | None, fingerprints: list[str]) -> Answers | None:
