@@ -1,4 +1,4 @@
-"""Stage 1: the fast estimate of every candidate, read off the logit bank, and the ranking."""
+"""Stage 1: the fast estimate of every candidate, computed from the logit bank, and the ranking."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ from radin.ranking.candidates import (
 from radin.ranking.margins import count_candidates, count_every_subset
 
 METRICS = ("accuracy", "nll")
-_CHUNK = (
-    2**18
-)  # numbers in one block of the likelihood: 2 MiB in double precision, which a cache holds
-_ANSWERS = 2**22  # logits of ensembles held at once where every answer is wanted: 32 MiB
-_TABLE_GAIN = 16  # one candidate on its own costs as much as so many rows of the table of all subsets (on a CPU)
+_NLL_BLOCK_LOGITS = 2**18  # 2 MiB in double precision, which fit a core's cache
+_MAX_ENSEMBLE_LOGITS = 2**22  # held in memory at once: 32 MiB in double precision
+_TABLE_ROWS_PER_CANDIDATE = 16  # of the table of all subsets, at the price of one candidate (CPU)
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,13 @@ class Ranking:
         order: (M,) int64, indices of the candidates, best first.
         estimates: (M,) fast estimates in percent, in the candidates' own order.
         scores: (M,) estimates plus the prior's bonus, in the candidates' own order.
+
+    >>> import radin
+    >>> bank = radin.synthetic_bank(num_models=3, num_images=50, num_classes=4, seed=0)
+    >>> ranking = radin.rank(bank, radin.exhaustive(3), prior=1.0)
+    >>> best = ranking.order[0]
+    >>> bool(ranking.scores[best] == ranking.scores.max())
+    True
     """
 
     order: Tensor
@@ -48,48 +53,66 @@ class Ranking:
 
 
 def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy") -> Tensor:
-    """The metric of each candidate's *ensemble* on the bank; no forward pass.
+    """The metric of each candidate's *ensemble* on the bank, without a forward pass.
 
-    Logits are averaged in double precision. A tie between classes goes to the lowest class index, as in argmax.
+    Logits are averaged in double precision. The lowest class index wins a tie, as in argmax.
 
     Args:
+        bank: logits (N, n, C).
         candidates: (M, N) mixing weights.
         metric: "accuracy" in percent, or "nll", the mean negative log-likelihood in nats.
 
-    Returns: (M,) double.
+    Returns:
+        (M,) double.
 
-    Raises ParameterError for another metric, or for candidates that are no mixing weights for this bank.
+    Raises:
+        ParameterError: another metric, or candidates that are not mixing weights for this bank.
+
+    Source: RADIN, stage 1.
+
+    >>> import radin, torch
+    >>> logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]])
+    >>> bank = radin.LogitBank(logits, labels=torch.tensor([0, 1]))
+    >>> radin.fast_estimate(bank, radin.exhaustive(2)).tolist()
+    [50.0, 50.0, 100.0]
     """
     check_metric(metric)
     p = check_weights(candidates, bank.num_models, rows=True)
     if metric == "nll":
         return _nll(bank, p / p.sum(1, keepdim=True))
-    return _accuracy(bank, without_scale(p), bool(are_subsets(p).all()))
+    return _accuracy(bank, without_scale(p), only_subsets=bool(are_subsets(p).all()))
 
 
 def check_metric(metric: str) -> None:
-    """ParameterError for a metric that is none of `METRICS`."""
+    """Check that a metric is one of `METRICS`.
+
+    Raises:
+        ParameterError: it is not.
+    """
     if metric not in METRICS:
         raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
 
 
 def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """What `fast_estimate` is the mean of, image by image.
+    """The values whose means over the images are the two metrics of `fast_estimate`.
 
     Args:
+        bank: logits (N, n, C).
         candidates: (M, N) mixing weights.
 
-    Returns: (M, n) boolean, whether each ensemble is right on each image; and (M, n) double, its negative
-    log-likelihood there, in nats.
+    Returns:
+        (M, n) boolean, whether each ensemble is right on each image; and (M, n) double, its
+        negative log-likelihood there, in nats.
 
-    Raises ParameterError for candidates that are no mixing weights for this bank.
+    Raises:
+        ParameterError: candidates that are not mixing weights for this bank.
     """
     p = check_weights(candidates, bank.num_models, rows=True)
     p = without_scale(p).to(bank.logits.device)
     logits = bank.logits.double()
     right = torch.empty(len(p), bank.num_images, dtype=torch.bool)
     losses = torch.empty(len(p), bank.num_images, dtype=torch.float64)
-    for rows in torch.arange(len(p)).split(max(1, _ANSWERS // logits[0].numel())):
+    for rows in torch.arange(len(p)).split(max(1, _MAX_ENSEMBLE_LOGITS // logits[0].numel())):
         ensemble = bank.projected(torch.tensordot(p[rows], logits, 1))
         right[rows] = (ensemble.argmax(-1) == bank.labels).cpu()
         ensemble /= p[rows].sum(1)[:, None, None]
@@ -97,14 +120,17 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     return right, losses
 
 
-def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
-    """Exact accuracy of each ensemble; without ever forming one (see `radin.ranking.margins`) where a class has one logit."""
+def _accuracy(bank: LogitBank, p: Tensor, *, only_subsets: bool) -> Tensor:
+    """Exact accuracy of each ensemble: (M,).
+
+    Without a projection no ensemble is formed; `radin.ranking.margins` says why.
+    """
     if bank.projection is not None:
         return _projected_accuracy(bank, p)
     if (
-        subsets
+        only_subsets
         and bank.num_models <= MAX_MODELS_EXHAUSTIVE
-        and 2**bank.num_models <= _TABLE_GAIN * len(p)
+        and 2**bank.num_models <= _TABLE_ROWS_PER_CANDIDATE * len(p)
     ):
         hits = count_every_subset(bank)[_bitmasks(p)[0]]
     else:
@@ -113,21 +139,20 @@ def _accuracy(bank: LogitBank, p: Tensor, subsets: bool) -> Tensor:
 
 
 def _projected_accuracy(bank: LogitBank, p: Tensor) -> Tensor:
-    right = torch.zeros(len(p), dtype=torch.int64)
-    at_once = max(1, _ANSWERS // (bank.num_models * bank.num_classes))
-    for start in tqdm(range(0, bank.num_images, at_once), desc="ensembles", delay=3, leave=False):
-        logits, labels = (
-            bank.logits[:, start : start + at_once].double(),
-            bank.labels[start : start + at_once],
-        )
+    hits = torch.zeros(len(p), dtype=torch.int64)
+    block_images = max(1, _MAX_ENSEMBLE_LOGITS // (bank.num_models * bank.num_classes))
+    starts = range(0, bank.num_images, block_images)
+    for start in tqdm(starts, desc="ensembles", delay=3, leave=False):
+        logits = bank.logits[:, start : start + block_images].double()
+        labels = bank.labels[start : start + block_images]
         for row, weights in enumerate(p.to(logits.device)):
             ensemble = bank.projected(torch.tensordot(weights, logits, 1))
-            right[row] += (ensemble.argmax(-1) == labels).sum().cpu()
-    return right.double() * 100 / bank.num_images
+            hits[row] += (ensemble.argmax(-1) == labels).sum().cpu()
+    return hits.double() * 100 / bank.num_images
 
 
 def _bitmasks(candidates: Tensor) -> list[Tensor]:
-    """Which ingredients have a positive weight, as numbers: (M,) int64 for each 62 ingredients, the lowest first."""
+    """The ingredients of positive weight as bits, 62 ingredients in each int64: [(M,), ...]."""
     words = (candidates > 0).long().split(62, dim=1)
     return [(word << torch.arange(word.shape[1])).sum(1) for word in words]
 
@@ -137,32 +162,33 @@ def _nll(bank: LogitBank, p: Tensor) -> Tensor:
     device = bank.logits.device
     p = p.to(device)
     total = torch.zeros(len(p), dtype=torch.float64, device=device)
-    images_at_once = max(1, _CHUNK // (bank.num_models * bank.num_classes))
-    # Blocks of images outside, blocks of candidates inside: each block of the bank is converted to double once.
-    for start in tqdm(
-        range(0, bank.num_images, images_at_once), desc="likelihoods", delay=3, leave=False
-    ):
-        logits = bank.logits[:, start : start + images_at_once].double()
-        labels = bank.labels[start : start + images_at_once]
-        candidates_at_once = max(1, _CHUNK // logits[0].numel())
-        for first in range(0, len(p), candidates_at_once):
-            chosen = slice(first, first + candidates_at_once)
-            ensemble = (p[chosen] @ logits.flatten(1)).view(
-                -1, *logits.shape[1:]
-            )  # (candidates, images, C)
-            ensemble = bank.projected(ensemble)
-            total[chosen] += nll_of(ensemble, labels).sum(-1)
+    block_images = max(1, _NLL_BLOCK_LOGITS // (bank.num_models * bank.num_classes))
+    starts = range(0, bank.num_images, block_images)
+    # Images in the outer loop: each block of the bank is converted to double once.
+    for start in tqdm(starts, desc="likelihoods", delay=3, leave=False):
+        logits = bank.logits[:, start : start + block_images].double()
+        labels = bank.labels[start : start + block_images]
+        block_rows = max(1, _NLL_BLOCK_LOGITS // logits[0].numel())
+        for first in range(0, len(p), block_rows):
+            rows = slice(first, first + block_rows)
+            ensemble = p[rows] @ logits.flatten(1)
+            ensemble = bank.projected(ensemble.view(-1, *logits.shape[1:]))  # (rows, images, C)
+            total[rows] += nll_of(ensemble, labels).sum(-1)
     return total.cpu() / bank.num_images
 
 
 def nll_of(ensemble: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood (candidates, images) of logits (candidates, images, C)."""
+    """Negative log-likelihood (M, n) of logits (M, n, C) and labels (n,), in nats."""
     picked = ensemble.gather(-1, labels.expand(len(ensemble), -1).unsqueeze(-1)).squeeze(-1)
     return ensemble.logsumexp(-1) - picked
 
 
 def check_prior(prior: float) -> float:
-    """The prior's strength lambda as a float; ParameterError unless it is a finite number of at least 0."""
+    """The prior's strength lambda as a float.
+
+    Raises:
+        ParameterError: it is not a finite number of at least 0.
+    """
     if (
         isinstance(prior, bool)
         or not isinstance(prior, int | float | np.number)
@@ -176,7 +202,12 @@ def check_prior(prior: float) -> float:
 
 
 def with_prior(estimates: Any, sizes: Any, *, num_models: int, prior: float) -> Any:
-    """The score of candidates: fast estimates plus the prior's bonus for size; tensors, arrays or numbers."""
+    """The scores of candidates: fast estimates plus the prior's bonus for size.
+
+    Args:
+        estimates: (M,) in percent; a tensor, an array or one number.
+        sizes: (M,) numbers of ingredients.
+    """
     return estimates + prior * sizes / num_models
 
 
@@ -193,27 +224,39 @@ def sort_keys(
         sizes: (M,) numbers of ingredients.
         bitmasks: one array (M,) for each word of the candidates' bitmasks, the lowest word first.
     """
-    # 1e-9: below it two scores differ by rounding alone. For lexsort the last key decides first.
+    # Scores that differ by less than 1e-9 differ by rounding only. lexsort's last key comes first.
     return [*bitmasks, -sizes, -scores.round(9)]
 
 
 def rank(
-    bank: LogitBank, candidates: Tensor, prior: float = 0.0, top: int | None = None
+    bank: LogitBank, candidates: Tensor, prior: float = 0.0, *, top: int | None = None
 ) -> Ranking:
     """Rank candidates by `accuracy of the ensemble (percent) + prior * |S| / N`.
 
-    For mixing weights that are no subset, `|S|` is the effective number 1 / sum p_k^2. Ties go to more
-    ingredients, then to the lower bitmask, then to the earlier candidate.
+    For mixing weights that are not a subset, `|S|` is the effective number 1 / sum p_k^2. Ties go
+    to more ingredients, then to the lower bitmask, then to the earlier candidate.
 
     Args:
+        bank: logits (N, n, C).
         candidates: (M, N) mixing weights.
         prior: lambda, in percentage points of accuracy: the bonus of the full zoo.
-        top: how many to put in order, repeated rows left out; all M rows, repeats among them, when not given.
+        top: how many candidates to put in order, without repeated rows. Default: all M rows,
+            with repeats.
 
-    Source: RADIN, stage 1. The texts we have do not print the prior's formula; this is our reading of it.
+    Raises:
+        ParameterError: an impossible prior or top, or candidates that are not mixing weights for
+            this bank.
+
+    Source: RADIN, stage 1. The texts we have do not print the prior's formula; this is our reading.
+
+    >>> import radin, torch
+    >>> bank = radin.LogitBank(torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]]]), torch.tensor([0]))
+    >>> radin.rank(bank, radin.exhaustive(2)).order.tolist()  # both, the first, the second
+    [2, 0, 1]
     """
     prior = check_prior(prior)
-    top = top if top is None else check_integer("top", top, minimum=1)
+    if top is not None:
+        top = check_integer("top", top, minimum=1)
     candidates = torch.as_tensor(candidates).cpu()
     estimates = fast_estimate(bank, candidates)
     sizes = effective_number(candidates)
@@ -225,14 +268,17 @@ def rank(
 
 
 def _first_distinct(candidates: Tensor, keys: list[np.ndarray], top: int) -> np.ndarray:
-    """The first `top` different candidates in the order of the keys; only those within reach are sorted."""
+    """The first `top` different candidates in the order of the keys.
+
+    Only `reach` of the best candidates are sorted, and more if too many of them are repeats.
+    """
     reach = top
     while True:
         best = np.arange(len(candidates))
         if reach < len(best):
             best = np.flatnonzero(keys[-1] <= np.partition(keys[-1], reach - 1)[reach - 1])
         best = best[np.lexsort([key[best] for key in keys])]
-        found = best[first_occurrences(candidates[best]).numpy()]
-        if len(found) >= top or len(best) == len(candidates):
-            return found[:top]
+        different = best[first_occurrences(candidates[best]).numpy()]
+        if len(different) >= top or len(best) == len(candidates):
+            return different[:top]
         reach *= 4

@@ -162,8 +162,7 @@ def test_labels_that_no_model_predicts(kernels):
     check_form(found, 3)
     assert (found[0], found[1].shape, found[3].tolist()) == (0, (0, 3), [0])
     assert (
-        kernels.collect(torch.zeros(3, 40, 5), torch.zeros(40, dtype=torch.int64), 0, 40)[0]
-        == 40
+        kernels.collect(torch.zeros(3, 40, 5), torch.zeros(40, dtype=torch.int64), 0, 40)[0] == 40
     )
 
 

@@ -134,9 +134,9 @@ def test_what_is_collected_block_by_block_is_what_is_collected_at_once(kernels):
     bank = agreeing(5, 400, 30)
     with counted_by(kernels), pytest.MonkeyPatch.context() as patch:
         whole = collect(bank)
-        patch.setattr("radin.ranking.margins._CHUNK", 5 * 30 * 7)  # seven images
+        patch.setattr("radin.ranking.margins._MAX_BLOCK_LOGITS", 5 * 30 * 7)  # seven images
         parts = collect(bank)
-    assert (whole.sure, len(whole.starts)) == (parts.sure, len(parts.starts))
+    assert (whole.always_right, len(whole.starts)) == (parts.always_right, len(parts.starts))
     for name in ("values", "wins_ties", "starts"):
         assert torch.equal(getattr(whole, name), getattr(parts, name)), name
 
@@ -269,7 +269,7 @@ def threads() -> Iterator[None]:
 def test_the_number_of_threads_changes_nothing(monkeypatch, chunk):
     bank, candidates = agreeing(8, 500, 20), some_candidates(8)
     expected = None
-    monkeypatch.setattr("radin.ranking.margins._CHUNK", chunk)
+    monkeypatch.setattr("radin.ranking.margins._MAX_BLOCK_LOGITS", chunk)
     for number in (1, 2, 4):
         torch.set_num_threads(number)
         found = [
@@ -366,12 +366,12 @@ print(kib("RssAnon") - before)
 def test_memory_beside_a_bank_of_noise_is_some_blocks():
     """Of noise, every class is a rival, and margins in double precision take twice the single-precision bank.
 
-    A thread holds up to three blocks of _CHUNK doubles: the margins of one, the copy that is handed on, and what is
+    A thread holds up to three blocks of _MAX_BLOCK_LOGITS doubles: the margins of one, the copy that is handed on, and what is
     left undecided of them. The allocator may keep as much again of an earlier thread's.
     """
     code = """
 import radin.ranking.margins
-radin.ranking.margins._CHUNK = 2**20
+radin.ranking.margins._MAX_BLOCK_LOGITS = 2**20
 print(peak(LogitBank(torch.randn(12, 1500, 1000), torch.arange(1500) % 1000)))
 
 logits, labels = torch.randn(8, 2000, 1000), torch.arange(2000) % 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from fractions import Fraction
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from helpers import exact_accuracy, exact_ensemble, mixing_weights, random_bank, tied_banks
 from radin import LogitBank, exhaustive, fast_estimate, monte_carlo, rank
 from radin.errors import ParameterError
+from radin.ranking import rank as rank_module
 from radin.ranking.candidates import effective_number
 from radin.ranking.rank import ensemble_answers
 
@@ -40,26 +40,26 @@ def test_accuracy_is_exact_with_ties_everywhere(case):
     )
 
 
-@given(case=banks_with_candidates(), chunk=st.integers(1, 40))
+@given(case=banks_with_candidates(), block_logits=st.integers(1, 40))
 @settings(max_examples=50)
-def test_blocks_of_any_size_give_the_same_estimates(case, chunk):
+def test_blocks_of_any_size_give_the_same_estimates(case, block_logits):
     bank, candidates = case
     whole = {metric: fast_estimate(bank, candidates, metric) for metric in ("accuracy", "nll")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("radin.ranking.rank"), "_CHUNK", chunk)
-        patch.setattr("radin.ranking.margins._CHUNK", chunk)
+        patch.setattr(rank_module, "_NLL_BLOCK_LOGITS", block_logits)
+        patch.setattr("radin.ranking.margins._MAX_BLOCK_LOGITS", block_logits)
         assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
         torch.testing.assert_close(
             fast_estimate(bank, candidates, "nll"), whole["nll"], rtol=1e-12, atol=1e-12
         )
 
 
-@given(bank=tied_banks(), at_once=st.integers(1, 40))
+@given(bank=tied_banks(), max_logits=st.integers(1, 40))
 @settings(max_examples=50)
-def test_answers_to_each_image_are_what_the_estimates_are_means_of(bank, at_once):
+def test_answers_to_each_image_are_what_the_estimates_are_means_of(bank, max_logits):
     subsets = exhaustive(bank.num_models)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("radin.ranking.rank"), "_ANSWERS", at_once)
+        patch.setattr(rank_module, "_MAX_ENSEMBLE_LOGITS", max_logits)
         right, losses = ensemble_answers(bank, subsets)
     assert right.shape == losses.shape == (len(subsets), bank.num_images)
     assert (100 * right.double().mean(1)).tolist() == pytest.approx(
@@ -102,10 +102,10 @@ def test_the_table_of_all_subsets_and_candidates_one_by_one_agree(bank, data):
     masks = data.draw(st.lists(st.integers(1, 2**N - 1), min_size=1, max_size=8))
     subsets = exhaustive(N)[[mask - 1 for mask in masks]]
     expected = [float(exact_accuracy(bank, p)) for p in subsets]
-    for gain, unused in ((0, "count_every_subset"), (2**30, "count_candidates")):
+    for table_rows, unused in ((0, "count_every_subset"), (2**30, "count_candidates")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(importlib.import_module("radin.ranking.rank"), "_TABLE_GAIN", gain)
-            patch.setattr(importlib.import_module("radin.ranking.rank"), unused, None)
+            patch.setattr(rank_module, "_TABLE_ROWS_PER_CANDIDATE", table_rows)
+            patch.setattr(rank_module, unused, None)
             assert fast_estimate(bank, subsets).tolist() == expected
 
 
@@ -219,7 +219,7 @@ def test_top_is_the_beginning_of_the_whole_order(data, bank, prior):
     candidates = candidates[data.draw(st.permutations(range(len(candidates))))]
     whole = rank(bank, candidates, prior)
     top = data.draw(st.integers(1, len(candidates) + 2))
-    some = rank(bank, candidates, prior, top)
+    some = rank(bank, candidates, prior, top=top)
     assert some.order.tolist() == first_distinct(candidates, whole.order, top)
     assert some.order.dtype == torch.int64
     assert torch.equal(some.estimates, whole.estimates)

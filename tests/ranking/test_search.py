@@ -1,4 +1,4 @@
-"""radin/ranking/search.py: searches look at different subsets, keep to their number, and find the best of small zoos."""
+"""radin/ranking/search.py: searches look at different subsets and find the best of small zoos."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def masks(candidates: torch.Tensor) -> list[int]:
 )
 @settings(max_examples=40, deadline=None)
 def test_as_many_different_subsets_as_asked(search, bank, num_estimates, seed, prior):
-    found = search(bank, num_estimates, prior, seed)
+    found = search(bank, num_estimates, prior=prior, seed=seed)
     every = 2**bank.num_models - 1
     assert found.dtype == torch.float32
     assert found.shape == (min(num_estimates, every), bank.num_models)
@@ -39,35 +39,36 @@ def test_as_many_different_subsets_as_asked(search, bank, num_estimates, seed, p
     for row in found:
         positive = row[row > 0]
         assert torch.allclose(positive, torch.full_like(positive, 1 / len(positive)))
-    assert torch.equal(search(bank, num_estimates, prior, seed), found)
+    assert torch.equal(search(bank, num_estimates, prior=prior, seed=seed), found)
     shorter = max(1, num_estimates // 2)
-    assert torch.equal(search(bank, shorter, prior, seed), found[:shorter])
+    assert torch.equal(search(bank, shorter, prior=prior, seed=seed), found[:shorter])
 
 
 @given(bank=tied_banks(), subsets=st.data())
 @settings(max_examples=40, deadline=None)
 def test_scores_are_those_of_a_ranking(bank, subsets):
     prior = subsets.draw(st.sampled_from([0.0, 0.7]))
-    seen = module._Seen(bank, 2**bank.num_models, prior, seed=0)
+    looked_at = module._LookedAt(bank, 2**bank.num_models, prior=prior)
     every = exhaustive(bank.num_models)
-    places = seen.look(every.numpy() > 0)
-    assert places == list(range(len(every)))
+    indices = looked_at.look(every.numpy() > 0)
+    assert indices == list(range(len(every)))
     ranking = rank(bank, every, prior)
-    assert [merit for merit, _ in seen._merit] == pytest.approx(ranking.scores.tolist(), abs=1e-9)
-    # Of equals with as many ingredients the first seen, which here has the lower bitmask: the order of the ranking.
-    assert seen.best(places, len(every)) == ranking.order.tolist()
+    scores = [score for score, _ in looked_at._scores]
+    assert scores == pytest.approx(ranking.scores.tolist(), abs=1e-9)
+    # Of equal scores and sizes the first one comes first. Here it has the lower bitmask.
+    assert looked_at.best(indices, len(every)) == ranking.order.tolist()
 
 
 @each_search
 def test_nothing_is_looked_at_twice_nor_beyond_the_number(search, monkeypatch):
     asked = []
-    real = module._Seen._estimates
+    real = module._LookedAt._estimates
 
     def counting(self, members):
         asked.extend(row.tobytes() for row in members)
         return real(self, members)
 
-    monkeypatch.setattr(module._Seen, "_estimates", counting)
+    monkeypatch.setattr(module._LookedAt, "_estimates", counting)
     search(random_bank(7, 30, seed=3), 60)
     assert len(asked) == len(set(asked)) == 60
 
@@ -89,7 +90,7 @@ def test_a_search_finds_the_best_subset_where_blind_draws_do_not(search):
 def test_the_prior_is_climbed_too(search):
     bank = random_bank(12, 60, 3, seed=8)
     for prior in (0.0, 1000.0):
-        found = search(bank, 200, prior)
+        found = search(bank, 200, prior=prior)
         largest = (found > 0).sum(1)[rank(bank, found, prior).order[0]]
         assert (largest == 12) == (prior == 1000.0)
 
