@@ -1,4 +1,4 @@
-"""One reading of every checkpoint: is it finite, is it another's double, did it start where the others did."""
+"""Every checkpoint is read once: is it finite, is it a duplicate, is it near the initialisation?"""
 
 from __future__ import annotations
 
@@ -15,128 +15,150 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from radin.checkpoints.checkpoint import Checkpoint, best_prefixes
-from radin.checkpoints.formats import (
-    is_parameter,
-    some,
-)
-from radin.errors import CheckpointError
+from radin.checkpoints.formats import is_parameter
+from radin.errors import CheckpointError, list_names
 from radin.files import update_hash
 
-STRANGERS = 0.2  # a cosine below which two networks, or layers, have nothing in common
-MOST_READERS = 8  # files read at once; a disk gains nothing from more
-_PIECE = 1 << 16  # numbers compared at once: in double precision they stay in a core's cache
+MAX_UNRELATED_COSINE = 0.2  # below it two networks, or layers, have nothing in common
+MAX_FILES_AT_ONCE = 8  # a disk gains nothing from more readers
+MAX_LISTED_DIFFERENCES = 40  # in one error; the beginning of a longer one would scroll away
+_ELEMENTS_PER_PIECE = 1 << 16  # compared at once: in double precision they fit a core's cache
 
 
-class Reading(NamedTuple):
-    """What reading a checkpoint to its end says of it.
+class Inspection(NamedTuple):
+    """What was computed while a checkpoint was read.
 
     Attributes:
         fingerprint: hex hash of the tensors that are used, by name.
-        spare: hex hash of each tensor that is not used.
-        distance: ||theta - theta_0|| / ||theta_0||, over the parameters; 0 without an initialisation.
+        unused: hex hash of each tensor that is not used.
+        distance: ||theta - theta_0|| / ||theta_0||, over the parameters; 0 without an
+            initialisation.
         cosine: between theta and theta_0.
-        typical: the median of that cosine over the matrices and kernels.
+        median_cosine: the upper median of that cosine over the matrices and kernels.
     """
 
     fingerprint: str
-    spare: dict[str, str]
+    unused: dict[str, str]
     distance: float
     cosine: float
-    typical: float
+    median_cosine: float
 
 
-def read_all(
+def inspect_all(
     checkpoints: Sequence[Checkpoint],
-    spare: Collection[str],
+    *,
+    unused: Collection[str],
     init: Checkpoint | None,
     progress: bool,
-) -> list[Reading]:
+) -> list[Inspection]:
     """Read every checkpoint once, several at a time on as many cores as torch uses.
 
     Args:
-        spare: the keys that are hashed one by one, and otherwise left alone.
+        unused: the keys that are hashed one by one, and not checked or compared.
         init: what the others are compared with.
+        progress: whether to show a bar.
 
-    Raises CheckpointError for NaN or infinite weights and for tensors that cannot be read, in the first such file.
+    Raises:
+        CheckpointError: NaN or infinite weights, or tensors that cannot be read; it names the
+            first such file.
     """
-    readers = min(len(checkpoints), torch.get_num_threads(), MOST_READERS)
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="radin-reading")
+    num_threads = min(len(checkpoints), torch.get_num_threads(), MAX_FILES_AT_ONCE)
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="radin-inspection")
     bar = tqdm(
         total=len(checkpoints), desc="checking ingredients", disable=not progress, leave=False
     )
     try:
-        readings = []
-        for reading in pool.map(
-            partial(_read, spare=spare, init=init), checkpoints
-        ):  # in their order, errors too
-            readings.append(reading)
+        inspections = []
+        # In the order of the files, errors too.
+        for inspection in pool.map(partial(_inspect, unused=unused, init=init), checkpoints):
+            inspections.append(inspection)
             bar.update()
-        return readings
+        return inspections
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
 
 
-def _read(checkpoint: Checkpoint, spare: Collection[str], init: Checkpoint | None) -> Reading:
-    digest, of_spare = hashlib.sha256(), {}
-    products = {}
+def _inspect(
+    checkpoint: Checkpoint, *, unused: Collection[str], init: Checkpoint | None
+) -> Inspection:
+    digest = hashlib.sha256()
+    unused_hashes: dict[str, str] = {}
+    products: dict[str, tuple[Tensor, int]] = {}
     for key in sorted(checkpoint):
         tensor = checkpoint[key]
-        single = hashlib.sha256() if key in spare else digest
+        is_unused = key in unused
+        key_digest = hashlib.sha256() if is_unused else digest
         try:
-            broken = key not in spare and not _is_finite(tensor)
-            update_hash(single, key, tensor)
-            if init is not None and key not in spare and is_parameter(key, tensor) and not broken:
+            is_finite = is_unused or _is_finite(tensor)
+            update_hash(key_digest, key, tensor)
+            if init is not None and is_finite and not is_unused and is_parameter(key, tensor):
                 products[key] = _products(tensor, init[key]), tensor.ndim
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-            MemoryError,
-        ) as error:  # 8-bit floats, a name that is not text
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+            # For example 8-bit floats, or a name that is not valid text.
             raise CheckpointError(
-                f"{checkpoint.path}: {key!r}, {tensor.dtype}, cannot be read ({error}); save it in single precision."
+                f"{checkpoint.path}: {key!r}, {tensor.dtype}, cannot be read ({error}); save it "
+                "in single precision."
             ) from error
-        if key in spare:
-            of_spare[key] = single.hexdigest()
-        if broken:
-            bad = int((~torch.isfinite(tensor)).sum())
+        if is_unused:
+            unused_hashes[key] = key_digest.hexdigest()
+        if not is_finite:
+            count = int((~torch.isfinite(tensor)).sum())
+            plural = "s" if count > 1 else ""
             raise CheckpointError(
-                f"{checkpoint.path}: {key} holds {bad} NaN or infinite weight{'s' if bad > 1 else ''}; "
+                f"{checkpoint.path}: {key} holds {count} NaN or infinite weight{plural}; "
                 "the training run diverged, leave this ingredient out."
             )
-    return Reading(digest.hexdigest(), of_spare, *_compare(products))
+    return Inspection(digest.hexdigest(), unused_hashes, *_distance_and_cosines(products))
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN and no infinity. A sum keeps either, and is several times faster than a look at each."""
+    """Whether there is no NaN and no infinity.
+
+    A sum keeps either, and is several times faster than a look at each element.
+    """
     if not tensor.is_floating_point():
         return True
     wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    return bool(tensor.sum(dtype=wide).isfinite()) or bool(
-        tensor.isfinite().all()
-    )  # a sum of finite ones may overflow
+    if tensor.sum(dtype=wide).isfinite():
+        return True
+    return bool(tensor.isfinite().all())  # a sum of finite elements may overflow
 
 
 def _products(tensor: Tensor, start: Tensor) -> Tensor:
     """<a, a>, <a, b>, <b, b> and ||a - b||^2 of a tensor and the initialisation's, (4,) double."""
     total = torch.zeros(4, dtype=torch.float64)
-    for a, b in zip(tensor.flatten().split(_PIECE), start.flatten().split(_PIECE), strict=True):
-        a, b = a.double(), b.double()
+    pieces = zip(
+        tensor.flatten().split(_ELEMENTS_PER_PIECE),
+        start.flatten().split(_ELEMENTS_PER_PIECE),
+        strict=True,
+    )
+    for a, b in pieces:
+        a = a.double()
+        b = b.double()
         step = a - b
         total += torch.stack([a @ a, a @ b, b @ b, step @ step])
     return total
 
 
-def _compare(products: Mapping[str, tuple[Tensor, int]]) -> tuple[float, float, float]:
-    """Distance, cosine and typical cosine of a checkpoint and its initialisation, from products of their tensors."""
+def _distance_and_cosines(
+    products: Mapping[str, tuple[Tensor, int]],
+) -> tuple[float, float, float]:
+    """Distance, cosine and median cosine of a checkpoint and its initialisation.
+
+    Args:
+        products: of each parameter, the answer of `_products` and the number of dimensions.
+    """
     if not products:
         return 0.0, 1.0, 1.0
-    aa, ab, bb, apart = torch.stack([each for each, _ in products.values()]).sum(0).tolist()
-    distance = (apart / bb) ** 0.5 if bb else (math.inf if apart else 0.0)
+    aa, ab, bb, squared_distance = (
+        torch.stack([each for each, _ in products.values()]).sum(0).tolist()
+    )
+    from_zero = math.inf if squared_distance else 0.0
+    distance = (squared_distance / bb) ** 0.5 if bb else from_zero
     cosine = _cosine(aa, ab, bb)
-    # Biases and scales of norms are small and few, and alike in any two networks. A head that was made anew, or times
-    # thirty, is one tensor of many: the upper median does not ask it.
+    # Biases and scales of norms are small and few, and alike in any two networks. A new head, or
+    # one times thirty, is one tensor of many and does not change the upper median.
     cosines = sorted(
         _cosine(*each[:3].tolist())
         for each, ndim in products.values()
@@ -150,167 +172,210 @@ def _cosine(aa: float, ab: float, bb: float) -> float:
     return ab / (aa**0.5 * bb**0.5) if aa and bb else 1.0
 
 
-# What the readings say of the zoo ---------------------------------------------------------------
+# Messages about the zoo -------------------------------------------------------------------------
 
 
-def check_spare(
-    checkpoints: Sequence[Checkpoint], readings: Sequence[Reading], spare: Collection[str]
+def check_unused(
+    checkpoints: Sequence[Checkpoint],
+    inspections: Sequence[Inspection],
+    unused: Collection[str],
 ) -> None:
-    """CheckpointError when a key that is left out is not the same wherever it is; it names the files that differ."""
+    """Raise CheckpointError unless each unused key is the same in every file that has it."""
     differences = []
-    for key in sorted(spare):
-        alike: dict[str, list[Path]] = {}
-        for checkpoint, reading in zip(checkpoints, readings, strict=True):
-            if key in reading.spare:
-                alike.setdefault(reading.spare[key], []).append(checkpoint.path)
-        groups = sorted(
-            alike.values(), key=len, reverse=True
-        )  # the most common first, then in the order of the files
-        others = [str(path) for group in groups[1:] for path in group]
+    for key in sorted(unused):
+        paths_of_hash: dict[str, list[Path]] = {}
+        for checkpoint, inspection in zip(checkpoints, inspections, strict=True):
+            if key in inspection.unused:
+                paths_of_hash.setdefault(inspection.unused[key], []).append(checkpoint.path)
+        # The most common content first, then in the order of the files.
+        common, *others = sorted(paths_of_hash.values(), key=len, reverse=True)
         if others:
-            like = (
-                f"{groups[0][0]}{f' and {len(groups[0]) - 1} more' if len(groups[0]) > 1 else ''}"
+            different = list_names(path for group in others for path in group)
+            differences.append(
+                f"{key} in {different} is not what it is in {list_names(common, most=1)}"
             )
-            differences.append(f"{key} in {some(others)} is not what it is in {like}")
     if differences:
         raise CheckpointError(
-            "Keys that the model does not have are skipped only where they are the same in every file; leave out files "
-            "of another model, or give a build that has these keys:\n  " + "\n  ".join(differences)
+            "Keys that the model does not have are skipped only where they are the same in every "
+            "file; leave out files of another model, or give a build that has these keys:\n  "
+            + "\n  ".join(differences)
         )
 
 
-def duplicates(paths: Sequence[Path], readings: Sequence[Reading]) -> str:
-    """Which ingredients hold the same weights, in words; "" when none do."""
+def describe_duplicates(paths: Sequence[Path], inspections: Sequence[Inspection]) -> str:
+    """A message that names the ingredients with the same weights; "" when there are none."""
     first: dict[str, Path] = {}
-    twins = []
-    for path, reading in zip(paths, readings, strict=True):
-        if reading.fingerprint in first:
-            twins.append(f"{path} holds the same weights as {first[reading.fingerprint]}")
-        first.setdefault(reading.fingerprint, path)
-    said = "an average weighs such ingredients several times; leave all but one out if that is not meant"
-    return f"duplicates: {'; '.join(twins)}; {said}" if twins else ""
-
-
-def strangers(paths: Sequence[Path], readings: Sequence[Reading], init: Path) -> str:
-    """Which ingredients did not start from the initialisation, in words; "" when all did."""
-    apart = {
-        str(path): each.typical
-        for path, each in zip(paths, readings, strict=True)
-        if each.typical < STRANGERS
-    }
-    if not apart:
+    pairs = []
+    for path, inspection in zip(paths, inspections, strict=True):
+        if inspection.fingerprint in first:
+            pairs.append(f"{path} holds the same weights as {first[inspection.fingerprint]}")
+        first.setdefault(inspection.fingerprint, path)
+    if not pairs:
         return ""
-    highest = f"{max(apart.values()):.2f}{' at most' if len(apart) > 1 else ''}"
     return (
-        f"no common start: {some(list(apart))} and the initialisation {init} have next to nothing in common (median "
-        f"cosine of their matrices {highest}, below {STRANGERS}); "
-        "only fine-tunes of one checkpoint can be averaged, so leave out others or give the init that was theirs"
+        f"duplicates: {'; '.join(pairs)}; an average weighs such ingredients several times; leave "
+        "all but one out if that is not meant"
     )
 
 
-def unmoved(paths: Sequence[Path], readings: Sequence[Reading], init: Path) -> str:
-    """Which ingredients are the initialisation itself, in words; "" when none is."""
-    still = [
-        str(path) for path, reading in zip(paths, readings, strict=True) if not reading.distance
+def describe_unrelated(paths: Sequence[Path], inspections: Sequence[Inspection], init: Path) -> str:
+    """A message that names the ingredients with another start than the initialisation.
+
+    "" when all of them started from it.
+    """
+    unrelated = {
+        path: inspection.median_cosine
+        for path, inspection in zip(paths, inspections, strict=True)
+        if inspection.median_cosine < MAX_UNRELATED_COSINE
+    }
+    if not unrelated:
+        return ""
+    highest = f"{max(unrelated.values()):.2f}{' at most' if len(unrelated) > 1 else ''}"
+    return (
+        f"no common start: {list_names(unrelated)} and the initialisation {init} have next to "
+        f"nothing in common (median cosine of their matrices {highest}, below "
+        f"{MAX_UNRELATED_COSINE}); only fine-tunes of one checkpoint can be averaged, so leave out "
+        "others or give the init that was theirs"
+    )
+
+
+def describe_unchanged(paths: Sequence[Path], inspections: Sequence[Inspection], init: Path) -> str:
+    """A message that names the ingredients that are the initialisation; "" when none is."""
+    unchanged = [
+        path for path, inspection in zip(paths, inspections, strict=True) if not inspection.distance
     ]
-    verb = "are" if len(still) > 1 else "is"
-    return f"distance 0: {some(still)} {verb} the initialisation {init} itself" if still else ""
+    if not unchanged:
+        return ""
+    verb = "are" if len(unchanged) > 1 else "is"
+    return f"distance 0: {list_names(unchanged)} {verb} the initialisation {init} itself"
 
 
-MOST_LINES = 40  # of an error: the head of a longer one would scroll away
+# Architecture -----------------------------------------------------------------------------------
 
 
-def _reference(
-    opened: list[Checkpoint], build: Callable[[], nn.Module] | None
+def choose_reference(
+    checkpoints: list[Checkpoint], build: Callable[[], nn.Module] | None
 ) -> tuple[Mapping[str, Tensor], str]:
-    """What all checkpoints must look like, and its name: the model, or the first file, or the one with less prefix."""
+    """What all checkpoints must have the keys and shapes of, and its name for messages.
+
+    It is the model of `build`, or without one the checkpoint whose keys have the shortest prefix,
+    and among these the first.
+    """
     if build is not None:
         return build().state_dict(), "the model that build() returns"
-    barest = max(
-        opened, key=lambda checkpoint: len(best_prefixes(opened[0], checkpoint)[0])
-    )  # the first of equals
-    return barest, str(barest.path)
+    shortest = max(
+        checkpoints, key=lambda checkpoint: len(best_prefixes(checkpoints[0], checkpoint)[0])
+    )
+    return shortest, str(shortest.path)
 
 
-def _everywhere(checkpoints: Sequence[Checkpoint]) -> set[str]:
+def common_keys(checkpoints: Sequence[Checkpoint]) -> set[str]:
+    """The keys that are in every checkpoint."""
     return set.intersection(*(set(checkpoint) for checkpoint in checkpoints))
 
 
-def _check_alike(
-    opened: list[Checkpoint], reference: Mapping[str, Tensor], reference_name: str, unused: str
+def check_architecture(
+    checkpoints: list[Checkpoint],
+    reference: Mapping[str, Tensor],
+    reference_name: str,
+    *,
+    unused: str,
 ) -> None:
-    """Compare keys, shapes and kinds of number with the reference; list every difference at once."""
-    differences = []
-    mends = dict[str, None]()
-    for checkpoint in opened:
-        path = checkpoint.path
-        resized = []
-        for key in sorted({*reference, *checkpoint}):
-            if key not in checkpoint:
-                differences.append(f"{path}: missing key {key}")
-            elif key not in reference:
-                reason = ", which is not in every file" if unused == "skip" else ""
-                differences.append(f"{path}: extra key {key}{reason}")
-            else:
-                here, there = checkpoint[key], reference[key]
-                if here.shape != there.shape:
-                    resized.append((here.shape, there.shape))
-                    differences.append(
-                        f"{path}: {key} has shape {tuple(here.shape)}, not {tuple(there.shape)}"
-                    )
-                elif here.is_floating_point() != there.is_floating_point():
-                    differences.append(f"{path}: {key} is {here.dtype}, not {there.dtype}")
-        if classes := _other_classes(resized):
-            mend = (
+    """Compare keys, shapes and dtypes with the reference; list every difference at once.
+
+    Args:
+        unused: as `Zoo.open` takes it; "" where there is no `build`.
+
+    Raises:
+        CheckpointError: there is a difference.
+    """
+    differences: list[str] = []
+    hints: dict[str, None] = {}
+    for checkpoint in checkpoints:
+        found, reshaped = _differences(checkpoint, reference, unused)
+        differences += found
+        if classes := _other_classes(reshaped):
+            way_out = (
                 f"build the model with num_classes={classes[0]}, or leave those files out"
                 if unused
                 else "leave out one kind"
             )
-            mends[f"a head for {classes[0]} classes does not fit one for {classes[1]}: {mend}"] = (
-                None
-            )
+            hint = f"a head for {classes[0]} classes does not fit one for {classes[1]}: {way_out}"
+            hints[hint] = None
     if not differences:
         return
-    if unused == "error" and _everywhere(opened) - set(reference):
-        mends['unused="skip" leaves out the extra keys that are the same in every file'] = None
+    if unused == "error" and common_keys(checkpoints) - set(reference):
+        hints['unused="skip" leaves out the extra keys that are the same in every file'] = None
+    lines = sorted(differences)
+    num_more = len(lines) - MAX_LISTED_DIFFERENCES
+    if num_more > 0:
+        lines = [*lines[:MAX_LISTED_DIFFERENCES], f"... and {num_more:,} more such differences"]
     raise CheckpointError(
         f"Ingredients must have one architecture, but these differ from {reference_name}:\n  "
-        + "\n  ".join([*_first(sorted(differences)), *mends])
+        + "\n  ".join([*lines, *hints])
     )
 
 
-def _first(lines: list[str]) -> list[str]:
-    more = len(lines) - MOST_LINES
-    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more:,} more such differences"]
+_ShapePair = tuple[Sequence[int], Sequence[int]]  # a tensor's, and the reference's
 
 
-def _other_classes(
-    resized: Sequence[tuple[Sequence[int], Sequence[int]]],
-) -> tuple[int, int] | None:
-    """The two numbers of classes, where another head explains all shapes that differ: they differ in one first size."""
-    firsts = {
-        (here[0], there[0])
-        for here, there in resized
-        if here[1:] == there[1:] and len(here) * len(there)
+def _differences(
+    checkpoint: Checkpoint, reference: Mapping[str, Tensor], unused: str
+) -> tuple[list[str], list[_ShapePair]]:
+    """A line for each difference of a checkpoint and the reference, and the shapes that differ."""
+    path = checkpoint.path
+    lines = []
+    reshaped: list[_ShapePair] = []
+    for key in sorted({*reference, *checkpoint}):
+        if key not in checkpoint:
+            lines.append(f"{path}: missing key {key}")
+        elif key not in reference:
+            reason = ", which is not in every file" if unused == "skip" else ""
+            lines.append(f"{path}: extra key {key}{reason}")
+        else:
+            own = checkpoint[key]
+            wanted = reference[key]
+            if own.shape != wanted.shape:
+                reshaped.append((own.shape, wanted.shape))
+                lines.append(
+                    f"{path}: {key} has shape {tuple(own.shape)}, not {tuple(wanted.shape)}"
+                )
+            elif own.is_floating_point() != wanted.is_floating_point():
+                lines.append(f"{path}: {key} is {own.dtype}, not {wanted.dtype}")
+    return lines, reshaped
+
+
+def _other_classes(reshaped: Sequence[_ShapePair]) -> tuple[int, int] | None:
+    """The two numbers of classes, where another head explains all shapes that differ.
+
+    The shapes then differ in their first size only, and all in the same way.
+    """
+    first_sizes = {
+        (own[0], wanted[0])
+        for own, wanted in reshaped
+        if own[1:] == wanted[1:] and len(own) * len(wanted)
     }
-    return (
-        firsts.pop()
-        if len(firsts) == 1 and all(here[1:] == there[1:] for here, there in resized)
-        else None
-    )
+    if len(first_sizes) != 1 or any(own[1:] != wanted[1:] for own, wanted in reshaped):
+        return None
+    return first_sizes.pop()
 
 
-def _notes(opened: list[Checkpoint], ingredients: list[Path], skipped: set[str]) -> list[str]:
-    """What was found in which files and what was skipped: files with one finding share a line."""
-    found: dict[str, list[Path]] = {}
-    for checkpoint in opened:
-        if checkpoint.finding:
-            found.setdefault(checkpoint.finding, []).append(checkpoint.path)
-    if skipped:
-        keys = f"{len(skipped)} key{'s' if len(skipped) > 1 else ''}"
-        said = f"skipped {keys} that the model does not have, the same in every file: {some(sorted(skipped))}"
-        found[said] = ingredients
-    return [
-        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {said}"
-        for said, paths in found.items()
-    ]
+def describe_files(
+    checkpoints: list[Checkpoint], ingredients: list[Path], unused: Collection[str]
+) -> list[str]:
+    """Notes on what was read of which files and what was skipped.
+
+    Files with the same note share a line.
+    """
+    paths_of: dict[str, list[Path]] = {}
+    for checkpoint in checkpoints:
+        if checkpoint.summary:
+            paths_of.setdefault(checkpoint.summary, []).append(checkpoint.path)
+    if unused:
+        num_keys = f"{len(unused)} key{'s' if len(unused) > 1 else ''}"
+        skipped = (
+            f"skipped {num_keys} that the model does not have, the same in every file: "
+            f"{list_names(sorted(unused))}"
+        )
+        paths_of[skipped] = ingredients
+    return [f"{list_names(paths, most=1)}: {note}" for note, paths in paths_of.items()]

@@ -1,4 +1,8 @@
-"""Networks around tensors that are there already: built without numbers of their own, for inference."""
+"""Networks around tensors that exist already: no weight is copied, and none is computed.
+
+PyTorch creates parameters with values, and `load_state_dict` copies a checkpoint over them. For a
+network that only predicts, both are wasted time.
+"""
 
 from __future__ import annotations
 
@@ -11,43 +15,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_ONE_AT_A_TIME = threading.Lock()  # warnings are silenced for all threads or for none
+_WARNINGS_LOCK = threading.Lock()  # warnings are silenced for all threads or for none
 
 
-def mapped_model(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module | None:
-    """What `build` returns, with `tensors` themselves for its parameters and buffers, not copies; no gradients.
+def zero_copy_model(
+    build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]
+) -> nn.Module | None:
+    """What `build` returns, with `tensors` themselves as parameters and buffers; no gradients.
 
-    A tensor of another kind of number than the model's is converted, which copies it. Returns None where the network
-    cannot be built on torch's meta device, or would hold a tensor that is not in `tensors`.
+    A tensor of another dtype than the model's is converted, which copies it.
+
+    Returns:
+        The model, or None where the network cannot be built on torch's meta device, or would hold
+        a tensor that is not in `tensors`.
     """
     try:
-        with _ONE_AT_A_TIME, warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter(
-                "ignore"
-            )  # a build that loads weights is told that they go nowhere
+        with _WARNINGS_LOCK, warnings.catch_warnings(), torch.device("meta"):
+            # A build that loads weights gets warnings: loading on the meta device has no effect.
+            warnings.simplefilter("ignore")
             model = build().requires_grad_(False)
         own = model.state_dict()
-    except Exception:  # the user's code, on a device that it need not know
+    except Exception:  # the user's code, on a device that it may not support
         return None
-    given = {
+    converted = {
         key: tensor.to(own[key].dtype) if key in own else tensor for key, tensor in tensors.items()
     }
-    model.load_state_dict(given, assign=True)
-    return None if _holds_meta(model) else model
+    model.load_state_dict(converted, assign=True)
+    return None if _has_meta_tensor(model) else model
 
 
-def _holds_meta(model: nn.Module) -> bool:
-    """Whether a tensor without numbers is left in a model: a buffer of its own, or one in a plain attribute."""
-    scan = _Scan()
+def _has_meta_tensor(model: nn.Module) -> bool:
+    """Whether a tensor without data is left in a model, as a buffer or in a plain attribute."""
+    finder = _MetaTensorFinder()
     try:
-        scan.dump(model)
+        finder.dump(model)
     except Exception:  # a model that cannot be pickled may hide one
         return True
-    return scan.found
+    return finder.found
 
 
-class _Scan(pickle.Pickler):
-    """Pickles into nothing, which visits all that an object holds, and looks at the tensors."""
+class _MetaTensorFinder(pickle.Pickler):
+    """Pickles without output, which visits everything that an object holds, and checks tensors."""
 
     def __init__(self) -> None:
         super().__init__(self)

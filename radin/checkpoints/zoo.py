@@ -20,38 +20,53 @@ from radin.checkpoints.formats import (
     read_index,
 )
 from radin.checkpoints.inspection import (
-    _check_alike,
-    _everywhere,
-    _notes,
-    _reference,
-    check_spare,
-    duplicates,
-    read_all,
-    strangers,
-    unmoved,
+    check_architecture,
+    check_unused,
+    choose_reference,
+    common_keys,
+    describe_duplicates,
+    describe_files,
+    describe_unchanged,
+    describe_unrelated,
+    inspect_all,
 )
-from radin.checkpoints.zero_copy import mapped_model
+from radin.checkpoints.zero_copy import zero_copy_model
 from radin.errors import CheckpointError, ParameterError, check_integer
 
 
 class Zoo:
     """N ingredients of one architecture; `len(zoo)` is N. Make one with `Zoo.open`.
 
-    A zoo can be pickled, which sends no weights along: a process that has the same files opens them when it needs
-    them, and does not read them again to check them. A `build` without a name in a module needs cloudpickle, as joblib
-    and Ray use it.
+    A zoo can be pickled, which sends no weights along: a process that has the same files opens them
+    when it needs them, and does not read them again to check them. A `build` without a name in a
+    module needs cloudpickle, as joblib and Ray use it.
 
     Attributes:
         paths: the N checkpoint files.
         names: their N file stems, or longer parts of their paths where stems repeat, for tables.
         build: returns one empty model, or None when only averaging is wanted.
         init: the checkpoint of the common initialisation as a lazy mapping, or None.
-        fingerprints: N hex hashes of the ingredients' tensors, whatever file format or prefix holds them. Ingredients
-            with the same weights have the same one.
-        notes: what was found and taken off in the files, a line for each finding; empty for plain state dicts.
-        distances: ||theta_k - theta_0|| / ||theta_0||, how far each ingredient lies from the initialisation beside that
-            one's length, over all parameters (no running statistics): (N,) double. None without `init`.
+        fingerprints: N hex hashes of the ingredients' tensors, which do not depend on the file
+            format or a prefix. Ingredients with the same weights have the same one.
+        notes: a line for each thing that was removed from the files or is special about them;
+            empty for plain state dicts.
+        distances: ||theta_k - theta_0|| / ||theta_0||, the distance of each ingredient to the
+            initialisation, over all parameters (no running statistics): (N,) double. None without
+            `init`.
         cosines: between theta_k and theta_0, (N,) double. None without `init`.
+
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> folder = tempfile.mkdtemp()
+    >>> for k in range(2):
+    ...     save_file(nn.Linear(4, 3).state_dict(), f"{folder}/model_{k}.safetensors")
+    >>> zoo = Zoo.open(folder, build=lambda: nn.Linear(4, 3), progress=False)
+    >>> zoo
+    Zoo(2 ingredients, 15 numbers each)
+    >>> zoo.names
+    ['model_0', 'model_1']
+    >>> zoo[1]["weight"].shape
+    torch.Size([3, 4])
     """
 
     def __init__(
@@ -59,8 +74,9 @@ class Zoo:
         paths: list[Path],
         checkpoints: Sequence[Mapping[str, Tensor]],
         fingerprints: list[str],
-        build: Callable[[], nn.Module] | None,
-        init: Mapping[str, Tensor] | None,
+        *,
+        build: Callable[[], nn.Module] | None = None,
+        init: Mapping[str, Tensor] | None = None,
         notes: Iterable[str] = (),
         distances: Tensor | None = None,
         cosines: Tensor | None = None,
@@ -71,7 +87,8 @@ class Zoo:
         self.build = build
         self.init = init
         self.notes = list(notes)
-        self.distances, self.cosines = distances, cosines
+        self.distances = distances
+        self.cosines = cosines
         self._checkpoints = list(checkpoints)
 
     @classmethod
@@ -79,100 +96,106 @@ class Zoo:
         cls,
         paths: str | Path | Iterable[str | Path],
         build: Callable[[], nn.Module] | None = None,
+        *,
         init: str | Path | None = None,
         progress: bool = True,
         unused: str = "error",
         ema: bool = False,
     ) -> Zoo:
-        """Open checkpoints and check every one of them against the others before any work starts.
+        """Open checkpoints and check all of them against each other before any work starts.
 
-        Each file is read once, to look for NaN or infinite weights, to hash its content and to compare it with the
-        initialisation; after that tensors are mapped from disk only when they are used. A prefix of the keys, such as
-        "module.", is taken off where the model (or another file) has the keys without it.
+        Each file is read once, to look for NaN or infinite weights, to hash its content and to
+        compare it with the initialisation; after that tensors are mapped from disk only when they
+        are used. A prefix of the keys, such as "module.", is removed where the model (or another
+        file) has the keys without it.
 
-        Ingredients that hold the same weights, or have next to nothing in common with `init`, are a warning; both
-        are in `notes` too.
+        Ingredients that hold the same weights, or have next to nothing in common with `init`, give
+        a warning; it is in `notes` too.
 
         Args:
-            paths: checkpoint files (what `open_checkpoint` takes, each), one folder of them, or a glob such
-                as `runs/*.safetensors` (natural order: model_2 before model_10; shards count as their index).
-            build: a function that returns one empty model; checkpoints must then fit its state dict.
+            paths: checkpoint files (each as `open_checkpoint` takes it), one folder of them, or a
+                glob such as `runs/*.safetensors` (natural order: model_2 before model_10; shards
+                count as their index).
+            build: a function that returns one empty model; checkpoints must then fit its state
+                dict.
             init: the checkpoint that all ingredients were fine-tuned from.
-            progress: show a progress bar.
-            unused: what to do with keys that the model of `build` does not have: "error", or "skip" those
-                that are the same, byte for byte, in every file.
-            ema: read the exponential moving average of the weights (EMA) that every ingredient's file holds beside
-                them, in an entry or under a prefix. Without it the ordinary weights are read, and `notes` says where
-                an EMA is. The initialisation is always read as it was before training, ordinary.
+            progress: whether to show a bar.
+            unused: what to do with keys that the model of `build` does not have: "error", or "skip"
+                those that are the same, byte for byte, in every file.
+            ema: read the exponential moving average of the weights (EMA) that every ingredient's
+                file holds beside them, in an entry or under a prefix. Without it the ordinary
+                weights are read, and `notes` says where an EMA is. Of the initialisation the
+                ordinary weights are always read.
 
         Raises:
-            CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds NaN
-                or infinite weights, or no EMA where one is asked for; or keys, shapes or kinds of
-                number differ (all differences are listed, sorted).
-            ParameterError: `build` is a model, `unused` is another word or "skip" without `build`, or `ema` is
-                neither True nor False.
+            CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds
+                NaN or infinite weights, or no EMA where one is asked for; or keys, shapes or dtypes
+                differ (all differences are listed, sorted).
+            ParameterError: `build` is a model, `unused` is another word or "skip" without `build`,
+                or `ema` is neither True nor False.
         """
-        if isinstance(build, nn.Module):
-            raise ParameterError(
-                "build must be a function that returns an empty model, not a model: build=lambda: Net()."
-            )
-        if unused not in ("error", "skip"):
-            raise ParameterError(f'unused must be "error" or "skip", not {unused!r}.')
-        if unused == "skip" and build is None:
-            raise ParameterError(
-                'unused="skip" needs build=..., the model that says which keys are used.'
-            )
-        if not isinstance(ema, bool):
-            raise ParameterError(f"ema must be True or False, not {ema!r}.")
+        _check_options(build, unused, ema)
         files = _expand(paths)
         if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
             files = [path for path in files if path.resolve() != locate(init).resolve()]
-        opened = [open_checkpoint(path, ema) for path in files]
+        opened = [open_checkpoint(path, ema=ema) for path in files]
         if init is not None:
             opened.append(open_checkpoint(init))
-        reference, reference_name = _reference(opened, build)
+        reference, reference_name = choose_reference(opened, build)
         opened = [checkpoint.fit(reference) for checkpoint in opened]
-        spare = _everywhere(opened[: len(files)]) - set(reference) if unused == "skip" else set()
-        used = [checkpoint.without(spare) for checkpoint in opened]
-        _check_alike(used, reference, reference_name, unused if build is not None else "")
+        unused_keys = (
+            common_keys(opened[: len(files)]) - set(reference) if unused == "skip" else set()
+        )
+        used = [checkpoint.without(unused_keys) for checkpoint in opened]
+        check_architecture(used, reference, reference_name, unused="" if build is None else unused)
         start = used[-1] if init is not None else None
-        readings = read_all(opened, spare, start, progress)
-        check_spare(opened, readings, spare)
-        notes, readings = _notes(used, files, spare), readings[: len(files)]
-        said = [duplicates(files, readings)]
-        said += [strangers(files, readings, start.path)] if start is not None else []
-        for line in filter(None, said):
-            warnings.warn(line, stacklevel=2)
-            notes.append(line)
-        fingerprints = [each.fingerprint for each in readings]
+        inspections = inspect_all(opened, unused=unused_keys, init=start, progress=progress)
+        check_unused(opened, inspections, unused_keys)
+        inspections = inspections[: len(files)]
+        problems = [describe_duplicates(files, inspections)]
+        if start is not None:
+            problems.append(describe_unrelated(files, inspections, start.path))
+        notes = describe_files(used, files, unused_keys)
+        for problem in filter(None, problems):
+            warnings.warn(problem, stacklevel=2)
+            notes.append(problem)
+        fingerprints = [each.fingerprint for each in inspections]
         if start is None:
-            return cls(files, used, fingerprints, build, None, notes)
-        notes += filter(None, [unmoved(files, readings, start.path)])
-        distances = torch.tensor([each.distance for each in readings], dtype=torch.float64)
-        cosines = torch.tensor([each.cosine for each in readings], dtype=torch.float64)
-        return cls(files, used[:-1], fingerprints, build, start, notes, distances, cosines)
+            return cls(files, used, fingerprints, build=build, notes=notes)
+        notes += filter(None, [describe_unchanged(files, inspections, start.path)])
+        return cls(
+            files,
+            used[:-1],
+            fingerprints,
+            build=build,
+            init=start,
+            notes=notes,
+            distances=torch.tensor([each.distance for each in inspections], dtype=torch.float64),
+            cosines=torch.tensor([each.cosine for each in inspections], dtype=torch.float64),
+        )
 
     def subset(self, indices: Iterable[int] | Tensor) -> Zoo:
         """The zoo of some of the ingredients, in the order given; nothing is read again.
 
-        `notes` stay as they are: they tell of the zoo that was opened.
+        `notes` stay the same: they are about the zoo that was opened.
 
-        Raises ParameterError for an index that is no ingredient's, the same one twice, or none.
+        Raises:
+            ParameterError: an index that is no ingredient's, the same one twice, or none at all.
         """
-        chosen = [
-            check_integer("an index", k, minimum=0)
-            for k in (indices.tolist() if isinstance(indices, Tensor) else indices)
-        ]
+        values = indices.tolist() if isinstance(indices, Tensor) else indices
+        chosen = [check_integer("an index", k, minimum=0) for k in values]
         if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= len(self):
             raise ParameterError(
-                f"A subset takes different indices from 0 to {len(self) - 1}, at least one, not {chosen}."
+                f"A subset takes different indices from 0 to {len(self) - 1}, at least one, not "
+                f"{chosen}."
             )
         part = copy.copy(self)
         for name in ("paths", "names", "fingerprints", "_checkpoints"):
             setattr(part, name, [getattr(self, name)[k] for k in chosen])
         part.notes = list(self.notes)
         if self.distances is not None and self.cosines is not None:
-            part.distances, part.cosines = self.distances[chosen], self.cosines[chosen]
+            part.distances = self.distances[chosen]
+            part.cosines = self.cosines[chosen]
         return part
 
     def __len__(self) -> int:
@@ -191,76 +214,105 @@ class Zoo:
         return list(self._checkpoints[0])
 
     def parameter_keys(self) -> list[str]:
-        """Those of `keys` that training moves: no whole numbers, and no running statistics of batch norm."""
+        """Those of `keys` that training changes: no integers, no running statistics."""
         return [key for key, tensor in self._checkpoints[0].items() if is_parameter(key, tensor)]
 
-    def model(self, state: int | Mapping[str, Tensor], copy: bool = True) -> nn.Module:
-        """A model in evaluation mode that holds ingredient `state` (an index) or any state dict of this zoo.
+    def model(self, state: int | Mapping[str, Tensor], *, copy: bool = True) -> nn.Module:
+        """A model in evaluation mode that holds ingredient `state` or any state dict of this zoo.
 
         Args:
-            copy: False for a model for inference only, never to be trained or written to, whose tensors are those of
-                `state` where the kind of number is the model's own: mapped from disk, or shared with the caller. It is
-                built without numbers, in a small part of the time. A network that cannot be built so (one with a
-                buffer that no checkpoint holds, or a `build` that computes with its weights) is copied all the same.
-                Its logits may differ from those of a copy in the last digit: the numbers lie in memory otherwise.
+            state: the index of an ingredient, or a state dict.
+            copy: False for a model for inference only, never to be trained or written to. Its
+                tensors are those of `state`, mapped from disk or shared with the caller, where the
+                dtype is the model's own. It is built in a small part of the time. A network that
+                cannot be built so (one with a buffer that no checkpoint holds, or a `build` that
+                computes with its weights) is copied all the same. Its logits may differ from those
+                of a copy in the last digit, because its tensors are aligned differently in memory.
 
-        Raises ParameterError when the zoo was opened without `build`.
+        Raises:
+            ParameterError: the zoo was opened without `build`.
         """
         if self.build is None:
             raise ParameterError(
-                "This zoo was opened without build=...; pass Zoo.open(..., build=f), where f() returns one empty model."
+                "This zoo was opened without build=...; pass Zoo.open(..., build=f), where f() "
+                "returns one empty model."
             )
         tensors = dict(state if isinstance(state, Mapping) else self[state])
-        if not copy and (model := mapped_model(self.build, tensors)) is not None:
+        if not copy and (model := zero_copy_model(self.build, tensors)) is not None:
             return model.eval()
         model = self.build()
         model.load_state_dict(tensors)
         return model.requires_grad_(copy).eval()
 
 
+def _check_options(build: Callable[[], nn.Module] | None, unused: str, ema: bool) -> None:
+    if isinstance(build, nn.Module):
+        raise ParameterError(
+            "build must be a function that returns an empty model, not a model: build=lambda: "
+            "Net()."
+        )
+    if unused not in ("error", "skip"):
+        raise ParameterError(f'unused must be "error" or "skip", not {unused!r}.')
+    if unused == "skip" and build is None:
+        raise ParameterError(
+            'unused="skip" needs build=..., the model that says which keys are used.'
+        )
+    if not isinstance(ema, bool):
+        raise ParameterError(f"ema must be True or False, not {ema!r}.")
+
+
 def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The checkpoint files that the argument of `Zoo.open` means, in natural order."""
     if not isinstance(paths, str | Path):
         files = [locate(path) for path in paths]
         if not files:
             raise CheckpointError("No checkpoints given: a zoo needs at least one ingredient.")
         return files
-    place = Path(paths).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
+    path = Path(paths).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
         found = [
-            path
-            for path in place.iterdir()
-            if path.name.endswith((*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES))
+            each
+            for each in path.iterdir()
+            if each.name.endswith((*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES))
         ]
     else:
-        matches = [Path(match) for match in glob.glob(str(place), recursive=True)]
-        found = [path for path in matches if path.is_file()]
-        folders = [path for path in matches if path.is_dir()]
-        found += [
-            locate(path)
-            for path in folders
-            if any(each.name.endswith(INDEX_SUFFIXES) for each in path.iterdir())
-        ]
-    indices = {path for path in found if path.name.endswith(INDEX_SUFFIXES)}
+        found = _match(str(path))
+    indices = {each for each in found if each.name.endswith(INDEX_SUFFIXES)}
     shards = {index.parent / name for index in indices for name in read_index(index).values()}
-    found = [path for path in dict.fromkeys(found) if path not in shards]
+    found = [each for each in dict.fromkeys(found) if each not in shards]
     if not found:
         raise CheckpointError(
-            f"{paths}: no checkpoint found there; give files, a folder or a glob of {', '.join(CHECKPOINT_SUFFIXES)}."
+            f"{paths}: no checkpoint found there; give files, a folder or a glob of "
+            f"{', '.join(CHECKPOINT_SUFFIXES)}."
         )
-    return sorted(
-        found,
-        key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))],
-    )
+    return sorted(found, key=_natural_order)
+
+
+def _match(pattern: str) -> list[Path]:
+    """The files that a glob matches, and the indices of shards in the folders that it matches."""
+    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    files = [path for path in matches if path.is_file()]
+    indices = [
+        locate(path)
+        for path in matches
+        if path.is_dir() and any(each.name.endswith(INDEX_SUFFIXES) for each in path.iterdir())
+    ]
+    return files + indices
+
+
+def _natural_order(path: Path) -> list[int | str]:
+    """A sort key that puts model_2 before model_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _names(paths: list[Path]) -> list[str]:
-    endings = [
-        next((end for end in INDEX_SUFFIXES if path.name.endswith(end)), path.suffix)
-        for path in paths
-    ]
-    stems = [path.name.removesuffix(end) for path, end in zip(paths, endings, strict=True)]
+    """The shortest of stem, folder/stem and whole path that tells the files apart."""
+    stems = []
+    for path in paths:
+        index_suffix = next((end for end in INDEX_SUFFIXES if path.name.endswith(end)), None)
+        stems.append(path.name.removesuffix(index_suffix or path.suffix))
     longer = [f"{path.parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
     if len(set(longer)) < len(paths):  # only the ending, or more, differs
         return [str(path) for path in paths]

@@ -46,7 +46,7 @@ def load_split(
     ArraySplit(digits, test: 847 images, 10 classes)
     >>> image, label = split[0]
     >>> tuple(image.shape), label
-    ((1, 8, 8), 0)
+    ((1, 8, 8), 5)
     """
     if size is not None:
         check_integer("size", size, minimum=1)

@@ -209,7 +209,7 @@ def test_functions_that_build_nothing(own):
     ):
         builder("my_own_networks:number", 3)()
     with pytest.raises(
-        ParameterError, match="my_own_networks:failing failed .no such width.; mend that function"
+        ParameterError, match="my_own_networks:failing failed .no such width.; fix that function"
     ):
         builder("my_own_networks:failing", 3)()
     with pytest.raises(

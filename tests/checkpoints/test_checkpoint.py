@@ -122,7 +122,7 @@ def test_a_prefix_is_taken_off_where_the_model_fits_without(tmp_path, suffix, pr
     assert zoo.keys() == list(zoo[0])
     assert set(zoo.parameter_keys()) == set(state(0))
     assert same(zoo.model(0).state_dict(), state(0))
-    assert zoo.notes == [f"{path}: read less the prefix {prefix!r}"]
+    assert zoo.notes == [f"{path}: read without the prefix {prefix!r}"]
     bare = save_states(tmp_path / "bare", state(0), state(1))
     assert zoo.fingerprints == open_zoo(*bare).fingerprints
 
@@ -153,21 +153,21 @@ def test_a_prefix_that_the_model_has_is_kept(tmp_path):
     path = save(prefixed("module.model.", state(0)), tmp_path / "a.pt")
     zoo = open_zoo(path, save(prefixed("model.", state(1)), tmp_path / "b.pt"), build=wrapped)
     assert set(zoo.keys()) == set(prefixed("model.", state(0)))
-    assert zoo.notes == [f"{path}: read less the prefix 'module.'"]
+    assert zoo.notes == [f"{path}: read without the prefix 'module.'"]
 
 
 def test_the_init_may_be_nested_and_prefixed_too(tmp_path):
     init = save({"state_dict": prefixed("model.", state(9))}, tmp_path / "init.ckpt")
     zoo = open_zoo(*save_states(tmp_path, near(0), near(1)), init=init)
     assert same(zoo.init, state(9))
-    assert zoo.notes == [f"{init}: read its 'state_dict', less the prefix 'model.'"]
+    assert zoo.notes == [f"{init}: read its 'state_dict', without the prefix 'model.'"]
 
 
 def test_files_with_one_finding_share_a_note(tmp_path):
     contents = [{"state_dict": prefixed("model.", state(k)), "epoch": k} for k in range(3)]
     paths = [save(content, tmp_path / f"{k}.ckpt") for k, content in enumerate(contents)]
     assert open_zoo(*paths, build=build).notes == [
-        f"{paths[0]} and 2 more: read its 'state_dict', less the prefix 'model.'"
+        f"{paths[0]} and 2 more: read its 'state_dict', without the prefix 'model.'"
     ]
 
 
@@ -184,7 +184,7 @@ def test_a_prefix_before_the_keys_of_the_model_only(tmp_path):
     zoo = open_zoo(*paths, build=build, unused="skip")
     assert same(zoo[1], state(1))
     assert [note.removeprefix(f"{paths[0]} and 1 more: ") for note in zoo.notes] == [
-        "read less the prefix 'model.'",
+        "read without the prefix 'model.'",
         "skipped 2 keys that the model does not have, the same in every file: loss.weight, n_averaged",
     ]
 
@@ -245,7 +245,7 @@ def test_the_same_weights_under_another_prefix_are_a_duplicate(tmp_path):
 def test_prefixes_taken_off_one_after_another_are_all_said(tmp_path):
     checkpoint = open_checkpoint(save(prefixed("module.model.", state(0)), tmp_path / "a.pt"))
     twice = checkpoint.fit(prefixed("model.", state(0))).fit(state(0))
-    assert twice.finding == "read less the prefix 'module.model.'"
+    assert twice.summary == "read without the prefix 'module.model.'"
     assert same(twice, state(0))
 
 
@@ -301,12 +301,12 @@ def test_an_ema_beside_the_weights_is_said_or_read(tmp_path, suffix, ordinary, e
     paths = save_states(tmp_path, *(with_ema(ordinary, ema, k) for k in range(2)), suffix=suffix)
     zoo = open_zoo(*paths, build=build)
     assert same(zoo[1], state(1))
-    read = f"read less the prefix {ordinary!r}; " if ordinary else ""
+    read = f"read without the prefix {ordinary!r}; " if ordinary else ""
     said = f"{read}an EMA is there too, not read: {ema_family(ema)!r}"
     assert zoo.notes == [f"{paths[0]} and 1 more: {said}"]
     averages = open_zoo(*paths, build=build, ema=True)
     assert same(averages[1], state(51))
-    assert averages.notes == [f"{paths[0]} and 1 more: read less the prefix {ema!r} (an EMA)"]
+    assert averages.notes == [f"{paths[0]} and 1 more: read without the prefix {ema!r} (an EMA)"]
 
 
 @pytest.mark.parametrize("entry", ["ema", "state_dict_ema", "model_ema"])
@@ -315,7 +315,7 @@ def test_an_ema_in_an_entry_is_read_when_asked_for(tmp_path, entry):
     assert same(open_checkpoint(path, ema=True).fit(state(0)), state(1))
     zoo = open_zoo(path, build=build, ema=True)
     assert same(zoo[0], state(1))
-    assert zoo.notes == [f"{path}: read its {entry!r}, less the prefix 'module.' (an EMA)"]
+    assert zoo.notes == [f"{path}: read its {entry!r}, without the prefix 'module.' (an EMA)"]
     assert same(open_zoo(path, ema=True)[0], prefixed("module.", state(1)))
 
 
@@ -324,7 +324,7 @@ def test_an_ema_among_the_keys_of_an_entry(tmp_path):
         {"state_dict": with_ema("model.", "ema_model.", 0), "epoch": 1}, tmp_path / "a.ckpt"
     )
     assert open_zoo(path, build=build).notes == [
-        f"{path}: read its 'state_dict', less the prefix 'model.'; an EMA is there too, not read: 'ema_model.'"
+        f"{path}: read its 'state_dict', without the prefix 'model.'; an EMA is there too, not read: 'ema_model.'"
     ]
     assert same(open_zoo(path, build=build, ema=True)[0], state(50))
 
@@ -334,7 +334,7 @@ def test_keys_of_an_ema_alone_are_read_and_it_is_said(tmp_path):
     for ema, said in ((False, "an EMA; there is no ordinary state dict"), (True, "an EMA")):
         zoo = open_zoo(path, build=build, ema=ema)
         assert same(zoo[0], state(1))
-        assert zoo.notes == [f"{path}: read less the prefix 'ema_model.' ({said})"]
+        assert zoo.notes == [f"{path}: read without the prefix 'ema_model.' ({said})"]
 
 
 def test_an_ordinary_state_dict_that_misses_a_key_does_not_give_way_to_its_ema(tmp_path):

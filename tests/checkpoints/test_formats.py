@@ -77,7 +77,7 @@ def test_shards_are_one_checkpoint(tmp_path, subfolder, suffix):
         checkpoint = open_checkpoint(path)
         assert checkpoint.path == index
         assert same(checkpoint, state(0))
-        assert checkpoint.finding == ""
+        assert checkpoint.summary == ""
     with pytest.raises(KeyError):
         open_checkpoint(index)["no such key"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import radin.checkpoints.inspection
 from helpers import build, save, save_states, state
 from radin import Zoo
-from radin.checkpoints.inspection import STRANGERS, _is_finite
+from radin.checkpoints.inspection import MAX_UNRELATED_COSINE, _is_finite
 from radin.errors import CheckpointError
 from radin.files import update_hash
 
@@ -61,7 +61,9 @@ def vector(tensors: State) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_distances_and_cosines_are_those_of_the_parameters_alone(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr("radin.checkpoints.inspection._PIECE", 7)  # pieces that fit no tensor
+    monkeypatch.setattr(
+        "radin.checkpoints.inspection._ELEMENTS_PER_PIECE", 7
+    )  # pieces that fit no tensor
     start = deep()
     states = [near(start, size) | {"steps": torch.tensor(3)} for size in (0.01, 0.3, 2.0)]
     states = [
@@ -144,7 +146,7 @@ def test_strangers_are_warned_of_once_and_named(tmp_path, members):
     assert [k for k in range(3) if str(zoo.paths[k]) in said] == list(members)
     assert str(tmp_path / "init.pt") in said
     assert (
-        zoo.cosines[list(members)].max() > STRANGERS
+        zoo.cosines[list(members)].max() > MAX_UNRELATED_COSINE
     )  # biases near 1 are alike in any two networks
 
 
@@ -159,7 +161,7 @@ def test_another_head_alone_makes_no_stranger(tmp_path, change, size):
         zoo = opened(tmp_path, start, one)
     assert zoo.notes == []
     if (change, size) == ("anew", 30.0):
-        assert zoo.cosines[0] < STRANGERS  # the head is most of the length
+        assert zoo.cosines[0] < MAX_UNRELATED_COSINE  # the head is most of the length
 
 
 def test_another_head_on_a_network_of_two_layers(tmp_path):
@@ -226,7 +228,7 @@ def test_the_first_bad_file_is_named_whichever_ends_first(tmp_path, threads, mon
         first = next(path for path in order if path in (paths[2], paths[3], paths[6]))
         assert str(caught.value).startswith(f"{first}: 3.bias holds 1 NaN")
     assert not [
-        thread for thread in threading.enumerate() if thread.name.startswith("radin-reading")
+        thread for thread in threading.enumerate() if thread.name.startswith("radin-inspection")
     ]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers import CLASSES, build, save, save_states, state, tiny_split
 from radin import Zoo
-from radin.checkpoints.zero_copy import mapped_model
+from radin.checkpoints.zero_copy import zero_copy_model
 from radin.errors import ParameterError
 
 IMAGES = tiny_split().images
@@ -40,7 +40,7 @@ def is_mapped(zoo: Zoo, k: int, model: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_mapped_model_is_the_copied_one(tmp_path, suffix):
+def test_a_zero_copy_model_is_the_copied_one(tmp_path, suffix):
     zoo = zoo_of(tmp_path, build, suffix=suffix)
     for k in range(2):
         mapped, copied = zoo.model(k, copy=False), zoo.model(k)
@@ -72,7 +72,7 @@ def test_another_kind_of_number_is_converted(tmp_path, dtype):
     assert model.state_dict()["1.weight"].data_ptr() == zoo[0]["1.weight"].data_ptr()
 
 
-def test_what_a_mapped_model_overwrites_stays_off_the_disk(tmp_path):
+def test_what_a_zero_copy_model_overwrites_stays_off_the_disk(tmp_path):
     for suffix in (".safetensors", ".pt"):
         zoo = zoo_of(tmp_path / suffix, build, suffix=suffix)
         before = [path.read_bytes() for path in zoo.paths]
@@ -184,7 +184,7 @@ def test_networks_that_cannot_do_without_numbers_are_copied(tmp_path, make):
     assert torch.equal(model(IMAGES), zoo.model(1)(IMAGES))
     assert not is_mapped(zoo, 1, model)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert mapped_model(make, zoo[1]) is None
+    assert zero_copy_model(make, zoo[1]) is None
 
 
 @pytest.mark.parametrize(

@@ -484,7 +484,7 @@ def test_a_pickled_zoo_is_the_same_zoo_and_small(many):
 
 def test_an_unpickled_zoo_opens_no_file_before_it_needs_one(many, monkeypatch):
     there = sent(many)
-    monkeypatch.setattr("radin.checkpoints.checkpoint.read", None)
+    monkeypatch.setattr("radin.checkpoints.checkpoint.open_file", None)
     assert len(there) == 4
     assert there.keys() == many.keys()
     assert there.subset([1, 2]).names == many.names[1:3]
