@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from radin.checkpoints.architectures import FORMS
+from radin.checkpoints.architectures import SPEC_FORMS
 from radin.cli.commands import (
     average_command,
     bench_command,
@@ -93,7 +93,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--model": {
         "required": True,
         "metavar": "SPEC",
-        "help": f"the network: {FORMS}, a function of your own that takes nothing, or num_classes",
+        "help": f"the network: {SPEC_FORMS}, a function of your own that takes nothing, or num_classes",
     },
     "--data": {
         "required": True,

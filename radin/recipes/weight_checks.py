@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from radin.checkpoints.formats import RUNNING_STATISTICS
-from radin.checkpoints.inspection import STRANGERS
+from radin.checkpoints.inspection import MAX_UNRELATED_COSINE
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.bank import LogitBank
 from radin.recipes.trust_report import Check
@@ -58,7 +58,7 @@ def _checks_of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBan
     key = min(lowest, key=lowest.__getitem__)
     # Compared with the initialisation where there is one: what only moved is still similar to it.
     similar = _cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
-    if similar < STRANGERS and all(
+    if similar < MAX_UNRELATED_COSINE and all(
         cosine >= MIN_TENSOR_COSINE for other, cosine in lowest.items() if other != key
     ):
         advice = _one_layer(
@@ -118,14 +118,14 @@ def _apart(whole: Tensor, names: Sequence[str]) -> str:
     n = len(names)
     i, j = divmod(int(whole[:n, :n].argmin()), n)
     pair = f"{names[i]} and {names[j]}"
-    if len(whole) == n and whole[i, j] < STRANGERS:
+    if len(whole) == n and whole[i, j] < MAX_UNRELATED_COSINE:
         return (
             f"{pair} have next to nothing in common: another initialisation, units in another "
             "order, or fine-tuning at far too high a rate. Open the zoo with init=... to tell "
             "which; only fine-tunes of one checkpoint can be averaged."
         )
     unrelated = [
-        name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < STRANGERS
+        name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < MAX_UNRELATED_COSINE
     ]
     if len(whole) > n and unrelated:
         return (

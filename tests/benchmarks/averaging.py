@@ -140,7 +140,7 @@ def radin_alone(paths: list[Path], out: Path) -> Work:
 
     warm_up_radin()
     zoo = radin.Zoo(
-        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None
+        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths)
     )
 
     def work() -> Results:
@@ -174,7 +174,7 @@ def radin_four(paths: list[Path], out: Path) -> Work:
 
     warm_up_radin()
     zoo = radin.Zoo(
-        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths), None, None
+        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths)
     )
 
     def work() -> Results:

@@ -37,7 +37,7 @@ from radin import (
     soup_logits,
     trust,
 )
-from radin.checkpoints.inspection import STRANGERS
+from radin.checkpoints.inspection import MAX_UNRELATED_COSINE
 from radin.data.splits import ArraySplit
 from radin.errors import ParameterError
 from radin.experiments.networks import DigitsNet, Mlp, SmallResNet, SmallTransformer
@@ -340,7 +340,7 @@ def test_strangers_are_named(tmp_path, stranger):
     zoo = opened(tmp_path, states)
     found = quiet(predicted(zoo, tiny_split()), zoo)
     assert {COSINE, SINGLE} <= set(failed(found))
-    assert found[COSINE] < STRANGERS
+    assert found[COSINE] < MAX_UNRELATED_COSINE
     (advice,) = (check.advice for check in found.failed if check.name == COSINE)
     assert "next to nothing in common" in advice
     assert f"model_{stranger} " in advice
@@ -372,7 +372,7 @@ def test_ingredients_that_moved_too_far(tmp_path):
     start = state(99)
     zoo = opened(tmp_path, near(start, 0.95), init=start)
     found = quiet(predicted(zoo, tiny_split()), zoo)
-    assert STRANGERS < found[COSINE] < MIN_COSINE
+    assert MAX_UNRELATED_COSINE < found[COSINE] < MIN_COSINE
     assert COSINE in failed(found)
     (advice,) = (check.advice for check in found.failed if check.name == COSINE)
     assert "have moved too far apart" in advice

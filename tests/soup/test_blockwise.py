@@ -259,8 +259,8 @@ folder, suffix, size = Path(sys.argv[1]), sys.argv[2], 8 << 20
 paths = [
     save({f"w{i}": torch.full((size // 8,), k + i / 8) for i in range(8)}, folder / f"{k}{suffix}") for k in range(8)
 ]
-zoo = Zoo(paths, [open_checkpoint(path) for path in paths], ["0"] * 8, None, None)
-small = Zoo(paths[:1], [open_checkpoint(paths[0])], ["0"], None, None)
+zoo = Zoo(paths, [open_checkpoint(path) for path in paths], ["0"] * 8)
+small = Zoo(paths[:1], [open_checkpoint(paths[0])], ["0"])
 save_soup(small, [1], folder / "first.safetensors")  # what is loaded and compiled once is no part of it
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 save_soup(zoo, [1 / 8] * 8, folder / "soup.safetensors")
