@@ -1,12 +1,13 @@
 """The classroom: student versions, grading, a student's own check, and the leaderboard.
 
     python notebooks/assignments/classroom.py generate                 # make assignments
-    python notebooks/assignments/classroom.py grade submissions        # make grade SUBMISSIONS=submissions
-    python notebooks/assignments/classroom.py leaderboard submissions  # make leaderboard SUBMISSIONS=submissions
-    python notebooks/assignments/classroom.py check my.ipynb           # for students; needs no nbgrader
+    python notebooks/assignments/classroom.py grade submissions        # make grade
+    python notebooks/assignments/classroom.py leaderboard submissions  # make leaderboard
+    python notebooks/assignments/classroom.py check my.ipynb           # for students
 
-A folder of submissions holds one folder for each student, and there <name>.ipynb or <name>/<name>.ipynb. It is only
-read; what the commands make lies under `_build/classroom`.
+The `make` commands take SUBMISSIONS=submissions. `check` needs no nbgrader. A folder of submissions
+holds one folder for each student, and in it <name>.ipynb or <name>/<name>.ipynb. The commands only
+read it. They write below `_build/classroom`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +29,14 @@ from tqdm import tqdm
 import reports
 from grading import (
     TIMED_OUT,
-    complaint,
+    Result,
+    failure_message,
     grade,
+    grading_key,
     kernel_environment,
-    key_of,
-    lost,
-    prepare,
-    release,
+    make_release,
+    no_points,
+    prepare_course,
     rubrics,
     timed_out,
 )
@@ -42,30 +47,34 @@ from submissions import (
     SOURCE,
     ClassroomError,
     Submission,
-    compare,
-    find,
+    assignment_names,
+    compare_with_release,
+    find_submissions,
     grade_id,
-    names,
+    load_releases,
     read_cells,
-    recognise,
-    releases,
+    recognise_assignment,
 )
 
 OUT = SOURCE.parents[2] / "_build" / "classroom"
-MOST_SEED = 1_000_000  # the tests reckon with multiples of the seed, and torch wants 64 bits
+MAX_HIDDEN_SEED = 1_000_000  # the tests multiply the seed, and torch takes 64 bits
 
 
 # ---------------------------------------------------------------- student versions
 
 
 def generate(source: Path = SOURCE, target: Path = RELEASE) -> list[Path]:
-    """Write the student version of every assignment; returns their paths."""
+    """Write the student version of every assignment.
+
+    Returns:
+        Their paths.
+    """
     written = []
-    for name in tqdm(names(source), desc="student versions"):
+    for name in tqdm(assignment_names(source), desc="student versions"):
         path = target / name / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(release(name, source))
+            temporary.write_bytes(make_release(name, source))
         written.append(path)
     return written
 
@@ -73,10 +82,71 @@ def generate(source: Path = SOURCE, target: Path = RELEASE) -> list[Path]:
 # ---------------------------------------------------------------- grading
 
 
+@dataclass(frozen=True)
+class _Task:
+    """The grading of one submission.
+
+    Attributes:
+        row: of the submission. It gets the result.
+        notebook: to grade, or None when there is none.
+        template: the course folder of the assignment.
+        out: the folder of the results.
+    """
+
+    submission: Submission
+    row: dict[str, Any]
+    notebook: Any
+    template: Path
+    out: Path
+    hidden_seed: int
+    timeout: int | None
+
+    @property
+    def page(self) -> Path:
+        """The page of feedback."""
+        return (
+            self.out / "feedback" / self.submission.student / f"{self.submission.assignment}.html"
+        )
+
+    @property
+    def stored(self) -> Path:
+        """The file of the stored result."""
+        name = hash_text(self.submission.student, self.submission.assignment)[:24]
+        return self.out / "graded" / f"{name}.json"
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of everything that the result depends on."""
+        return grading_key(
+            self.submission.path,
+            self.template,
+            self.submission.assignment,
+            hidden_seed=self.hidden_seed,
+            timeout=self.timeout,
+        )
+
+    def must_run(self) -> bool:
+        """Whether the notebook has to be run. If not, the row gets the stored result.
+
+        Either way a page of feedback that does not belong to this notebook is removed.
+        """
+        if self.notebook is None:
+            if self.submission.assignment:
+                self.page.unlink(missing_ok=True)
+            return False
+        result = _read_result(self.stored, self.key)
+        if result is not None and self.page.is_file():
+            self.row.update(result)
+            return False
+        self.page.unlink(missing_ok=True)
+        return True
+
+
 def grade_all(
     folder: Path,
     out: Path = OUT,
     source: Path = SOURCE,
+    *,
     workers: int | None = None,
     hidden_seed: int = 0,
     timeout: int | None = None,
@@ -84,103 +154,103 @@ def grade_all(
 ) -> list[dict[str, Any]]:
     """Grade every submission below a folder, several at once, and write the tables to `out`.
 
-    A submission that was graded before, with the same tests and hidden seed, is taken from `out`. One that cannot be
-    graded is a row with a message, like any other.
+    The result of a submission that was graded before, with the same tests and hidden seed, is taken
+    from `out`. A submission that cannot be graded is a row with a message.
 
     Args:
-        workers: how many at once; as many as there are cores when not given.
+        folder: of submissions.
+        out: for the tables.
+        source: of the assignments.
+        workers: how many to grade at once. One for each core when not given.
         hidden_seed: of the hidden tests' random inputs.
         timeout: seconds for one cell.
+        progress: whether to show a progress bar.
 
-    Returns: a row for each submission: student, assignment, parts, problems (sentences), failed (empty or why).
+    Returns:
+        A row for each submission: student, assignment, parts, problems (sentences), and failed (why
+        it could not be graded, or empty).
+
+    Raises:
+        ClassroomError: the folder holds no submissions, marks.csv cannot be read, or the system
+            ended a process.
     """
-    from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    found = find(folder, names(source))
-    reports.read_marks(out / "marks.csv")  # a slip there is told now, not after the grading
+    found = find_submissions(folder, assignment_names(source))
+    reports.read_marks(out / "marks.csv")  # a mistake there is reported before the grading
     workers = workers or os.cpu_count() or 1
-    rows = []
-    waiting: list[tuple[dict[str, Any], Path, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        environment = kernel_environment(Path(scratch), workers, hidden_seed)
-        templates = {
-            name: Path(scratch) / name
-            for name in sorted({each.assignment for each in found} - {""})
-        }
-        made = {
-            name: nbformat.read(prepare(place, name, source), 4)
-            for name, place in templates.items()
-        }
-        known = (releases() if source == SOURCE else {}) | made
-        calls: list[Any] = []
+        environment = kernel_environment(Path(scratch), workers=workers, hidden_seed=hidden_seed)
+        names = sorted({each.assignment for each in found} - {""})
+        templates = {name: Path(scratch) / name for name in names}
+        releases = load_releases() if source == SOURCE else {}
+        for name, template in templates.items():
+            releases[name] = nbformat.read(prepare_course(template, name, source), 4)
+        rows = []
+        tasks = []
         for each in found:
-            name, page = (
-                each.assignment,
-                out / "feedback" / each.student / f"{each.assignment}.html",
-            )
-            row = _before(each, known)
+            row, notebook = _new_row(each, releases)
             rows.append(row)
-            if row["failed"]:
-                if name:
-                    page.unlink(missing_ok=True)  # of another file, handed in before
-                continue
-            kept = out / "graded" / f"{hash_text(each.student, name)[:24]}.json"
-            key = key_of(each.path, templates[name], name, hidden_seed, timeout)
-            if (former := _kept(kept, key)) is not None and page.is_file():
-                row |= former
-                continue
-            page.unlink(missing_ok=True)
-            waiting.append((row, kept, key))
-            calls.append(
-                delayed(_one)(
-                    len(calls),
-                    row.pop("notebook"),
-                    name,
-                    templates[name],
-                    page,
-                    environment,
-                    timeout,
-                )
-            )
-        done = Parallel(
-            n_jobs=min(workers, len(calls) or 1),
-            return_as="generator_unordered",
-        )(calls)
+            template = templates.get(each.assignment, Path())
+            task = _Task(each, row, notebook, template, out, hidden_seed, timeout)
+            if task.must_run():
+                tasks.append(task)
         try:
-            for index, result in tqdm(
-                done,
-                total=len(calls),
-                desc="grading",
-                disable=not (progress and calls),
-            ):
-                row, kept, key = waiting[index]
-                row |= result
-                if not result["failed"] and not timed_out(
-                    result
-                ):  # a machine too busy may have been the reason
-                    _keep(kept, key, result)
+            _run_tasks(tasks, environment=environment, workers=workers, progress=progress)
         except TerminatedWorkerError:
             raise ClassroomError(
-                "the system ended a process that was grading, most likely for want of memory; what was graded is kept: "
-                f"go on there by `{Path(__file__).name} grade {folder} --workers {max(1, workers // 2)}`"
+                "the system ended a process that was grading, most likely because memory ran out; "
+                "the results so far are stored: continue with "
+                f"`{Path(__file__).name} grade {folder} --workers {max(1, workers // 2)}`"
             ) from None
-    table = [_after(row) for row in rows]
-    reports.write(table, {name: rubrics(source, name) for name in templates}, out)
+    table = [_finish_row(row) for row in rows]
+    reports.write_reports(table, {name: rubrics(source, name) for name in templates}, out)
     return table
 
 
-def _one(number: int, notebook: Any, *rest: Any) -> tuple[int, dict[str, Any]]:
-    """`grade` for one of many: whatever goes wrong is this submission's affair alone."""
+def _run_tasks(
+    tasks: list[_Task], *, environment: dict[str, str], workers: int, progress: bool
+) -> None:
+    """Grade, several at once, and store each result as soon as it is there."""
+    from joblib import Parallel, delayed
+
+    calls = [
+        delayed(_grade_one)(
+            number,
+            task.notebook,
+            task.submission.assignment,
+            task.template,
+            task.page,
+            environment=environment,
+            timeout=task.timeout,
+        )
+        for number, task in enumerate(tasks)
+    ]
+    num_jobs = min(workers, len(calls) or 1)
+    finished = Parallel(n_jobs=num_jobs, return_as="generator_unordered")(calls)
+    hidden = not (progress and calls)
+    for number, result in tqdm(finished, total=len(calls), desc="grading", disable=hidden):
+        task = tasks[number]
+        task.row.update(result)
+        # A cell may have taken too long only because the machine was busy.
+        if not result["failed"] and not timed_out(result):
+            _store_result(task.stored, task.key, result)
+
+
+def _grade_one(
+    number: int, notebook: Any, name: str, template: Path, page: Path, **options: Any
+) -> tuple[int, Result]:
+    """`grade` for one of many. An error here is a message on this submission only."""
     try:
-        return number, grade(notebook, *rest)
+        return number, grade(notebook, name, template, page, **options)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return number, lost(notebook, f"could not be graded: {type(error).__name__}: {reason}")
+        why = f"could not be graded: {type(error).__name__}: {reason}"
+        return number, no_points(notebook, why)
 
 
-def _before(each: Submission, known: dict[str, Any]) -> dict[str, Any]:
-    """The row of a submission before it is graded; with its notebook where it can be."""
+def _new_row(each: Submission, releases: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The row of a submission before it is graded, and its notebook, or None without one."""
     row: dict[str, Any] = {
         "student": each.student,
         "assignment": each.assignment,
@@ -192,26 +262,28 @@ def _before(each: Submission, known: dict[str, Any]) -> dict[str, Any]:
     try:
         if each.problem:
             raise ClassroomError(each.problem)
-        row["notebook"], row["problems"] = compare(each.path, each.assignment, known)
+        notebook, row["problems"] = compare_with_release(each.path, each.assignment, releases)
+        return row, notebook
     except ClassroomError as error:
         row["failed"] = str(error)
         if each.assignment:
-            row |= lost(known[each.assignment], str(error))
-    return row
+            row |= no_points(releases[each.assignment], str(error))
+        return row, None
 
 
-def _after(row: dict[str, Any]) -> dict[str, Any]:
-    """The finished row: everything that was wrong as sentences that name student, assignment and cell."""
+def _finish_row(row: dict[str, Any]) -> dict[str, Any]:
+    """The finished row. Its problems are sentences that name student, assignment and cell."""
     who = f"{row['student']}, {row['assignment']}" if row["assignment"] else row["student"]
-    told = [f"{who}, cell {cell} {says}." for cell, says in [*row["problems"], *row["errors"]]]
-    if row["failed"]:
-        told.insert(0, f"{who}: {row['failed']}.")
-    return {key: row[key] for key in ("student", "assignment", "parts", "failed")} | {
-        "problems": told
-    }
+    problems = [f"{who}: {row['failed']}."] if row["failed"] else []
+    problems += [
+        f"{who}, cell {cell} {problem}." for cell, problem in [*row["problems"], *row["errors"]]
+    ]
+    shared = {key: row[key] for key in ("student", "assignment", "parts", "failed")}
+    return shared | {"problems": problems}
 
 
-def _kept(path: Path, key: str) -> dict[str, Any] | None:
+def _read_result(path: Path, key: str) -> Result | None:
+    """The stored result of a grading with this key; None without one."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -219,7 +291,7 @@ def _kept(path: Path, key: str) -> dict[str, Any] | None:
     return dict(content["result"]) if content.get("key") == key else None
 
 
-def _keep(path: Path, key: str, result: dict[str, Any]) -> None:
+def _store_result(path: Path, key: str, result: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({"key": key, "result": result}), "utf-8")
@@ -228,32 +300,48 @@ def _keep(path: Path, key: str, result: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- a student's own check
 
 
-def check(path: Path, root: Path = RELEASE, timeout: int = 120) -> list[str]:
-    """What a teacher would be told of this notebook, and which of the tests in it fail; empty when all is well.
+def check(path: Path, root: Path = RELEASE, *, timeout: int = 120) -> list[str]:
+    """The messages that a teacher would get on this notebook, and the visible tests that fail.
 
-    `timeout` is of one cell, in seconds. Raises ClassroomError when the notebook cannot be run to its end.
+    Args:
+        path: of the student's notebook.
+        root: of the student versions.
+        timeout: seconds for one cell.
+
+    Returns:
+        Messages; none when everything is right.
+
+    Raises:
+        ClassroomError: the notebook cannot be run to its end.
     """
+    if not path.is_file():
+        raise ClassroomError(f"{path}: no such file")
+    releases = load_releases(root)
+    name = recognise_assignment(read_cells(path), releases)
+    if not name:
+        raise ClassroomError(
+            f"{path} has the cells of no assignment; the assignments are {', '.join(releases)}"
+        )
+    notebook, problems = compare_with_release(path, name, releases)
+    messages = [f"cell {cell} {problem}" for cell, problem in problems]
+    _run_notebook(notebook, path, timeout)
+    for cell in notebook.cells:
+        if grade_id(cell) and (message := failure_message(cell)):
+            messages.append(f"cell {grade_id(cell)}: {message}")
+    return messages
+
+
+def _run_notebook(notebook: Any, path: Path, timeout: int) -> None:
+    """Run every cell, in place; ClassroomError when that is not possible."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    if not path.is_file():
-        raise ClassroomError(f"{path}: no such file")
-
-    def asked_to_exit(cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
-        # The kernel ends a moment after exit(): how many cells it still runs would be left to chance.
-        if any(
-            each.get("source") == "ask_exit" for each in execute_reply["content"].get("payload", [])
-        ):
+    def stop_at_exit(cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        # The kernel ends some time after exit(), so how many more cells it runs would be random.
+        payload = execute_reply["content"].get("payload", [])
+        if any(each.get("source") == "ask_exit" for each in payload):
             raise DeadKernelError
 
-    known = releases(root)
-    name = recognise(read_cells(path), known)
-    if not name:
-        raise ClassroomError(
-            f"{path} has the cells of no assignment; the assignments are {', '.join(known)}"
-        )
-    notebook, problems = compare(path, name, known)
-    told = [f"cell {cell} {says}" for cell, says in problems]
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(kernel_environment(Path(folder), workers=1, hidden_seed=0))
         client = NotebookClient(
@@ -263,39 +351,52 @@ def check(path: Path, root: Path = RELEASE, timeout: int = 120) -> list[str]:
             allow_errors=True,
             kernel_name="python3",
             resources={},
-            on_cell_executed=asked_to_exit,
+            on_cell_executed=stop_at_exit,
         )
         try:
             client.execute(cwd=folder)
         except DeadKernelError:
             raise ClassroomError(
-                f"{path}: a cell ended Python itself (exit(), too much memory); take that out, and run every cell, in "
-                "order, after a restart of the kernel"
+                f"{path}: a cell ended Python itself (exit(), too much memory); take that out, and "
+                "run every cell, in order, after a restart of the kernel"
             ) from None
         except CellTimeoutError:
             raise ClassroomError(
                 f"{path}: {TIMED_OUT} It could not be interrupted either"
             ) from None
-    for cell in notebook.cells:
-        if grade_id(cell) and (says := complaint(cell)):
-            told.append(f"cell {grade_id(cell)}: {says}")
-    return told
 
 
 # ---------------------------------------------------------------- the command line
 
 
 def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    try:
+        if "hidden_seed" in options:
+            options.hidden_seed = parse_hidden_seed(options.hidden_seed)
+        return COMMANDS[options.command](options)
+    except ClassroomError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "interrupted; the results so far are stored, and the same command continues",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="classroom.py", description=(__doc__ or "").splitlines()[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("generate", help="write the student versions")
-    for name, says in (
+    for name, purpose in (
         ("grade", "grade a folder of submissions"),
         ("leaderboard", "rank a folder of submissions"),
     ):
-        command = commands.add_parser(name, help=says)
+        command = commands.add_parser(name, help=purpose)
         command.add_argument(
             "submissions",
             type=Path,
@@ -305,46 +406,24 @@ def main(argv: list[str] | None = None) -> int:
             "--out",
             type=Path,
             default=OUT,
-            help="where the tables go (default: _build/classroom)",
+            help="folder of the tables (default: _build/classroom)",
         )
+        command.add_argument("--hidden-seed", default="0", help="of the hidden tests (default: 0)")
         command.add_argument(
-            "--hidden-seed",
-            default="0",
-            help="of the hidden tests (default: 0)",
+            "--workers", type=int, help="how many at once (default: one for each core)"
         )
-        command.add_argument(
-            "--workers",
-            type=int,
-            default=None,
-            help="how many at once (default: one for each core)",
-        )
-        command.add_argument(
-            "--timeout",
-            type=int,
-            default=None,
-            help="seconds for a cell, or for a recipe",
-        )
+        command.add_argument("--timeout", type=int, help="seconds for a cell, or for a recipe")
     commands.add_parser("check", help="check your own notebook").add_argument("notebook", type=Path)
-    options = parser.parse_args(argv)
-    try:
-        if "hidden_seed" in options:
-            options.hidden_seed = seed_of(options.hidden_seed)
-        return COMMANDS[options.command](options)
-    except ClassroomError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted; what was graded is kept, and the same command goes on there",
-            file=sys.stderr,
+    return parser
+
+
+def parse_hidden_seed(text: str) -> int:
+    """The hidden seed that the command line gives."""
+    # isascii and the length come first, because int() takes other digits and any length.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_HIDDEN_SEED):
+        raise ClassroomError(
+            f"HIDDEN_SEED is a whole number from 0 to {MAX_HIDDEN_SEED}, not {text!r}"
         )
-        return 130
-
-
-def seed_of(text: str) -> int:
-    """The hidden seed that was asked for."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MOST_SEED):
-        raise ClassroomError(f"HIDDEN_SEED is a whole number from 0 to {MOST_SEED}, not {text!r}")
     return int(text)
 
 
@@ -358,10 +437,9 @@ def _grade(options: argparse.Namespace) -> int:
     table = grade_all(
         options.submissions,
         out,
-        SOURCE,
-        options.workers,
-        options.hidden_seed,
-        options.timeout,
+        workers=options.workers,
+        hidden_seed=options.hidden_seed,
+        timeout=options.timeout,
     )
     print(reports.summary(table))
     print(f"\ntables, answers to mark by hand and feedback: {out}")
@@ -369,24 +447,22 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    out = options.out.resolve()
-    rows = leaderboard(
-        find(options.submissions, names()),
-        out,
-        options.workers,
-        options.hidden_seed,
-        options.timeout,
+    table = leaderboard(
+        find_submissions(options.submissions, assignment_names()),
+        options.out.resolve(),
+        workers=options.workers,
+        hidden_seed=options.hidden_seed,
+        timeout=options.timeout,
     )
-    print(rows)
+    print(table)
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    told = check(options.notebook)
-    print(
-        "\n".join(told) if told else "All cells are there, and every test that you can see passes."
-    )
-    return 1 if told else 0
+    messages = check(options.notebook)
+    all_well = "All cells are there, and every test that you can see passes."
+    print("\n".join(messages) or all_well)
+    return 1 if messages else 0
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""nbgrader at work: student versions from the sources, and one submission graded in a course folder of its own."""
+"""Use nbgrader: make student versions from the sources, and grade one submission at a time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from radin.experiments.notebook import own_kernel
+from radin.experiments.notebook import write_kernel
 from radin.files import atomic_path, hash_file, hash_text
-from submissions import HERE, ClassroomError, grade_id, graded_cells
+from submissions import HERE, ClassroomError, Problem, grade_id, graded_cells
 
 TIMED_OUT = "no answer in the time allowed for a cell: is there a loop without end?"
-STUDENT = "student"  # each course folder holds one; his own name, whatever is in it, never becomes a path there
+# Each course folder holds one student of this name, so no student's own name becomes a path there.
+STUDENT = "student"
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 REASON = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
 SCHEME = re.compile(
@@ -28,9 +29,15 @@ SCHEME = re.compile(
     re.DOTALL,
 )
 
+Result = dict[str, Any]  # of one grading: "parts", "errors" and "failed"
 
-def api(course: Path, timeout: int | None = None) -> Any:
-    """nbgrader on a course folder, with this folder's settings."""
+
+def nbgrader_api(course: Path, timeout: int | None = None) -> Any:
+    """nbgrader on a course folder, with the settings of nbgrader_config.py.
+
+    Args:
+        timeout: seconds for one cell, that of the settings when not given.
+    """
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import PyFileConfigLoader
 
@@ -41,51 +48,48 @@ def api(course: Path, timeout: int | None = None) -> Any:
     config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
     config.CourseDirectory.root = str(course)
     config.NbGraderAPI.log_level = "ERROR"
-    config.Exchange.root = str(
-        course
-    )  # not used; nbgrader complains of a folder of the system otherwise
+    # The exchange is not used, but nbgrader warns about its default folder.
+    config.Exchange.root = str(course)
     if timeout is not None:
         config.Execute.timeout = timeout
-    found = NbGraderAPI(config=config)
-    found.log.propagate, found.log.handlers = (
-        False,
-        [],
-    )  # what it says is in what it returns
-    return found
+    api = NbGraderAPI(config=config)
+    api.log.propagate = False  # what it logs is also in what it returns
+    api.log.handlers = []
+    return api
 
 
-def prepare(course: Path, name: str, source: Path) -> Path:
-    """Make `course` a course folder with one assignment: its source, student version and gradebook.
+def prepare_course(course: Path, name: str, source: Path) -> Path:
+    """Make `course` a course folder with one assignment.
 
-    Returns the student version. Raises ClassroomError in the words of nbgrader.
+    Returns:
+        The student version, beside which are the source and the gradebook.
+
+    Raises:
+        ClassroomError: nbgrader cannot make a student version; with its reason.
     """
-    shutil.copytree(
-        source / name,
-        course / "source" / name,
-        ignore=shutil.ignore_patterns(".*"),
-    )
-    done = api(course).generate_assignment(name)
-    if not done["success"]:
+    shutil.copytree(source / name, course / "source" / name, ignore=shutil.ignore_patterns(".*"))
+    answer = nbgrader_api(course).generate_assignment(name)
+    if not answer["success"]:
         raise ClassroomError(
-            f"{source / name}: nbgrader makes no student version of it: {last_line(done)}"
+            f"{source / name}: nbgrader makes no student version of it: {find_reason(answer)}"
         )
     return course / "release" / name / f"{name}.ipynb"
 
 
-def release(name: str, source: Path) -> bytes:
+def make_release(name: str, source: Path) -> bytes:
     """The student version of an assignment as bytes, the same every time."""
     with tempfile.TemporaryDirectory() as folder:
-        notebook = json.loads(prepare(Path(folder), name, source).read_text("utf-8"))
+        path = prepare_course(Path(folder), name, source)
+        notebook = json.loads(path.read_text("utf-8"))
     for cell in notebook["cells"]:  # where hidden tests were, blank lines are left
         cell["source"] = "".join(cell["source"]).strip("\n").splitlines(keepends=True)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def last_line(done: dict[str, Any]) -> str:
-    """The reason in what nbgrader logged: the first error that a traceback ends with."""
-    text = TERMINAL_COLOUR.sub(
-        "", done.get("log") or done.get("error") or "it does not say why"
-    ).strip()
+def find_reason(answer: Mapping[str, Any]) -> str:
+    """The reason in what nbgrader logged: the first error message, else the last line."""
+    text = answer.get("log") or answer.get("error") or "it does not say why"
+    text = TERMINAL_COLOUR.sub("", text).strip()
     reasons = REASON.findall(text)
     return reasons[0] if reasons else text.splitlines()[-1]
 
@@ -93,46 +97,48 @@ def last_line(done: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- one submission
 
 
-def threads_of_each(workers: int) -> str:
-    """How many threads each of so many processes may use, as the environment wants it."""
+def threads_per_process(workers: int) -> str:
+    """How many threads each of so many processes may use, as an environment variable."""
     return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-def kernel_environment(folder: Path, workers: int, hidden_seed: int) -> dict[str, str]:
-    """What the kernels are to find in the environment: this interpreter, no progress bars, their share of the cores,
-    the hidden tests' seed. `folder` holds what it names.
+def kernel_environment(folder: Path, *, workers: int, hidden_seed: int) -> dict[str, str]:
+    """The environment variables of the kernels that run submissions.
+
+    Args:
+        folder: for the files that the environment names.
+        workers: how many kernels share the cores.
+        hidden_seed: of the hidden tests.
     """
-    found = own_kernel(folder) | {
-        "OMP_NUM_THREADS": threads_of_each(workers),
+    environment = write_kernel(folder) | {
+        "OMP_NUM_THREADS": threads_per_process(workers),
         "PYTHONWARNINGS": "ignore",  # nbgrader takes a warning in a test for a failure
         "RADIN_HIDDEN_SEED": str(hidden_seed),
     }
     if "RADIN_CACHE" in os.environ:
-        found["RADIN_CACHE"] = os.path.abspath(os.environ["RADIN_CACHE"])
-    return found
+        environment["RADIN_CACHE"] = os.path.abspath(os.environ["RADIN_CACHE"])
+    return environment
 
 
-def key_of(
-    path: Path, template: Path, name: str, hidden_seed: int, timeout: int | None = None
+def grading_key(
+    path: Path, template: Path, name: str, *, hidden_seed: int, timeout: int | None = None
 ) -> str:
-    """Names a grading: the same file against the same tests, in the same time, need not be graded again."""
-    here = [
-        hash_file(HERE / script)
-        for script in ("grading.py", "submissions.py", "nbgrader_config.py")
-    ]
+    """A hash of everything that a grading depends on. Its result can be used again."""
+    scripts = ("grading.py", "submissions.py", "nbgrader_config.py")
     return hash_text(
         hash_file(path),
         hash_file(template / "source" / name / f"{name}.ipynb"),
         str(hidden_seed),
         str(timeout),
-        *here,
+        *(hash_file(HERE / script) for script in scripts),
     )
 
 
-def timed_out(result: dict[str, Any]) -> bool:
-    """Whether a cell took too long: perhaps only because the machine was busy."""
-    says = [part["says"] for part in result["parts"]] + [says for _, says in result["errors"]]
-    return any(TIMED_OUT in each for each in says)
+def timed_out(result: Result) -> bool:
+    """Whether a cell took too long, perhaps only because the machine was busy."""
+    messages = [part["message"] for part in result["parts"]]
+    messages += [message for _, message in result["errors"]]
+    return any(TIMED_OUT in message for message in messages)
 
 
 def grade(
@@ -140,80 +146,77 @@ def grade(
     name: str,
     template: Path,
     page: Path,
+    *,
     environment: dict[str, str],
     timeout: int | None = None,
-) -> dict[str, Any]:
-    """Autograde one notebook and write nbgrader's page of feedback to `page`.
+) -> Result:
+    """Autograde one notebook and write nbgrader's page of feedback.
 
     Args:
-        notebook: as `submissions.compare` returns it.
-        template: a course folder from `prepare`, which is not written to.
-        environment: from `kernel_environment`; put into this process's.
-        timeout: seconds for one cell; nbgrader_config.py's when not given.
+        notebook: as `submissions.compare_with_release` returns it.
+        name: of the assignment.
+        template: a course folder from `prepare_course`, which is not changed.
+        page: the page of feedback to write.
+        environment: from `kernel_environment`. It is added to this process's own.
+        timeout: seconds for one cell, that of nbgrader_config.py when not given.
 
-    Returns: "parts", a list of what each graded cell earned; "errors", (cell, sentence) pairs of cells that are not
-    graded but failed; "failed", empty or why nothing could be graded.
+    Returns:
+        "parts", a list of what each graded cell earned; "errors", the problems of cells that are
+        not graded but failed; and "failed", why nothing could be graded, or an empty text.
     """
     os.environ.update(environment)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbgrader warns about its own database
         course = Path(folder)
         shutil.copytree(template / "source", course / "source")
         shutil.copy2(template / "gradebook.db", course)
-        place = course / "submitted" / STUDENT / name
-        place.mkdir(parents=True)
-        nbformat.write(notebook, place / f"{name}.ipynb")
-        warnings.simplefilter("ignore")  # nbgrader's own, of its database
-        nbgrader = api(course, timeout)
-        done = nbgrader.autograde(name, STUDENT)
-        if not done["success"]:
-            return lost(notebook, _why(done))
-        parts, errors = _read(nbgrader, course, name)
-        nbgrader.generate_feedback(name, STUDENT)
-        made = course / "feedback" / STUDENT / name / f"{name}.html"
-        if made.is_file():
+        submitted = course / "submitted" / STUDENT / name / f"{name}.ipynb"
+        submitted.parent.mkdir(parents=True)
+        nbformat.write(notebook, submitted)
+        api = nbgrader_api(course, timeout)
+        answer = api.autograde(name, STUDENT)
+        if not answer["success"]:
+            return no_points(notebook, _explain_failure(answer))
+        parts, errors = _read_grades(api, course, name)
+        api.generate_feedback(name, STUDENT)
+        feedback = course / "feedback" / STUDENT / name / f"{name}.html"
+        if feedback.is_file():
             page.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(page) as temporary:
-                shutil.copy(made, temporary)
+                shutil.copy(feedback, temporary)
         return {"parts": parts, "errors": errors, "failed": ""}
 
 
-def _why(done: dict[str, Any]) -> str:
-    reason = last_line(done)
-    log = done.get("log", "")
+def _explain_failure(answer: Mapping[str, Any]) -> str:
+    reason = find_reason(answer)
+    log = answer.get("log", "")
     if "DeadKernelError" in log or "Kernel died" in log:
         reason = "a cell ended Python itself (exit(), too much memory)"
-    return f"could not be run to its end: {reason}; run every cell, in order, after a restart of the kernel"
+    return (
+        f"could not be run to its end: {reason}; run every cell, in order, after a restart of the "
+        "kernel"
+    )
 
 
-def lost(notebook: Any, why: str) -> dict[str, Any]:
+def no_points(notebook: Any, why: str) -> Result:
     """The result of a notebook that could not be graded: no points for any part."""
     cells = [cell for cell in graded_cells(notebook).values() if cell.metadata.nbgrader.grade]
-    parts = [_part(grade_id(cell), 0, cell.metadata.nbgrader.points) for cell in cells]
+    parts = [
+        _part(grade_id(cell), points=0, maximum=cell.metadata.nbgrader.points) for cell in cells
+    ]
     return {"parts": parts, "errors": [], "failed": why}
 
 
 def _part(
-    name: str,
-    points: float | None,
-    most: float,
-    says: str = "",
-    answer: str = "",
+    name: str, *, points: float | None, maximum: float, message: str = "", answer: str = ""
 ) -> dict[str, Any]:
-    return {
-        "part": name,
-        "points": points,
-        "of": most,
-        "says": says,
-        "answer": answer,
-    }
+    return {"part": name, "points": points, "of": maximum, "message": message, "answer": answer}
 
 
-def _read(
-    nbgrader: Any, course: Path, name: str
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    graded = nbformat.read(course / "autograded" / STUDENT / name / f"{name}.ipynb", as_version=4)
-    cells = graded_cells(graded)
-    with nbgrader.gradebook as gradebook:
+def _read_grades(api: Any, course: Path, name: str) -> tuple[list[dict[str, Any]], list[Problem]]:
+    path = course / "autograded" / STUDENT / name / f"{name}.ipynb"
+    cells = graded_cells(nbformat.read(path, as_version=4))
+    with api.gradebook as gradebook:
         grades = {
             each.name: (each.auto_score, each.max_score)
             for each in gradebook.find_submission_notebook(name, name, STUDENT).grades
@@ -221,51 +224,51 @@ def _read(
     parts = []
     for part, cell in cells.items():
         if part in grades:
-            points, most = grades[part]
-            asked = (
-                cell.metadata.nbgrader.solution
-            )  # a written answer; without points it waits for a reader
+            points, maximum = grades[part]
+            # A written answer without points waits for a person to mark it.
+            waits = cell.metadata.nbgrader.solution and points is None
+            answer = cell.source if waits else ""
+            message = failure_message(cell)
             parts.append(
-                _part(
-                    part,
-                    points,
-                    most,
-                    complaint(cell),
-                    cell.source if asked and points is None else "",
-                )
+                _part(part, points=points, maximum=maximum, message=message, answer=answer)
             )
     return parts, list(_errors(cells, grades))
 
 
-def _errors(cells: dict[str, Any], grades: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Answers that fail by themselves, and set-up cells: those before the first test."""
+def _errors(cells: Mapping[str, Any], grades: Mapping[str, Any]) -> Iterator[Problem]:
+    """The problems of answers that stop with an error, and of set-up cells.
+
+    Set-up cells are those before the first test.
+    """
     before_tests = True
     for name, cell in cells.items():
         before_tests = before_tests and name not in grades
-        says = complaint(cell)
-        if says and name not in grades and (before_tests or cell.metadata.nbgrader.solution):
-            yield name, f"stops with an error: {says}"
+        message = failure_message(cell)
+        if message and name not in grades and (before_tests or cell.metadata.nbgrader.solution):
+            yield name, f"stops with an error: {message}"
 
 
-def complaint(cell: Any) -> str:
-    """What a cell says in failing, in one line; empty when it did not fail."""
-    for output in cell.get("outputs", []):
+def failure_message(cell: Any) -> str:
+    """Why a cell failed, in one line; empty when it did not fail."""
+    outputs = cell.get("outputs", [])
+    for output in outputs:
         if output.output_type == "error":
-            kind = TERMINAL_COLOUR.sub("", output.ename)
-            lines = TERMINAL_COLOUR.sub("", output.evalue or "").strip().splitlines()
-            if (
-                "Timeout" in kind or kind == "KeyboardInterrupt"
-            ):  # what ends a cell that takes too long
-                return TIMED_OUT
-            return " ".join(lines if kind == "AssertionError" else [f"{kind}:", *lines[:1]]) or kind
+            return _describe_error(output)
     streams = [
-        output
-        for output in cell.get("outputs", [])
-        if output.output_type == "stream" and output.name == "stderr"
+        output for output in outputs if output.output_type == "stream" and output.name == "stderr"
     ]
     if streams and cell.get("metadata", {}).get("nbgrader", {}).get("grade"):
-        return f"wrote to stderr, which nbgrader takes for a failure: {streams[0].text.strip().splitlines()[-1]}"
+        last = streams[0].text.strip().splitlines()[-1]
+        return f"wrote to stderr, which nbgrader takes for a failure: {last}"
     return ""
+
+
+def _describe_error(output: Any) -> str:
+    kind = TERMINAL_COLOUR.sub("", output.ename)
+    if "Timeout" in kind or kind == "KeyboardInterrupt":  # these end a cell that takes too long
+        return TIMED_OUT
+    lines = TERMINAL_COLOUR.sub("", output.evalue or "").strip().splitlines()
+    return " ".join(lines if kind == "AssertionError" else [f"{kind}:", *lines[:1]]) or kind
 
 
 def rubrics(source: Path, name: str) -> dict[str, tuple[str, float, str]]:
@@ -275,12 +278,9 @@ def rubrics(source: Path, name: str) -> dict[str, tuple[str, float, str]]:
     for part, cell in graded_cells(notebook).items():
         marks = cell.metadata.nbgrader
         if (marks.grade and marks.solution) or marks.get("task"):
-            scheme = SCHEME.search(cell.source)
-            question = cell.source[: scheme.start()] if scheme else cell.source
+            match = SCHEME.search(cell.source)
+            question = cell.source[: match.start()] if match else cell.source
             question = "\n".join(line for line in question.split("\n") if line.strip(" #="))
-            found[part] = (
-                question.strip(),
-                float(marks.points),
-                scheme[1].strip() if scheme else "",
-            )
+            scheme = match[1].strip() if match else ""
+            found[part] = (question.strip(), float(marks.points), scheme)
     return found

@@ -1,6 +1,7 @@
-"""The leaderboard of assignment 3: every student's recipe on sub-zoos drawn for it, by mean regret.
+"""The leaderboard of assignment 3: every student's recipe on sub-zoos, ranked by mean regret.
 
-Each student's cells down to the recipe run in a process of their own, with a time limit; tests do not.
+Each student's cells down to the recipe run in a process of their own, with a time limit. The tests
+do not run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,34 @@ import nbformat
 
 import radin
 import reports
-from grading import threads_of_each
-from submissions import ClassroomError, Submission, compare, grade_id, graded_cells, releases
+from grading import threads_per_process
+from submissions import (
+    ClassroomError,
+    Submission,
+    compare_with_release,
+    grade_id,
+    graded_cells,
+    load_releases,
+)
 
-League = Sequence[tuple[str, int, Sequence[int]]]
-ASSIGNMENT, CELL = "budget", "recipe"
-# The league: bench, sub-zoos, their sizes; drawn and played by the rules of the assignment's set-up cell. A teacher who
-# changes these, or takes another hidden seed, has sub-zoos that no student has seen.
-LEAGUE: League = (("cifar10", 20, (5, 6, 7)), ("cifar10-wild", 10, (4, 5)))
-LEAGUE_SEED = 1000  # the hidden tests' own sub-zoos are those of the hidden seed itself
-TIMEOUT = 300  # seconds for a student's whole league
+League = Sequence[tuple[str, int, Sequence[int]]]  # bench, number of sub-zoos, their sizes
 Recipe = Callable[[radin.LogitBank, Callable[[Any], float], int], Any]
 
+ASSIGNMENT = "budget"
+CELL = "recipe"
+# The sub-zoos are drawn and used by the rules of the assignment's set-up cell. With another league
+# or another hidden seed no student has seen them.
+LEAGUE: League = (("cifar10", 20, (5, 6, 7)), ("cifar10-wild", 10, (4, 5)))
+LEAGUE_SEED = 1000  # added to the hidden seed, whose own sub-zoos the hidden tests use
+TIMEOUT_SECONDS = 300  # for a student's whole league
+RECIPES_TO_COMPARE = ("radin", "greedy", "best_single", "uniform")
 
-def rules_of(notebook: Any) -> dict[str, Any]:
-    """What the assignment's set-up cells define: how sub-zoos are drawn, budgets, how evaluations are counted."""
+
+def load_rules(notebook: Any) -> dict[str, Any]:
+    """The names that the assignment's set-up cells define.
+
+    They say how sub-zoos are drawn, which budgets there are, and how evaluations are counted.
+    """
     rules: dict[str, Any] = {"__name__": "rules"}
     for cell in graded_cells(notebook).values():
         marks = cell.metadata.nbgrader
@@ -47,26 +61,26 @@ def rules_of(notebook: Any) -> dict[str, Any]:
 
 
 def play(
-    recipe: Recipe, rules: dict[str, Any], hidden_seed: int, league: League = LEAGUE
+    recipe: Recipe, rules: Mapping[str, Any], hidden_seed: int, league: League = LEAGUE
 ) -> list[float]:
-    """Regret of a recipe for every sub-zoo and budget, in percentage points.
+    """The regret of a recipe for every sub-zoo and budget, in percentage points.
 
-    Raises ClassroomError when it fails on one, spends too much, or returns what is no soup of the bench.
+    Raises:
+        ClassroomError: the recipe fails, spends too much, or returns weights that are no soup of
+            the bench.
     """
     regrets = []
     for name, count, sizes in league:
-        for number, zoo in enumerate(
-            rules["sub_zoos"](name, count, sizes, LEAGUE_SEED + hidden_seed)
-        ):
+        sub_zoos = rules["sub_zoos"](name, count, sizes, LEAGUE_SEED + hidden_seed)
+        for number, zoo in enumerate(sub_zoos):
             for budget in rules["BUDGETS"]:
                 evaluate, asked = rules["counting"](zoo.evaluator("val"), budget)
                 try:
                     regrets.append(zoo.regret(recipe(zoo.val, evaluate, budget)))
                 except Exception as error:
-                    reason = (str(error).strip() or "no message").splitlines()[0]
                     raise ClassroomError(
                         f"{CELL} fails on sub-zoo {number} of {name} with a budget of {budget}: "
-                        f"{type(error).__name__}: {reason}"
+                        f"{type(error).__name__}: {_first_line(error)}"
                     ) from error
                 if len(asked) > budget:
                     raise ClassroomError(
@@ -75,86 +89,109 @@ def play(
     return regrets
 
 
-def recipe_of(notebook: Any) -> Recipe:
-    """The function of the cell `recipe`, after every cell above it that is no test; ClassroomError without one.
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
+def load_recipe(notebook: Any) -> Recipe:
+    """The function of the cell `recipe`, after every cell above it that is not a test.
 
     What the set-up locks is locked for the cells below it.
-    """
-    from IPython.core.inputtransformer2 import TransformerManager
 
+    Raises:
+        ClassroomError: there is no such function.
+    """
     ids = [grade_id(cell) for cell in notebook.cells]
     if CELL not in ids:
         raise ClassroomError(
             f"cell {CELL} is missing; copy it from the student version and answer there"
         )
+    *above, recipe_cell = notebook.cells[: ids.index(CELL) + 1]
     # Magics (%matplotlib, !pip) do nothing here.
-    space: dict[str, Any] = {"__name__": "__main__", "get_ipython": mock.MagicMock()}
-
-    def run(cell: Any) -> None:
-        exec(
-            compile(
-                TransformerManager().transform_cell(cell.source), grade_id(cell) or "cell", "exec"
-            ),
-            space,
-        )
-
+    namespace: dict[str, Any] = {"__name__": "__main__", "get_ipython": mock.MagicMock()}
     with contextlib.ExitStack() as lock:
         locked = False
-        for cell in notebook.cells[: ids.index(CELL)]:
+        for cell in above:
             if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("grade"):
-                with contextlib.suppress(
-                    Exception
-                ):  # a part that fails need not be one that the recipe calls
-                    run(cell)
-            if not locked and callable(space.get("locked")):
+                # A cell that fails may be one that the recipe does not need.
+                with contextlib.suppress(Exception):
+                    _run_cell(cell, namespace)
+            if not locked and callable(namespace.get("locked")):
                 locked = True
-                lock.enter_context(space["locked"]())
+                lock.enter_context(namespace["locked"]())
         try:
-            run(notebook.cells[ids.index(CELL)])
+            _run_cell(recipe_cell, namespace)
         except Exception as error:
             raise ClassroomError(
                 f"cell {CELL} stops with an error: {type(error).__name__}: {error}"
             ) from error
-    if not callable(space.get(CELL)):
+    if not callable(namespace.get(CELL)):
         raise ClassroomError(f"cell {CELL} defines no function {CELL}(bank, evaluate, budget)")
-    # The set-up's own `yours` puts the benches, and with them the test images, aside while it calls it.
-    recipe: Recipe = space.get("yours", space[CELL])
+    # While the set-up's own `yours` calls it, the benches and their test images are put away.
+    recipe: Recipe = namespace.get("yours", namespace[CELL])
     return recipe
+
+
+def _run_cell(cell: Any, namespace: dict[str, Any]) -> None:
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    source = TransformerManager().transform_cell(cell.source)
+    exec(compile(source, grade_id(cell) or "cell", "exec"), namespace)
 
 
 def leaderboard(
     found: list[Submission],
     out: Path,
+    *,
     workers: int | None = None,
     hidden_seed: int = 0,
     timeout: int | None = None,
     progress: bool = True,
     league: League = LEAGUE,
 ) -> str:
-    """Rank the students by mean regret, beside radin's own recipes; returns the table and writes it to `out`.
+    """Rank the students by mean regret, beside radin's own recipes, and write the table.
 
-    Whose recipe fails, or spends too much, stands below the others with the reason. Raises ClassroomError when nobody
-    handed in the assignment.
+    A student whose recipe fails, or spends too much, is below the others with the reason.
+
+    Args:
+        found: the submissions.
+        out: the folder of the table.
+        workers: how many to run at once. One for each core when not given.
+        hidden_seed: of the sub-zoos.
+        timeout: seconds for one student.
+        progress: whether to show a progress bar.
+        league: which sub-zoos to draw.
+
+    Returns:
+        The table, in Markdown.
+
+    Raises:
+        ClassroomError: no student handed in the assignment.
     """
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    entered = [each for each in found if each.assignment == ASSIGNMENT]
-    if not entered:
+    entries = [each for each in found if each.assignment == ASSIGNMENT]
+    if not entries:
         raise ClassroomError(f"no student handed in {ASSIGNMENT}.ipynb")
-    known, limit, workers = releases(), timeout or TIMEOUT, workers or os.cpu_count() or 1
-    environment = os.environ | {"OMP_NUM_THREADS": threads_of_each(workers), "MPLBACKEND": "agg"}
-    calls = (
-        delayed(_enter)(each, known, hidden_seed, limit, league, environment) for each in entered
-    )
+    releases = load_releases()
+    workers = workers or os.cpu_count() or 1
+    options = {
+        "hidden_seed": hidden_seed,
+        "timeout": timeout or TIMEOUT_SECONDS,
+        "league": league,
+        "environment": os.environ
+        | {"OMP_NUM_THREADS": threads_per_process(workers), "MPLBACKEND": "agg"},
+    }
+    calls = (delayed(_play_entry)(each, releases, **options) for each in entries)
     results = Parallel(n_jobs=workers, return_as="generator", prefer="threads")(calls)
-    rows = list(tqdm(results, total=len(entered), desc="the league", disable=not progress))
-    rules = rules_of(known[ASSIGNMENT])
-    for name in ("radin", "greedy", "best_single", "uniform"):
+    rows = list(tqdm(results, total=len(entries), desc="the league", disable=not progress))
+    rules = load_rules(releases[ASSIGNMENT])
+    for name in RECIPES_TO_COMPARE:
         regrets = play(partial(_crafted, name), rules, hidden_seed, league)
         rows.append({"student": f"(radin's {name})", "regrets": regrets, "problem": ""})
     rows.sort(key=lambda row: (row["problem"] != "", _mean(row["regrets"]), row["student"]))
-    return _write(rows, out, sum(count for _, count, _ in league))
+    return _write_table(rows, out, num_zoos=sum(count for _, count, _ in league))
 
 
 def _crafted(
@@ -167,32 +204,27 @@ def _mean(regrets: list[float]) -> float:
     return sum(regrets) / len(regrets) if regrets else 0.0
 
 
-def _enter(
+def _play_entry(
     each: Submission,
-    known: dict[str, Any],
+    releases: Mapping[str, Any],
+    *,
     hidden_seed: int,
     timeout: int,
     league: League,
-    environment: dict[str, str],
+    environment: Mapping[str, str],
 ) -> dict[str, Any]:
-    """One student's regrets, from a process of his own."""
+    """One student's regrets, from a process of its own."""
     row: dict[str, Any] = {"student": each.student, "regrets": [], "problem": each.problem}
     if each.problem:
         return row
     with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder) / "notebook.ipynb", Path(folder) / "result.json"
+        source = Path(folder) / "notebook.ipynb"
+        result = Path(folder) / "result.json"
+        arguments = [str(source), str(result), str(hidden_seed), json.dumps(league)]
         try:
-            nbformat.write(compare(each.path, ASSIGNMENT, known)[0], source)
-            command = [
-                sys.executable,
-                __file__,
-                str(source),
-                str(result),
-                str(hidden_seed),
-                json.dumps(league),
-            ]
+            nbformat.write(compare_with_release(each.path, ASSIGNMENT, releases)[0], source)
             done = subprocess.run(
-                command,
+                [sys.executable, __file__, *arguments],
                 cwd=folder,
                 capture_output=True,
                 timeout=timeout,
@@ -208,47 +240,50 @@ def _enter(
             row["problem"] = str(error)
         except subprocess.TimeoutExpired:
             row["problem"] = f"not done after {timeout} seconds; make {CELL} faster"
-        except Exception as error:  # whatever it is, it is this student's affair alone
-            reason = (str(error).strip() or "no message").splitlines()[0]
+        except Exception as error:  # any error here is a message on this student only
             row["problem"] = (
-                f"{each.student}'s {each.path.name} could not be entered: {type(error).__name__}: {reason}"
+                f"{each.student}'s {each.path.name} could not be entered: "
+                f"{type(error).__name__}: {_first_line(error)}"
             )
     return row
 
 
-def _write(rows: list[dict[str, Any]], out: Path, zoos: int) -> str:
-    header, lines = ("rank", "student", "mean regret", "worst", "message"), []
-    students = [
+def _write_table(rows: list[dict[str, Any]], out: Path, *, num_zoos: int) -> str:
+    means = [
         round(_mean(row["regrets"]), 9)
         for row in rows
-        if not row["problem"] and not row["student"].startswith("(")
+        if not row["problem"] and not _is_reference(row)
     ]
+    lines = []
     for row in rows:
         if row["problem"]:
             lines.append(("", row["student"], "", "", row["problem"]))
             continue
         mean = round(_mean(row["regrets"]), 9)
-        rank = (
-            ""
-            if row["student"].startswith("(")
-            else str(1 + sum(other < mean for other in students))
-        )
+        rank = "" if _is_reference(row) else str(1 + sum(other < mean for other in means))
         lines.append((rank, row["student"], f"{mean:.3f}", f"{max(row['regrets']):.2f}", ""))
-    table = reports.markdown(header, lines)
+    header = ("rank", "student", "mean regret", "worst", "message")
+    table = reports.markdown_table(header, lines)
     title = (
-        f"# Leaderboard\n\nMean regret over {zoos} sub-zoos, in percentage points of test accuracy."
+        f"# Leaderboard\n\nMean regret over {num_zoos} sub-zoos, in percentage points of test "
+        "accuracy."
     )
     reports.write_text(out / "leaderboard.md", f"{title}\n\n{table}\n")
     reports.write_text(out / "leaderboard.csv", reports.to_csv(header, lines))
     return table
 
 
+def _is_reference(row: Mapping[str, Any]) -> bool:
+    """Whether a row is that of a recipe of radin, which has no rank."""
+    return str(row["student"]).startswith("(")
+
+
 def main(source: str, target: str, hidden_seed: str, league: str) -> None:
+    """Play one notebook's recipe and write the regrets to a file: the process of one student."""
     notebook = nbformat.read(source, as_version=4)
     try:
-        regrets = play(
-            recipe_of(notebook), rules_of(notebook), int(hidden_seed), json.loads(league)
-        )
+        recipe = load_recipe(notebook)
+        regrets = play(recipe, load_rules(notebook), int(hidden_seed), json.loads(league))
         found = {"regrets": regrets, "problem": ""}
     except ClassroomError as error:
         found = {"regrets": [], "problem": str(error)}

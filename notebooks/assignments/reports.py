@@ -1,4 +1,4 @@
-"""What a teacher reads after grading: tables, messages, and the written answers with their marking schemes."""
+"""What a teacher reads after grading: tables, messages, and answers with their marking schemes."""
 
 from __future__ import annotations
 
@@ -11,179 +11,160 @@ from typing import Any
 from radin.files import atomic_path, hash_text
 from submissions import ClassroomError
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of one submission
+Part = dict[str, Any]  # one graded cell of a submission
 Key = tuple[str, str, str]  # student, assignment, part
-Mark = tuple[
-    float, str, float | None
-]  # the most points, a hash of the answer that was read, points
-MARKS = ("student", "assignment", "part", "of", "answer", "points")
+Mark = tuple[float, str, float | None]  # maximum, hash of the answer that was marked, points
+Rubric = tuple[str, float, str]  # question, maximum, marking scheme
+MARKS_HEADER = ("student", "assignment", "part", "of", "answer", "points")
 
 
-def write(
-    table: list[Row],
-    rubrics: Mapping[str, Mapping[str, tuple[str, float, str]]],
-    out: Path,
-) -> None:
+def write_reports(table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]], out: Path) -> None:
     """Write grades.csv, parts.csv, grades.md, by_hand.md and marks.csv to `out`.
 
-    What a teacher filled in in marks.csv stays there, and counts: it fills the parts that wait for a reader. An answer
-    that changed since waits again, which is one of the row's problems.
+    The points that a teacher wrote in marks.csv stay there, and are given to the parts that wait
+    for a mark. An answer that changed since then waits again, which is one of the row's problems.
+
+    Args:
+        table: a row for each submission. Its parts get the teacher's points.
+        rubrics: by assignment and part.
+        out: the folder.
+
+    Raises:
+        ClassroomError: marks.csv cannot be read, or gives more points than there are.
     """
     marks = read_marks(out / "marks.csv")
     waiting = [(row, part) for row in table for part in row["parts"] if part["points"] is None]
     for row, part in waiting:
-        key, answer = (row["student"], row["assignment"], part["part"]), _hash(part["answer"])
-        of, read, mark = marks.get(key, (part["of"], "", None))
-        if mark is not None and read not in ("", answer):
-            row["problems"].append(
-                f"{row['student']}, {row['assignment']}: the answer to {part['part']} changed after it was given "
-                f"{mark:g} points; mark it again."
-            )
-            mark = None
-        marks[key] = (of, answer, mark)
-        if mark is not None and mark > part["of"]:
-            raise ClassroomError(
-                f"{out / 'marks.csv'}: {row['student']} has {mark:g} points for {part['part']} of {row['assignment']}, "
-                f"and {part['of']:g} is the most"
-            )
+        _update_mark(marks, row, part, out / "marks.csv")
     write_text(out / "by_hand.md", by_hand(waiting, rubrics))
     for row, part in waiting:
         part["points"] = marks[row["student"], row["assignment"], part["part"]][2]
-    write_text(
-        out / "marks.csv",
-        to_csv(
-            MARKS,
-            (
-                (*key, f"{of:g}", answer, _text(points))
-                for key, (of, answer, points) in marks.items()
-            ),
-        ),
-    )
+    marked = [
+        (*key, f"{maximum:g}", answer, _points_text(points))
+        for key, (maximum, answer, points) in marks.items()
+    ]
+    write_text(out / "marks.csv", to_csv(MARKS_HEADER, marked))
     parts = [
         (
             row["student"],
             row["assignment"],
             part["part"],
-            _text(part["points"]),
+            _points_text(part["points"]),
             f"{part['of']:g}",
-            part["says"],
+            part["message"],
         )
         for row in table
         for part in row["parts"]
     ]
-    write_text(
-        out / "parts.csv",
-        to_csv(
-            ("student", "assignment", "part", "points", "of", "message"),
-            parts,
-        ),
-    )
+    header: tuple[str, ...] = ("student", "assignment", "part", "points", "of", "message")
+    write_text(out / "parts.csv", to_csv(header, parts))
     header = ("student", "assignment", "points", "of", "to mark", "messages")
-    write_text(
-        out / "grades.csv",
-        to_csv(
-            header,
-            ((*totals(row), " ".join(row["problems"])) for row in table),
-        ),
-    )
+    grades = ((*totals(row), " ".join(row["problems"])) for row in table)
+    write_text(out / "grades.csv", to_csv(header, grades))
     write_text(out / "grades.md", "# Grades\n\n" + summary(table) + "\n")
 
 
+def _update_mark(marks: dict[Key, Mark], row: Row, part: Part, path: Path) -> None:
+    """Add a part that waits for a mark, or take its points back when its answer has changed."""
+    key = (row["student"], row["assignment"], part["part"])
+    answer = _hash_answer(part["answer"])
+    maximum, marked_answer, points = marks.get(key, (part["of"], "", None))
+    if points is not None and marked_answer not in ("", answer):
+        row["problems"].append(
+            f"{row['student']}, {row['assignment']}: the answer to {part['part']} changed after it "
+            f"was given {points:g} points; mark it again."
+        )
+        points = None
+    marks[key] = (maximum, answer, points)
+    if points is not None and points > part["of"]:
+        raise ClassroomError(
+            f"{path}: {row['student']} has {points:g} points for {part['part']} of "
+            f"{row['assignment']}, and {part['of']:g} is the maximum"
+        )
+
+
 def totals(row: Row) -> tuple[str, str, str, str, str]:
-    """Student, assignment, points so far, points there are, points that wait for a reader."""
+    """Student, assignment, points so far, maximum, and the points that wait for a mark."""
     points = sum(part["points"] or 0 for part in row["parts"])
+    maximum = sum(part["of"] for part in row["parts"])
     waiting = sum(part["of"] for part in row["parts"] if part["points"] is None)
-    return (
-        row["student"],
-        row["assignment"],
-        f"{points:g}",
-        f"{sum(p['of'] for p in row['parts']):g}",
-        f"{waiting:g}",
-    )
+    return row["student"], row["assignment"], f"{points:g}", f"{maximum:g}", f"{waiting:g}"
 
 
 def summary(table: list[Row]) -> str:
-    """The grades as a table, then every message, in Markdown that reads well as it is."""
-    rows = [
-        (
-            *totals(row),
-            ", ".join(part["part"] for part in row["parts"] if part["says"])
-            or ("" if row["parts"] else "-"),
-        )
-        for row in table
-    ]
-    text = markdown(
-        ("student", "assignment", "points", "of", "to mark", "failed tests"),
-        rows,
-    )
-    told = [f"- {sentence}" for row in table for sentence in row["problems"]]
-    return text + ("\n\nMessages:\n\n" + "\n".join(told) if told else "")
+    """The grades as a Markdown table, then every message."""
+    rows = []
+    for row in table:
+        failed = ", ".join(part["part"] for part in row["parts"] if part["message"])
+        rows.append((*totals(row), failed or ("" if row["parts"] else "-")))
+    header = ("student", "assignment", "points", "of", "to mark", "failed tests")
+    messages = [f"- {sentence}" for row in table for sentence in row["problems"]]
+    text = markdown_table(header, rows)
+    return text + ("\n\nMessages:\n\n" + "\n".join(messages) if messages else "")
 
 
 def by_hand(
-    waiting: Sequence[tuple[Row, Row]],
-    rubrics: Mapping[str, Mapping[str, tuple[str, float, str]]],
+    waiting: Sequence[tuple[Row, Part]], rubrics: Mapping[str, Mapping[str, Rubric]]
 ) -> str:
-    """Every question that a person marks: its marking scheme, then the answers."""
+    """Every question that a person marks, with its marking scheme and the answers."""
     text = [
         "# To be marked by hand",
         "Write the points into marks.csv beside this file and grade again.",
     ]
     for name, questions in rubrics.items():
-        for part, (question, most, scheme) in questions.items():
-            text += [f"## {name}, {part}: {most:g} points", question, scheme]
+        for part_name, (question, maximum, scheme) in questions.items():
+            text += [f"## {name}, {part_name}: {maximum:g} points", question, scheme]
             answers = [
-                (r["student"], p["answer"])
-                for r, p in waiting
-                if (r["assignment"], p["part"]) == (name, part)
+                f"### {row['student']}\n\n{part['answer']}"
+                for row, part in waiting
+                if (row["assignment"], part["part"]) == (name, part_name)
             ]
-            text += [f"### {student}\n\n{answer}" for student, answer in answers] or [
-                "*No answer waits.*"
-            ]
+            text += answers or ["*No answer waits.*"]
     return "\n\n".join(text) + "\n"
 
 
 def read_marks(path: Path) -> dict[Key, Mark]:
-    """Points that a person gave, by student, assignment and part: (of, answer, points or None)."""
+    """The points that a person gave, by student, assignment and part.
+
+    Raises:
+        ClassroomError: a line that cannot be read.
+    """
     if not path.is_file():
         return {}
     found: dict[Key, Mark] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         for number, line in enumerate(csv.DictReader(file), start=2):
             try:
-                given = (line["points"] or "").strip().replace(",", ".")
-                points = float(given) if given else None
-                found[line["student"], line["assignment"], line["part"]] = (
-                    float(line["of"]),
-                    (line.get("answer") or "").strip(),
-                    points,
-                )
-                if points is not None and not points >= 0:
+                text = (line["points"] or "").strip().replace(",", ".")
+                points = float(text) if text else None
+                if points is not None and not points >= 0:  # NaN fails this too
                     raise ValueError
+                answer = (line.get("answer") or "").strip()
+                key = (line["student"], line["assignment"], line["part"])
+                found[key] = (float(line["of"]), answer, points)
             except (KeyError, TypeError, ValueError):
                 raise ClassroomError(
-                    f"{path}, line {number}: needs {', '.join(MARKS)}, the points a number of 0 or more, or empty"
+                    f"{path}, line {number}: needs {', '.join(MARKS_HEADER)}; points must be empty "
+                    "or a number of at least 0"
                 ) from None
     return found
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose columns stand below each other."""
-    lines = [
-        list(header),
-        *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
-    ]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = [list(header), *cells]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
     )
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as the text of a CSV file."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
@@ -191,16 +172,17 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return file.getvalue()
 
 
-def _hash(answer: str) -> str:
-    """Names an answer; a spreadsheet takes it for no number."""
-    return "a" + hash_text(answer)[:8]
-
-
-def _text(points: float | None) -> str:
-    return "" if points is None else f"{points:g}"
-
-
 def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def _hash_answer(answer: str) -> str:
+    """A short name of an answer. It begins with a letter, so a spreadsheet keeps it as text."""
+    return "a" + hash_text(answer)[:8]
+
+
+def _points_text(points: float | None) -> str:
+    return "" if points is None else f"{points:g}"

@@ -1,10 +1,10 @@
-"""A class to try the grading on: students with right answers, typical mistakes, and mangled notebooks.
+"""A class to try the grading on: right answers, typical mistakes, and damaged notebooks.
 
     python tests/assignments/make_class.py soups --students 30 --out _build/class
     make grade SUBMISSIONS=_build/class
 
-One in three makes no mistake; the others make one or two, hand in the untouched student version, delete or copy a cell,
-change a test, take the wrong file, or send a PDF.
+One student in three makes no mistake. The others make one or two, hand in the untouched student
+version, delete or copy a cell, change a test, take the wrong file, or hand in a PDF.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from samples import (  # noqa: E402
     with_mistakes,
     without,
 )
-from submissions import graded_cells, names  # noqa: E402
+from submissions import assignment_names, graded_cells  # noqa: E402
 
 
 def notebook_of(name: str, number: int, dice: random.Random) -> Any:
@@ -57,7 +57,7 @@ def notebook_of(name: str, number: int, dice: random.Random) -> Any:
     return (
         "%PDF-1.7"
         if number % 24 < 12
-        else solved(next(other for other in names() if other != name))
+        else solved(next(other for other in assignment_names() if other != name))
     )
 
 
@@ -70,7 +70,7 @@ def answer_questions(notebook: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("assignment", choices=names())
+    parser.add_argument("assignment", choices=assignment_names())
     parser.add_argument("--students", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("_build/class"))
     parser.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,11 @@
-"""Each typical mistake alone: the cells of a source run with one wrong answer, in a process of its own.
+"""Each typical mistake alone: run the cells of a source with one wrong answer.
 
     python tests/assignments/run_cells.py soups result.json            # every mistake
     python tests/assignments/run_cells.py soups result.json reference  # the right answers
 
-The set-up runs once and every mistake in a copy of that process, so that dozens of them take a minute, not ten. What is
-written says for each mistake which tests failed, and how: {mistake: {test: message}}.
+The set-up runs once, and every mistake runs in a copy of that process, so that dozens of them take
+a minute and not ten. The result says for each mistake which tests failed, and how:
+{mistake: {test: message}}.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SPACE: dict[str, Any] = {"__name__": "__main__"}
 
 
 def code_cells(name: str) -> list[tuple[str, str, bool, bool]]:
-    """Name, text, whether it is graded and whether it is an answer, of every code cell that nbgrader knows."""
+    """Name, text, whether graded and whether an answer, of every code cell with a grade id."""
     cells = graded_cells(source(name)).items()
     return [
         (
@@ -41,13 +42,14 @@ def code_cells(name: str) -> list[tuple[str, str, bool, bool]]:
 
 
 def answers_of(name: str, mistake: str) -> dict[str, str]:
-    """What replaces the reference's answers: nothing for a name that is none of a mistake, or of a right variant."""
+    """The answers of a mistake or a right variant; none for another name."""
     return right_answers(name).get(mistake) or wrong_answers(name).get(mistake, ({}, {}))[0]
 
 
 def failures(name: str, mistake: str) -> dict[str, str]:
     """The tests that fail with a mistake, and what they say."""
-    answers, failed = answers_of(name, mistake), {}
+    answers = answers_of(name, mistake)
+    failed = {}
     for part, text, graded, answer in code_cells(name)[num_setup(name) :]:
         if graded or answer:
             try:
@@ -59,7 +61,7 @@ def failures(name: str, mistake: str) -> dict[str, str]:
 
 
 def num_setup(name: str) -> int:
-    """How many cells stand before the first answer."""
+    """How many cells come before the first answer."""
     return next(i for i, (_, _, _, answer) in enumerate(code_cells(name)) if answer)
 
 

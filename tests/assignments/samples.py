@@ -1,4 +1,4 @@
-"""Submissions for tests and for a class to try: right answers, wrong answers, cells deleted and copied."""
+"""Submissions for tests: right answers, wrong answers, cells deleted and copied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import nbformat
 
-from submissions import SOURCE, grade_id, graded_cells, releases
+from submissions import SOURCE, grade_id, graded_cells, load_releases
 
 Wrong = dict[str, tuple[dict[str, str], dict[str, float]]]
 
@@ -21,7 +21,7 @@ def source(name: str) -> Any:
 
 
 def student_version(name: str) -> Any:
-    return copy.deepcopy(releases()[name])
+    return copy.deepcopy(load_releases()[name])
 
 
 def is_answer(cell: Any) -> bool:
@@ -62,7 +62,7 @@ def with_mistakes(name: str, mistakes: Iterable[str]) -> Any:
 
 
 def side_by_side(name: str) -> list[list[str]]:
-    """The mistakes in groups, none of which has two mistakes in one answer; the largest group first."""
+    """The mistakes in groups without two mistakes in one answer; the largest group first."""
     groups: list[list[str]] = []
     wrong = wrong_answers(name)
     for mistake, (answers, _) in wrong.items():

@@ -1,4 +1,4 @@
-"""Grading works, shown with nbgrader itself: right answers, wrong ones, untouched and mangled notebooks."""
+"""Grading, with nbgrader itself: right and wrong answers, untouched and damaged notebooks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nbformat import v4
 import classroom
 import leaderboard
 import submissions
-from grading import key_of, release, rubrics
+from grading import grading_key, make_release, rubrics
 from samples import (
     hand_in,
     is_answer,
@@ -41,12 +41,12 @@ from samples import (
 from submissions import (
     SOURCE,
     ClassroomError,
-    compare,
-    find,
+    assignment_names,
+    compare_with_release,
+    find_submissions,
     grade_id,
     graded_cells,
-    names,
-    releases,
+    load_releases,
 )
 
 ASSIGNMENTS = ("soups", "first_order", "budget")
@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def grades(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Row]]:
-    """Of one assignment the rows of all its submissions, by student, from one call of `grade_all`."""
+    """The rows of all submissions of an assignment, by student, from one call of `grade_all`."""
 
     @cache
     def rows(name: str) -> dict[str, Row]:
@@ -120,16 +120,16 @@ def points(row: Row) -> dict[str, float | None]:
     return {part["part"]: part["points"] for part in row["parts"]}
 
 
-def says(row: Row) -> dict[str, str]:
-    return {part["part"]: part["says"] for part in row["parts"] if part["says"]}
+def messages(row: Row) -> dict[str, str]:
+    return {part["part"]: part["message"] for part in row["parts"] if part["message"]}
 
 
-# ---------------------------------------------------------------- the sources and the student versions
+# ---------------------------------------------------------------- sources and student versions
 
 
 def test_all_three_assignments_are_there():
-    assert set(names()) == set(ASSIGNMENTS)
-    assert set(names(submissions.RELEASE)) == set(ASSIGNMENTS)
+    assert set(assignment_names()) == set(ASSIGNMENTS)
+    assert set(assignment_names(submissions.RELEASE)) == set(ASSIGNMENTS)
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
@@ -149,10 +149,10 @@ def test_each_assignment_has_points_rubrics_and_at_least_four_mistakes(name):
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_the_student_version_is_current(name):
     path = submissions.RELEASE / name / f"{name}.ipynb"
-    assert path.read_bytes() == release(name, SOURCE), "run `make assignments`"
+    assert path.read_bytes() == make_release(name, SOURCE), "run `make assignments`"
 
 
-# What a test may put in the place of a student's own function, so that no mistake is paid for twice.
+# The student's own functions that a test may replace, so that no mistake costs points twice.
 SWAPPED = {
     "soups": set(),
     "first_order": {"coefficients", "directional", "soup_and_ensemble"},
@@ -214,7 +214,7 @@ def test_the_student_version_gives_nothing_away(name):
 def test_the_reference_solution_earns_every_point(grades, name):
     row = grades(name)["reference"]
     assert row["problems"] == []
-    assert says(row) == {}
+    assert messages(row) == {}
     found = points(row)
     assert {part: found[part] for part in coded_parts(name)} == coded_parts(name)
     assert [found[part] for part in rubrics(SOURCE, name)] == [None] * len(rubrics(SOURCE, name))
@@ -226,8 +226,8 @@ def test_an_untouched_student_version_earns_nothing_and_is_told_why(grades, name
     assert set(points(row).values()) == {0}
     assert row["problems"] == []
     for part in coded_parts(name):
-        assert re.search(r"(\w+) is not written yet: replace", says(row)[part]), part
-        assert re.search(r"(\w+) is not written yet", says(row)[part])[1] in answers_of(name)
+        assert re.search(r"(\w+) is not written yet: replace", messages(row)[part]), part
+        assert re.search(r"(\w+) is not written yet", messages(row)[part])[1] in answers_of(name)
 
 
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES)
@@ -257,10 +257,10 @@ def test_mistakes_in_one_submission_cost_the_points_of_each(grades, name):
         for part, most in coded_parts(name).items()
         if points(row)[part] != most
     }
-    assert lost == dict(ChainMap(*(wrong_answers(name)[mistake][1] for mistake in mistakes))), says(
-        row
+    assert lost == dict(ChainMap(*(wrong_answers(name)[mistake][1] for mistake in mistakes))), (
+        messages(row)
     )
-    assert set(says(row)) == set(lost)
+    assert set(messages(row)) == set(lost)
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
@@ -268,8 +268,14 @@ def test_a_deleted_test_and_a_copied_answer_are_named_and_cost_nothing(grades, n
     row = grades(name)["meddled"]
     answer, test = next(iter(answers_of(name))), next(iter(coded_parts(name)))
     assert row["problems"] == [
-        f"meddled, {name}, cell {answer} is there 2 times, and only the last one counts; delete the others.",
-        f"meddled, {name}, cell {test} is missing and was put back to grade; copy the cell from the student version.",
+        (
+            f"meddled, {name}, cell {answer} is there 2 times, and only the last one counts; "
+            "delete the others."
+        ),
+        (
+            f"meddled, {name}, cell {test} is missing and was put back to grade; "
+            "copy the cell from the student version."
+        ),
     ]
     assert {part: points(row)[part] for part in coded_parts(name)} == coded_parts(name)
 
@@ -283,14 +289,16 @@ def test_another_hidden_seed_passes_the_right_answers(name, tmp_path):
 
 
 def problems(tmp_path: Path, notebook: Any, name: str = "soups") -> list[tuple[str, str]]:
-    return compare(hand_in(tmp_path, "ann", name, notebook), name, releases())[1]
+    return compare_with_release(hand_in(tmp_path, "ann", name, notebook), name, load_releases())[1]
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_nothing_is_wrong_with_an_honest_notebook(tmp_path, name):
     for notebook in (student_version(name), solved(name)):
         notebook.cells.insert(3, v4.new_code_cell("my_own = 1"))
-        found, told = compare(hand_in(tmp_path, "ann", name, notebook), name, releases())
+        found, told = compare_with_release(
+            hand_in(tmp_path, "ann", name, notebook), name, load_releases()
+        )
         assert told == []
         assert [cell.source for cell in found.cells] == [cell.source for cell in notebook.cells]
 
@@ -314,39 +322,43 @@ def test_a_deleted_cell_is_one_message(tmp_path, cell, sentence):
 def test_a_deleted_cell_is_put_back_where_it_was(tmp_path):
     notebook = without(without(solved("soups"), "test_soup"), "test_soup_half")
     path = hand_in(tmp_path, "ann", "soups", notebook)
-    mended, _ = compare(path, "soups", releases())
-    assert list(graded_cells(mended)) == list(graded_cells(student_version("soups")))
+    repaired, _ = compare_with_release(path, "soups", load_releases())
+    assert list(graded_cells(repaired)) == list(graded_cells(student_version("soups")))
 
 
 def test_an_answer_that_moved_to_a_cell_of_ones_own_is_not_hidden_by_its_stub(tmp_path):
     notebook = solved("soups")
     own = graded_cells(notebook)["soup"]
     own.metadata = {}
-    mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
+    repaired, told = compare_with_release(
+        hand_in(tmp_path, "ann", "soups", notebook), "soups", load_releases()
+    )
     assert [cell for cell, _ in told] == ["soup"]
-    assert [cell.source for cell in mended.cells].count(own.source) == 1
-    assert "soup" not in graded_cells(mended)
+    assert [cell.source for cell in repaired.cells].count(own.source) == 1
+    assert "soup" not in graded_cells(repaired)
 
 
 @pytest.mark.parametrize("cell", ["soup", "test_soup", "question_cost"])
 def test_a_copied_cell_is_one_message_and_the_last_counts(tmp_path, cell):
     notebook = with_copy(solved("soups"), cell)
     path = hand_in(tmp_path, "ann", "soups", notebook)
-    mended, told = compare(path, "soups", releases())
+    repaired, told = compare_with_release(path, "soups", load_releases())
     assert told == [(cell, "is there 2 times, and only the last one counts; delete the others")]
-    assert [grade_id(found) for found in mended.cells].count(cell) == 1
+    assert [grade_id(found) for found in repaired.cells].count(cell) == 1
     at = [i for i, found in enumerate(notebook.cells) if grade_id(found) == cell]
-    assert grade_id(mended.cells[at[1]]) == cell
+    assert grade_id(repaired.cells[at[1]]) == cell
 
 
 def test_a_changed_test_is_one_message_and_changed_back(tmp_path):
     notebook = solved("soups")
     graded_cells(notebook)["test_soup"].source = "assert True"
-    mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
+    repaired, told = compare_with_release(
+        hand_in(tmp_path, "ann", "soups", notebook), "soups", load_releases()
+    )
     assert [cell for cell, _ in told] == ["test_soup"]
     assert "was changed and is graded as it was given" in told[0][1]
     assert (
-        graded_cells(mended)["test_soup"].source
+        graded_cells(repaired)["test_soup"].source
         == graded_cells(student_version("soups"))["test_soup"].source
     )
 
@@ -355,10 +367,12 @@ def test_points_and_marks_cannot_be_changed(tmp_path):
     notebook = solved("soups")
     marks = graded_cells(notebook)["test_soup"].metadata.nbgrader
     marks.points, marks.locked, marks.schema_version = 300, False, "x"
-    mended, told = compare(hand_in(tmp_path, "ann", "soups", notebook), "soups", releases())
+    repaired, told = compare_with_release(
+        hand_in(tmp_path, "ann", "soups", notebook), "soups", load_releases()
+    )
     assert told == []
     assert (
-        graded_cells(mended)["test_soup"].metadata
+        graded_cells(repaired)["test_soup"].metadata
         == graded_cells(student_version("soups"))["test_soup"].metadata
     )
 
@@ -368,7 +382,7 @@ def test_a_test_above_its_answer_is_one_message(tmp_path):
     ids = [grade_id(cell) for cell in notebook.cells]
     i, j = ids.index("ensemble"), ids.index("test_ensemble")
     notebook.cells[i], notebook.cells[j] = notebook.cells[j], notebook.cells[i]
-    assert ("test_ensemble", "stands before ensemble, which it needs; move it below") in problems(
+    assert ("test_ensemble", "is above ensemble, which it needs; move it below") in problems(
         tmp_path, notebook
     )
 
@@ -376,11 +390,14 @@ def test_a_test_above_its_answer_is_one_message(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("%PDF-1.7", "soups.ipynb is no notebook (it is not JSON); hand in the .ipynb file itself"),
-        ("", "is no notebook (it is not JSON)"),
-        ("[]", "no notebook of today's format"),
-        ('{"cells": [3]}', "no notebook of today's format"),
-        ('{"worksheets": []}', "no notebook of today's format"),
+        (
+            "%PDF-1.7",
+            "soups.ipynb is not a notebook (it is not JSON); hand in the .ipynb file itself",
+        ),
+        ("", "is not a notebook (it is not JSON)"),
+        ("[]", "not a notebook of today's format"),
+        ('{"cells": [3]}', "not a notebook of today's format"),
+        ('{"worksheets": []}', "not a notebook of today's format"),
         ('{"cells": [{"cell_type": "code", "source": ["1"]}]}', "has none of the cells of soups"),
         (
             '{"cells": [{"metadata": {"nbgrader": {"grade_id": 3}}}, {"metadata": 3}]}',
@@ -391,7 +408,7 @@ def test_a_test_above_its_answer_is_one_message(tmp_path):
 def test_what_is_no_notebook_is_said_in_one_sentence(tmp_path, content, sentence):
     path = hand_in(tmp_path, "ann", "soups", content)
     with pytest.raises(ClassroomError, match=re.escape(sentence)):
-        compare(path, "soups", releases())
+        compare_with_release(path, "soups", load_releases())
 
 
 def test_another_assignments_file_is_recognised(tmp_path):
@@ -399,7 +416,7 @@ def test_another_assignments_file_is_recognised(tmp_path):
     with pytest.raises(
         ClassroomError, match="is a submission of budget, not of soups; rename it to budget.ipynb"
     ):
-        compare(path, "soups", releases())
+        compare_with_release(path, "soups", load_releases())
 
 
 def test_both_layouts_stray_names_and_empty_folders(tmp_path):
@@ -410,7 +427,7 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "ann" / ".ipynb_checkpoints").mkdir()
     hand_in(tmp_path / "ann", ".ipynb_checkpoints", "soups-checkpoint", "{}")
-    found = find(tmp_path, ["soups", "budget"])
+    found = find_submissions(tmp_path, ["soups", "budget"])
     assert [(each.student, each.assignment, bool(each.problem)) for each in found] == [
         ("ann", "soups", False),
         ("bob", "soups", False),
@@ -418,8 +435,8 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
         ("dora", "", True),
     ]
     assert (
-        "soups (1).ipynb is named like no assignment; rename it to one of soups.ipynb, budget.ipynb"
-        in found[2].problem
+        "soups (1).ipynb does not have the name of an assignment; "
+        "rename it to one of soups.ipynb, budget.ipynb" in found[2].problem
     )
     assert "holds no notebook" in found[3].problem
 
@@ -449,8 +466,8 @@ def marked(kind: str, text: str, name: str, **marks: Any) -> Any:
     cell = v4.new_code_cell(text) if kind == "code" else v4.new_markdown_cell(text)
     cell.id = name
     cell.metadata.nbgrader = {
-        "grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3, "grade_id": name,
-        **marks,
+        "grade": False, "locked": False, "solution": False, "task": False, "schema_version": 3,
+        "grade_id": name, **marks,
     }  # fmt: skip
     return cell
 
@@ -460,18 +477,22 @@ def small_assignment(folder: Path, name: str) -> None:
     cells = [
         marked("code", "import os", f"{name}_setup", locked=True),
         marked(
-            "code", "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION",
+            "code",
+            "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION",
             f"{name}_double", solution=True,
         ),
         marked(
             "code",
-            "try:\n    double\nexcept NameError:\n    raise AssertionError('There is no double.') from None\n"
+            "try:\n    double\nexcept NameError:\n"
+            "    raise AssertionError('There is no double.') from None\n"
             "assert double(2) == 4, 'double(2) must be 4.'\n"
-            "### BEGIN HIDDEN TESTS\nassert double(-3) == -6, 'double(-3) must be -6.'\n### END HIDDEN TESTS",
+            "### BEGIN HIDDEN TESTS\nassert double(-3) == -6, 'double(-3) must be -6.'\n"
+            "### END HIDDEN TESTS",
             f"{name}_test", grade=True, locked=True, points=3,
         ),
         marked(
-            "markdown", "Why?\n\n### BEGIN SOLUTION\nBecause.\n\n**Rubric**\n- 2: because\n### END SOLUTION",
+            "markdown",
+            "Why?\n\n### BEGIN SOLUTION\nBecause.\n\n**Rubric**\n- 2: because\n### END SOLUTION",
             f"{name}_why", grade=True, solution=True, points=2,
         ),
     ]  # fmt: skip
@@ -490,7 +511,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answered(root: Path, name: str, code: str, why: str = "") -> Any:
-    notebook = releases(root / "release")[name]
+    notebook = load_releases(root / "release")[name]
     cells = graded_cells(notebook)
     cells[f"{name}_double"].source = code
     cells[f"{name}_why"].source = why or cells[f"{name}_why"].source
@@ -541,7 +562,7 @@ def test_no_submission_stops_the_others(class_of_six, student):
 
 
 def test_failed_tests_say_why(class_of_six):
-    told = {row["student"]: says(row).get("one_test", "") for row in class_of_six[2]}
+    told = {row["student"]: messages(row).get("one_test", "") for row in class_of_six[2]}
     assert told["ben"] == "double(-3) must be -6."
     assert "is there a loop without end?" in told["cleo"]
     assert told["eve"] == "There is no double."
@@ -563,12 +584,12 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
         "2",
     )
     assert "is a submission of two, not of one" in grades["fay", "one"]["messages"]
-    assert "is no notebook" in grades["gus", "one"]["messages"]
+    assert "is not a notebook" in grades["gus", "one"]["messages"]
     assert grades["gus", "one"]["points"] == "0"
     assert grades["hal", "two"]["points"] == "3"
     text = (out / "grades.md").read_text("utf-8")
     assert "| ben " in text
-    assert "gus, one: one.ipynb is no notebook" in text
+    assert "gus, one: one.ipynb is not a notebook" in text
     by_hand = (out / "by_hand.md").read_text("utf-8")
     assert "**Rubric**\n- 2: because" in by_hand
     assert "### amy\n\nBecause I say so." in by_hand
@@ -586,7 +607,9 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
 def test_a_grading_is_named_by_its_time_limit_too(small, tmp_path):
     path = hand_in(tmp_path, "ann", "one", answered(small, "one", RIGHT))
     keys = {
-        key_of(path, small, "one", seed, timeout) for seed in (0, 1) for timeout in (None, 5, 6)
+        grading_key(path, small, "one", hidden_seed=seed, timeout=timeout)
+        for seed in (0, 1)
+        for timeout in (None, 5, 6)
     }
     assert len(keys) == 6
 
@@ -627,7 +650,7 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
     assert "Because I changed my mind." in (out / "by_hand.md").read_text("utf-8")
     assert not page["ben"].exists()  # it told of a notebook that is no longer there
     assert page["amy"].is_file()
-    for wrong, sentence in (("2,7\n", "2 is the most"), ("2,many\n", "line 2: needs student")):
+    for wrong, sentence in (("2,7\n", "2 is the maximum"), ("2,many\n", "line 2: needs student")):
         marks.write_text("student,assignment,part,of,points\namy,one,one_why," + wrong, "utf-8")
         with pytest.raises(ClassroomError, match=sentence):
             classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
@@ -680,13 +703,14 @@ def test_students_check_their_own_notebook(small, tmp_path):
 def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     folder = tmp_path / "class"
     hand_in(folder, "ann", "budget", solved("budget"))
+    head = "def recipe(bank, evaluate, budget):\n"
     for student, body in {
-        "bob": "import torch\n\ndef recipe(bank, evaluate, budget):\n    return torch.eye(bank.num_models)[0]",
-        "cem": "def recipe(bank, evaluate, budget):\n    while True:\n        evaluate(torch.eye(bank.num_models)[0])",
+        "bob": f"import torch\n\n{head}    return torch.eye(bank.num_models)[0]",
+        "cem": f"{head}    while True:\n        evaluate(torch.eye(bank.num_models)[0])",
         "eli": "import os\nos._exit(3)",
         "fay": "def recipes():\n    pass",
-        "ivy": "import radin\n\ndef recipe(bank, *_):\n    return radin.SoupBench.load('cifar10').oracle[0]",
-        "jan": "from radin import craft\n\ndef recipe(bank, *rest):\n    return craft(bank, *rest).weights",
+        "ivy": f"import radin\n\n{head}    return radin.SoupBench.load('cifar10').oracle[0]",
+        "jan": f"from radin import craft\n\n{head}    return craft(bank, evaluate, budget).weights",
         "kim": "def recipe(bank, *_):\n    return practice['wild'].oracle[0]",
     }.items():
         notebook = solved("budget")
@@ -702,7 +726,11 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     hand_in(folder, "hal", "budget", "no JSON")
     league = [["cifar10-wild", 2, [3, 4]]]
     table = leaderboard.leaderboard(
-        find(folder, names()), tmp_path / "out", workers=2, progress=False, league=league
+        find_submissions(folder, assignment_names()),
+        tmp_path / "out",
+        workers=2,
+        progress=False,
+        league=league,
     )
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
@@ -718,12 +746,12 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     assert "ended with status 3" in rows["eli"]["message"]
     assert "defines no function recipe" in rows["fay"]["message"]
     assert "cell recipe is missing" in rows["gus"]["message"]
-    assert "is no notebook" in rows["hal"]["message"]
+    assert "is not a notebook" in rows["hal"]["message"]
     for student in ("ivy", "jan", "kim"):
         assert "no other bench (SoupBench.load, practice)" in rows[student]["message"]
     assert "(radin's greedy)" in table
     slow = leaderboard.leaderboard(
-        find(folder, names())[:1],
+        find_submissions(folder, assignment_names())[:1],
         tmp_path / "out",
         timeout=1,
         progress=False,
@@ -740,8 +768,15 @@ def test_whatever_goes_wrong_with_an_entry_is_one_row(tmp_path, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(leaderboard, "compare", full)
-    row = leaderboard._enter(submissions.Submission("ann", "budget", path), {}, 0, 1, [], {})
+    monkeypatch.setattr(leaderboard, "compare_with_release", full)
+    row = leaderboard._play_entry(
+        submissions.Submission("ann", "budget", path),
+        {},
+        hidden_seed=0,
+        timeout=1,
+        league=[],
+        environment={},
+    )
     assert row == {
         "student": "ann",
         "regrets": [],

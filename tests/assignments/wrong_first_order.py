@@ -1,7 +1,8 @@
 """Typical wrong answers to the assignment `first_order`, and the points that each of them loses.
 
-`WRONG` maps a short name to (answer cells, losses): the new code of each answer cell by its grade_id, and the points
-lost by the grade_id of the test cell. Every other coded part keeps all its points.
+`WRONG` maps a short name to (answer cells, losses): the new code of each answer cell by its
+grade_id, and the lost points by the grade_id of the test cell. Every other coded part keeps all its
+points.
 """
 
 from __future__ import annotations

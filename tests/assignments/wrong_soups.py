@@ -1,6 +1,8 @@
-"""Typical wrong answers to the assignment `soups`: what replaces which answer, and the points that it must lose.
+"""Typical wrong answers to the assignment `soups`, and the points that each of them loses.
 
-`RIGHT` holds answers that are right, though not the reference's.
+`WRONG` maps a short name to (answer cells, losses): the new code of each answer cell by its
+grade_id, and the lost points by the grade_id of the test cell. `RIGHT` holds answers that are right
+and differ from the reference's.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def soup(states, weights):
             "soup": """
 def soup(states, weights):
     return {
-        name: sum(float(w) * state[name].double() for state, w in zip(states, weights)).to(first.dtype)
+        name: sum(
+            float(w) * state[name].double() for state, w in zip(states, weights)
+        ).to(first.dtype)
         for name, first in states[0].items()
     }
 """
@@ -177,7 +181,9 @@ def estimate(rows, shares):
 
 def soup(states, weights):
     return {
-        name: estimate([s[name] for s in states], weights).to(t.dtype) if t.is_floating_point() else t.clone()
+        name: estimate([s[name] for s in states], weights).to(t.dtype)
+        if t.is_floating_point()
+        else t.clone()
         for name, t in states[0].items()
     }
 """,

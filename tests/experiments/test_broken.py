@@ -14,7 +14,7 @@ from helpers import files_below
 from radin import Zoo, average, digits_zoo, load_split, predict, soup_logits
 from radin.errors import ParameterError
 from radin.experiments.networks import DigitsNet
-from radin.experiments.zoos import broken, train
+from radin.experiments.zoos import broken, digits, train
 from radin.experiments.zoos.broken import KINDS, broken_zoo
 from radin.inference.batch_norm import refresh_batch_norm
 
@@ -51,7 +51,7 @@ def answers(zoo: Zoo, k: int) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_a_zoo_that_is_found_again(home, kind, monkeypatch):
     before = contents(home)
-    monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(digits, "train", lambda *_, **__: pytest.fail("trained again"))
     zoo = broken_zoo(kind, 2, **QUICK)
     assert zoo.names == ["ingredient_00", "ingredient_01"]
     assert zoo.init is not None
@@ -71,16 +71,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch, ki
     shutil.rmtree(folder)
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
     torch.manual_seed(12345)  # the caller's own randomness is not ours
-    trained, train_whole = [], train.train
+    trained = []
 
     def stop(*args: object, **kwargs: object) -> object:
         trained.append(1)
         if len(trained) == 2:
             raise KilledError
-        return train_whole(*args, **kwargs)
+        return train.train(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", stop)
+        patch.setattr(digits, "train", stop)
         with pytest.raises(KilledError):
             broken_zoo(kind, 2, **QUICK)
     assert 0 < len(whole) - len(contents(tmp_path)) < len(files_below(home / "zoos" / folder.name))

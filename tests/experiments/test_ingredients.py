@@ -238,7 +238,7 @@ def test_too_little_space_is_said_before_the_start(server, tmp_path, monkeypatch
 
 
 def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "model_0.pt.part"))
 
     monkeypatch.setattr(ingredients, "download", full)

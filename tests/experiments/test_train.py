@@ -87,7 +87,7 @@ def test_a_longer_sweep_begins_with_the_shorter(home, tmp_path, monkeypatch):
 
 
 def test_what_is_there_is_not_trained_again(zoo, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(digits, "train", lambda *_, **__: pytest.fail("trained again"))
     assert digits_zoo(3, **QUICK).fingerprints == zoo.fingerprints
 
 
@@ -176,15 +176,15 @@ def test_two_processes_train_into_one_cache(home, zoo, tmp_path):
 
 def test_ctrl_c_leaves_whole_files_only(home, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
-    train_whole, trained = train.train, []
+    trained = []
 
     def interrupted(*args: object, **kwargs: object) -> nn.Module:
         trained.append(1)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return train_whole(*args, **kwargs)
+        return train.train(*args, **kwargs)
 
-    monkeypatch.setattr(train, "train", interrupted)
+    monkeypatch.setattr(digits, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         digits_zoo(3, **QUICK)
     assert len(contents(tmp_path)) == 2
@@ -283,7 +283,7 @@ def test_a_run_killed_before_its_checkpoint_is_written_goes_on(tmp_path, monkeyp
     torch.manual_seed(0)
     start = DigitsNet(8)
 
-    def kill(*arguments: object) -> None:
+    def kill(*_: object, **__: object) -> None:
         raise KilledError
 
     with monkeypatch.context() as patch:
