@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ def ingredients(names: Sequence[str], val: Tensor, test: Tensor) -> Figure:
     positions = range(len(names))
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
     axes.plot(positions, val[order], "o", color="#0072B2", label="validation (decides)")
-    hollow = {"color": "#E69F00", "fillstyle": "none"}
+    hollow: dict[str, Any] = {"color": "#E69F00", "fillstyle": "none"}
     axes.plot(positions, test[order], "D", label="test (reported)", **hollow)
     axes.set_xticks(positions, [names[i].removeprefix("ingredient_") for i in order])
     axes.set(xlabel="ingredient", ylabel="accuracy (%)")
@@ -64,7 +65,7 @@ def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.8 * len(differences)))
     rng = np.random.default_rng(0)  # sideways scatter only, so that equal dots stay visible
-    dots = {"s": 9, "alpha": 0.5, "color": "#0072B2", "edgecolor": "none"}
+    dots: dict[str, Any] = {"s": 9, "alpha": 0.5, "color": "#0072B2", "edgecolor": "none"}
     for row, values in enumerate(differences.values()):
         axes.scatter(values, row + rng.uniform(-0.25, 0.25, len(values)), **dots)
         mean = torch.as_tensor(values).mean()

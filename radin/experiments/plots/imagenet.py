@@ -53,7 +53,11 @@ def against_shifts(results: PublishedResults | None) -> Figure:
         ("ensemble", "ensemble of all, 72 networks", "*", 230),
     ):
         row = results.soups.loc[name]
-        style = {"marker": marker, "color": RECIPE_STYLES[name]["color"], "edgecolor": "#222222"}
+        style: dict[str, Any] = {
+            "marker": marker,
+            "color": RECIPE_STYLES[name]["color"],
+            "edgecolor": "#222222",
+        }
         x, y = row["ImageNet"], row[list(SHIFTED_SETS)].mean()
         axes.scatter(x, y, s=size, label=label, linewidth=0.8, zorder=3, **style)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False, fontsize=10)
@@ -66,13 +70,17 @@ def _draw_ingredients(axes: Axes, ingredients: DataFrame) -> None:
     shifts = ingredients[list(SHIFTED_SETS)].mean(axis=1)
     first = ingredients.index[0]
     fine_tuned = ingredients.index[1:]
-    grey = {"s": 26, "color": "#999999", "label": "fine-tuned ingredients"}
+    grey: dict[str, Any] = {"s": 26, "color": "#999999", "label": "fine-tuned ingredients"}
     axes.scatter(accuracies[fine_tuned], shifts[fine_tuned], **grey)
     for name, label, recipe, marker in (
         (first, "initialisation", "oracle", "X"),
         (greedy_order(ingredients)[0], "best single by validation", "best_single", "D"),
     ):
-        style = {"color": RECIPE_STYLES[recipe]["color"], "marker": marker, "label": label}
+        style: dict[str, Any] = {
+            "color": RECIPE_STYLES[recipe]["color"],
+            "marker": marker,
+            "label": label,
+        }
         axes.scatter(accuracies[name], shifts[name], s=90, **style)
 
 
@@ -99,7 +107,7 @@ def greedy_tests(log: DataFrame, results: PublishedResults | None) -> Figure:
         (~log["accepted"], _GREY, "tried, left out"),
         (log["accepted"], _BLUE, "accepted"),
     ):
-        style = {"s": 18, "color": color, "label": label, "zorder": 3}
+        style: dict[str, Any] = {"s": 18, "color": color, "label": label, "zorder": 3}
         below.scatter(log.index[chosen], log.loc[chosen, "accuracy"], **style)
     for axes in (above, below):
         axes.axvline(last + 0.5, color="#D55E00", linewidth=1.4, linestyle="--")
@@ -123,7 +131,7 @@ def _draw_own_accuracies(axes: Axes, in_order: Series, accepted: Any) -> None:
     accuracy = in_order.to_numpy()
     error = standard_error(accuracy, TEST_SETS[VALIDATION])
     in_soup = np.isin(np.arange(len(accuracy)), [0, *accepted])
-    dots = {"fmt": "o", "markersize": 4, "elinewidth": 1}
+    dots: dict[str, Any] = {"fmt": "o", "markersize": 4, "elinewidth": 1}
     for chosen, color, label in (
         (~in_soup, _GREY, "left out"),
         (in_soup, _BLUE, "in the soup"),
@@ -137,7 +145,12 @@ def _draw_best_so_far(axes: Axes, accuracy: np.ndarray) -> None:
     """The accuracy of greedy's soup after each test, with its standard error."""
     tests = np.arange(len(accuracy))
     error = standard_error(accuracy, TEST_SETS[VALIDATION])
-    shade = {"color": _BLUE, "alpha": 0.15, "linewidth": 0, "label": "its standard error"}
+    shade: dict[str, Any] = {
+        "color": _BLUE,
+        "alpha": 0.15,
+        "linewidth": 0,
+        "label": "its standard error",
+    }
     axes.fill_between(tests, accuracy - error, accuracy + error, step="post", **shade)
     axes.step(tests, accuracy, where="post", color=_BLUE, label="best soup so far")
 
@@ -166,7 +179,7 @@ def against_rate(results: PublishedResults | None) -> Figure:
             cmap="viridis",
             s=26,
         )
-        line = {"color": "#222222", "linewidth": 1, "linestyle": ":"}
+        line: dict[str, Any] = {"color": "#222222", "linewidth": 1, "linestyle": ":"}
         axes.axhline(accuracy.iloc[0], label="initialisation", **line)
         axes.legend(loc="lower left", fontsize=10)
     figure.tight_layout()
@@ -185,7 +198,7 @@ def trials(
         title: of the figure.
     """
     figure, axes = plt.subplots(figsize=(6.2, 4.6))
-    grey = {"s": 60, "color": "#999999", "marker": "x"}
+    grey: dict[str, Any] = {"s": 60, "color": "#999999", "marker": "x"}
     axes.scatter(single, single, label="ingredients alone (free)", **grey)
     for k, (recipe, pairs) in enumerate(tried.items()):
         style = RECIPE_STYLES[recipe]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -138,7 +139,7 @@ def ranks(
     position = np.arange(1, len(order) + 1)
     ranked = truth[order]
     winner = int((order == chosen).nonzero())
-    grey = {"color": "#999999", "alpha": 0.6, "edgecolor": "none"}
+    grey: dict[str, Any] = {"color": "#999999", "alpha": 0.6, "edgecolor": "none"}
     axes.scatter(position, ranked, s=10, label="candidates, by rank", **grey)
     axes.scatter(
         position[:budget],
@@ -148,7 +149,7 @@ def ranks(
         label=f"evaluated in stage 2 (B = {budget})",
         zorder=3,
     )
-    star = {"marker": "*", "color": "#D55E00", "zorder": 4}
+    star: dict[str, Any] = {"marker": "*", "color": "#D55E00", "zorder": 4}
     axes.scatter(position[winner], ranked[winner], s=190, label="returned", **star)
     best = truth.max().item()
     axes.axhline(best, color="#222222", linewidth=1, linestyle=":", label="best of all candidates")
@@ -184,7 +185,9 @@ def accuracy_against_budget(
         color = RECIPE_STYLES[name.split()[0]]["color"]
         axes.fill_between(budgets, low, high, color=color, alpha=0.15, linewidth=0)
     for name, value in levels.items():
-        line = {key: look for key, look in RECIPE_STYLES[name].items() if key != "marker"}
+        line: dict[str, Any] = {
+            key: look for key, look in RECIPE_STYLES[name].items() if key != "marker"
+        }
         axes.axhline(value, label=name.replace("_", " "), linewidth=1.6, **line)
     if marked is not None:
         _mark_budget(axes, marked)

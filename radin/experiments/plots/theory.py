@@ -69,7 +69,7 @@ def orders(
         near = [k for k, scale in enumerate(scales) if fit_below is None or scale <= fit_below]
         for (name, values), color, marker in zip(lines.items(), colors, _MARKERS, strict=False):
             slope = fitted_slope([scales[k] for k in near], [values[k] for k in near])
-            look = {"marker": marker, "markersize": 4, "color": color}
+            look: dict[str, Any] = {"marker": marker, "markersize": 4, "color": color}
             axes.loglog(scales, values, label=f"{name}: slope {slope:.2f}", **look)
         axes.set(title=title, xlabel="scale ε of the steps")
         axes.legend(
@@ -102,7 +102,7 @@ def predicted_against_true(
     figure, grid = plt.subplots(
         len(panels), len(ways), figsize=(4.1 * len(ways), 3.7 * len(panels)), squeeze=False
     )
-    dots = {"s": 9, "cmap": "viridis", "edgecolor": "none", "alpha": 0.8}
+    dots: dict[str, Any] = {"s": 9, "cmap": "viridis", "edgecolor": "none", "alpha": 0.8}
     for row, (zoo, (truth, predictions)) in zip(grid, panels.items(), strict=True):
         for axes, way in zip(row, ways, strict=True):
             predicted = predictions[way]
@@ -179,7 +179,7 @@ def checks(reports: Mapping[str, Trust]) -> Figure:
     for side in axes.spines.values():
         side.set_visible(False)
     patches = [Rectangle((0, 0), 1, 1, facecolor=color) for color in _CHECK_COLORS.values()]
-    below = {"loc": "upper center", "bbox_to_anchor": (0.3, -0.01)}
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.3, -0.01)}
     axes.legend(patches, list(_CHECK_COLORS), ncol=3, frameon=False, **below)
     figure.tight_layout()
     return figure
@@ -231,14 +231,19 @@ def triangles(
             style = {"cmap": "vlag", "norm": TwoSlopeNorm(0, -reach, reach)}
         picture = axes.tripcolor(x, y, values.numpy(), shading="gouraud", **style)
         if values.max() > values.min():
-            lines = {"levels": 6, "colors": "#222222", "linewidths": 0.5, "alpha": 0.6}
+            lines: dict[str, Any] = {
+                "levels": 6,
+                "colors": "#222222",
+                "linewidths": 0.5,
+                "alpha": 0.6,
+            }
             axes.tricontour(x, y, values.numpy(), **lines)
         best = int(values.abs().argmax() if both_signs else values.argmin())
         axes.plot(x[best], y[best], "*", color="#D55E00", markersize=14, markeredgecolor="white")
         _name_corners(axes, names)
         axes.set(title=title, xlim=(-0.12, 1.12), ylim=(-0.14, 1.0), aspect="equal")
         axes.axis("off")
-        below = {"orientation": "horizontal", "fraction": 0.05, "pad": 0.02}
+        below: dict[str, Any] = {"orientation": "horizontal", "fraction": 0.05, "pad": 0.02}
         bar = figure.colorbar(picture, ax=axes, label=label, **below)
         bar.locator = plt.MaxNLocator(4)
     figure.tight_layout()
@@ -269,7 +274,7 @@ def paths(
     figure, grid = plt.subplots(
         rows, columns, figsize=(2.4 * columns, 2.4 * rows), sharex=True, squeeze=False
     )
-    styles = {
+    styles: dict[str, Any] = {
         "soup": {"color": _SOUP_COLOR, "linewidth": 2.2},
         "ensemble": {"color": _ENSEMBLE_COLOR, "linestyle": "--"},
     }
@@ -289,7 +294,7 @@ def paths(
     handles, labels = grid.flat[0].get_legend_handles_labels()
     has_empty_panel = len(panels) < grid.size
     beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}
-    where = {"loc": "center"} if has_empty_panel else beside
+    where: dict[str, Any] = {"loc": "center"} if has_empty_panel else beside
     grid.flat[-1].legend(handles, labels, frameon=False, fontsize=11, **where)
     figure.tight_layout()
     return figure
