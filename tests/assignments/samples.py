@@ -54,10 +54,10 @@ def right_answers(name: str) -> dict[str, dict[str, str]]:
 def with_mistakes(name: str, mistakes: Iterable[str]) -> Any:
     """`solved` with typical mistakes."""
     notebook = solved(name)
-    known = graded_cells(notebook)
+    cells = graded_cells(notebook)
     for mistake in mistakes:
         for cell, text in wrong_answers(name)[mistake][0].items():
-            known[cell].source = text.strip("\n")
+            cells[cell].source = text.strip("\n")
     return notebook
 
 

@@ -138,10 +138,10 @@ def test_each_assignment_has_points_rubrics_and_at_least_four_mistakes(name):
     assert len(wrong_answers(name)) >= 4
     written = rubrics(SOURCE, name)
     assert 2 <= len(written) <= 3
-    for question, most, scheme in written.values():
+    for question, maximum, scheme in written.values():
         assert question.strip()
         assert "Rubric" in scheme
-        assert sum(int(n) for n in re.findall(r"^- (\d+)\b", scheme, re.M)) == most
+        assert sum(int(n) for n in re.findall(r"^- (\d+)\b", scheme, re.M)) == maximum
     ids = [grade_id(cell) for cell in source(name).cells if grade_id(cell)]
     assert len(ids) == len(set(ids))
 
@@ -161,7 +161,7 @@ SWAPPED = {
 
 
 def bound_by(node: ast.AST) -> set[str]:
-    """The names that a statement binds where it stands, not within a function of its own."""
+    """The names that a statement binds in its own scope, not within a function."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
     if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
@@ -173,7 +173,7 @@ def bound_by(node: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
-def test_tests_overwrite_no_name_of_a_student(name):
+def test_tests_replace_no_name_of_a_student(name):
     cells = graded_cells(source(name))
     bound = {part: bound_by(ast.parse(cells[part].source)) for part in coded_parts(name)}
     taken = {
@@ -183,8 +183,8 @@ def test_tests_overwrite_no_name_of_a_student(name):
     assert set(answers_of(name)) >= SWAPPED[name]
 
 
-def given_away(text: str) -> set[str]:
-    """Lines of solutions, hidden tests and marking schemes that stand nowhere else in a source."""
+def secret_lines(text: str) -> set[str]:
+    """Lines of solutions, hidden tests and marking schemes that are nowhere else in a source."""
     inside, secret, public = False, set(), set()
     for line in text.splitlines():
         if re.search(r"BEGIN (SOLUTION|HIDDEN TESTS|MARK SCHEME)", line):
@@ -197,9 +197,9 @@ def given_away(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
-def test_the_student_version_gives_nothing_away(name):
+def test_the_student_version_holds_no_solutions(name):
     text = "\n".join(cell.source for cell in source(name).cells)
-    secret = given_away(text)
+    secret = secret_lines(text)
     assert len(secret) > 40
     shown = "\n".join(cell.source for cell in student_version(name).cells)
     assert not re.search(r"(BEGIN|END) (SOLUTION|HIDDEN|MARK)|[Rr]ubric|Reference answer", shown)
@@ -221,7 +221,7 @@ def test_the_reference_solution_earns_every_point(grades, name):
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
-def test_an_untouched_student_version_earns_nothing_and_is_told_why(grades, name):
+def test_an_untouched_student_version_earns_nothing_and_gets_reasons(grades, name):
     row = grades(name)["untouched"]
     assert set(points(row).values()) == {0}
     assert row["problems"] == []
@@ -243,7 +243,7 @@ def test_a_typical_mistake_costs_exactly_its_points(alone, name, mistake):
         assert "Error:" not in text.removeprefix("BudgetError:")
 
 
-def test_right_answers_other_than_the_references_lose_nothing(tmp_path):
+def test_other_right_answers_lose_nothing(tmp_path):
     variants = list(right_answers("soups"))
     assert run_cells(tmp_path, "soups", *variants) == {variant: {} for variant in variants}
 
@@ -253,9 +253,9 @@ def test_mistakes_in_one_submission_cost_the_points_of_each(grades, name):
     row, mistakes = grades(name)["mistaken"], side_by_side(name)[0]
     assert len(mistakes) >= 4
     lost = {
-        part: most - points(row)[part]
-        for part, most in coded_parts(name).items()
-        if points(row)[part] != most
+        part: maximum - points(row)[part]
+        for part, maximum in coded_parts(name).items()
+        if points(row)[part] != maximum
     }
     assert lost == dict(ChainMap(*(wrong_answers(name)[mistake][1] for mistake in mistakes))), (
         messages(row)
@@ -293,13 +293,13 @@ def problems(tmp_path: Path, notebook: Any, name: str = "soups") -> list[tuple[s
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
-def test_nothing_is_wrong_with_an_honest_notebook(tmp_path, name):
+def test_an_honest_notebook_has_no_problems(tmp_path, name):
     for notebook in (student_version(name), solved(name)):
         notebook.cells.insert(3, v4.new_code_cell("my_own = 1"))
-        found, told = compare_with_release(
+        found, issues = compare_with_release(
             hand_in(tmp_path, "ann", name, notebook), name, load_releases()
         )
-        assert told == []
+        assert issues == []
         assert [cell.source for cell in found.cells] == [cell.source for cell in notebook.cells]
 
 
@@ -313,10 +313,10 @@ def test_nothing_is_wrong_with_an_honest_notebook(tmp_path, name):
     ],
 )
 def test_a_deleted_cell_is_one_message(tmp_path, cell, sentence):
-    (told,) = problems(tmp_path, without(solved("soups"), cell))
-    assert told[0] == cell
-    assert sentence in told[1]
-    assert "copy the cell from the student version" in told[1]
+    (issue,) = problems(tmp_path, without(solved("soups"), cell))
+    assert issue[0] == cell
+    assert sentence in issue[1]
+    assert "copy the cell from the student version" in issue[1]
 
 
 def test_a_deleted_cell_is_put_back_where_it_was(tmp_path):
@@ -326,14 +326,14 @@ def test_a_deleted_cell_is_put_back_where_it_was(tmp_path):
     assert list(graded_cells(repaired)) == list(graded_cells(student_version("soups")))
 
 
-def test_an_answer_that_moved_to_a_cell_of_ones_own_is_not_hidden_by_its_stub(tmp_path):
+def test_an_answer_in_another_cell_is_not_hidden_by_its_stub(tmp_path):
     notebook = solved("soups")
     own = graded_cells(notebook)["soup"]
     own.metadata = {}
-    repaired, told = compare_with_release(
+    repaired, issues = compare_with_release(
         hand_in(tmp_path, "ann", "soups", notebook), "soups", load_releases()
     )
-    assert [cell for cell, _ in told] == ["soup"]
+    assert [cell for cell, _ in issues] == ["soup"]
     assert [cell.source for cell in repaired.cells].count(own.source) == 1
     assert "soup" not in graded_cells(repaired)
 
@@ -342,8 +342,8 @@ def test_an_answer_that_moved_to_a_cell_of_ones_own_is_not_hidden_by_its_stub(tm
 def test_a_copied_cell_is_one_message_and_the_last_counts(tmp_path, cell):
     notebook = with_copy(solved("soups"), cell)
     path = hand_in(tmp_path, "ann", "soups", notebook)
-    repaired, told = compare_with_release(path, "soups", load_releases())
-    assert told == [(cell, "is there 2 times, and only the last one counts; delete the others")]
+    repaired, issues = compare_with_release(path, "soups", load_releases())
+    assert issues == [(cell, "is there 2 times, and only the last one counts; delete the others")]
     assert [grade_id(found) for found in repaired.cells].count(cell) == 1
     at = [i for i, found in enumerate(notebook.cells) if grade_id(found) == cell]
     assert grade_id(repaired.cells[at[1]]) == cell
@@ -352,11 +352,11 @@ def test_a_copied_cell_is_one_message_and_the_last_counts(tmp_path, cell):
 def test_a_changed_test_is_one_message_and_changed_back(tmp_path):
     notebook = solved("soups")
     graded_cells(notebook)["test_soup"].source = "assert True"
-    repaired, told = compare_with_release(
+    repaired, issues = compare_with_release(
         hand_in(tmp_path, "ann", "soups", notebook), "soups", load_releases()
     )
-    assert [cell for cell, _ in told] == ["test_soup"]
-    assert "was changed and is graded as it was given" in told[0][1]
+    assert [cell for cell, _ in issues] == ["test_soup"]
+    assert "was changed and is graded as it was given" in issues[0][1]
     assert (
         graded_cells(repaired)["test_soup"].source
         == graded_cells(student_version("soups"))["test_soup"].source
@@ -367,10 +367,10 @@ def test_points_and_marks_cannot_be_changed(tmp_path):
     notebook = solved("soups")
     marks = graded_cells(notebook)["test_soup"].metadata.nbgrader
     marks.points, marks.locked, marks.schema_version = 300, False, "x"
-    repaired, told = compare_with_release(
+    repaired, issues = compare_with_release(
         hand_in(tmp_path, "ann", "soups", notebook), "soups", load_releases()
     )
-    assert told == []
+    assert issues == []
     assert (
         graded_cells(repaired)["test_soup"].metadata
         == graded_cells(student_version("soups"))["test_soup"].metadata
@@ -405,7 +405,7 @@ def test_a_test_above_its_answer_is_one_message(tmp_path):
         ),
     ],
 )
-def test_what_is_no_notebook_is_said_in_one_sentence(tmp_path, content, sentence):
+def test_a_file_that_is_not_a_notebook_is_reported_in_one_sentence(tmp_path, content, sentence):
     path = hand_in(tmp_path, "ann", "soups", content)
     with pytest.raises(ClassroomError, match=re.escape(sentence)):
         compare_with_release(path, "soups", load_releases())
@@ -443,10 +443,10 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
 
 @pytest.mark.parametrize("command", ["grade", "leaderboard"])
 @pytest.mark.parametrize("seed", ["", "-1", "1.5", "x", "1000001", "²"])
-def test_a_hidden_seed_that_is_none_is_one_sentence(tmp_path, capsys, command, seed):
+def test_an_impossible_hidden_seed_is_reported_in_one_sentence(tmp_path, capsys, command, seed):
     assert classroom.main([command, str(tmp_path), f"--hidden-seed={seed}"]) == 1
-    said = f"error: HIDDEN_SEED is a whole number from 0 to 1000000, not {seed!r}\n"
-    assert capsys.readouterr().err == said
+    message = f"error: HIDDEN_SEED is a whole number from 0 to 1000000, not {seed!r}\n"
+    assert capsys.readouterr().err == message
 
 
 def test_a_missing_or_empty_folder_is_refused(tmp_path, capsys):
@@ -555,18 +555,20 @@ def class_of_six(
 @pytest.mark.parametrize("student", CLASS)
 def test_no_submission_stops_the_others(class_of_six, student):
     row = next(row for row in class_of_six[2] if row["student"] == student)
-    _, wanted, told = CLASS[student]
+    _, wanted, starts = CLASS[student]
     assert [f"{p:g}" if p is not None else "None" for p in points(row).values()] == wanted
-    assert len(row["problems"]) == len(told)
-    assert all(found.startswith(start) for found, start in zip(row["problems"], told, strict=True))
+    assert len(row["problems"]) == len(starts)
+    assert all(
+        found.startswith(start) for found, start in zip(row["problems"], starts, strict=True)
+    )
 
 
 def test_failed_tests_say_why(class_of_six):
-    told = {row["student"]: messages(row).get("one_test", "") for row in class_of_six[2]}
-    assert told["ben"] == "double(-3) must be -6."
-    assert "is there a loop without end?" in told["cleo"]
-    assert told["eve"] == "There is no double."
-    assert told["amy"] == ""
+    reasons = {row["student"]: messages(row).get("one_test", "") for row in class_of_six[2]}
+    assert reasons["ben"] == "double(-3) must be -6."
+    assert "is there a loop without end?" in reasons["cleo"]
+    assert reasons["eve"] == "There is no double."
+    assert reasons["amy"] == ""
 
 
 def test_the_tables_hold_every_student_and_message(class_of_six):
@@ -604,7 +606,7 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
     assert "no answer in the time" not in json.dumps(kept)
 
 
-def test_a_grading_is_named_by_its_time_limit_too(small, tmp_path):
+def test_the_key_of_a_grading_includes_the_time_limit(small, tmp_path):
     path = hand_in(tmp_path, "ann", "one", answered(small, "one", RIGHT))
     keys = {
         grading_key(path, small, "one", hidden_seed=seed, timeout=timeout)
@@ -614,7 +616,7 @@ def test_a_grading_is_named_by_its_time_limit_too(small, tmp_path):
     assert len(keys) == 6
 
 
-def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six, tmp_path):
+def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, tmp_path):
     folder, out, _ = class_of_six
     page = {student: out / "feedback" / student / "one.html" for student in ("amy", "ben")}
     before = {student: path.stat().st_mtime_ns for student, path in page.items()}
@@ -648,7 +650,7 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
     ]
     assert points(table["amy"]) == {"one_test": 3, "one_why": None}
     assert "Because I changed my mind." in (out / "by_hand.md").read_text("utf-8")
-    assert not page["ben"].exists()  # it told of a notebook that is no longer there
+    assert not page["ben"].exists()  # of a notebook that no longer exists
     assert page["amy"].is_file()
     for wrong, sentence in (("2,7\n", "2 is the maximum"), ("2,many\n", "line 2: needs student")):
         marks.write_text("student,assignment,part,of,points\namy,one,one_why," + wrong, "utf-8")
@@ -656,7 +658,7 @@ def test_what_was_graded_is_kept_and_marks_by_hand_are_added(small, class_of_six
             classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
 
 
-def test_a_process_that_the_system_ends_is_one_sentence(small, tmp_path, monkeypatch):
+def test_a_process_that_the_system_ends_is_reported_in_one_sentence(small, tmp_path, monkeypatch):
     def ended(**_: Any) -> Callable[[Any], Any]:
         raise TerminatedWorkerError
 
@@ -762,7 +764,7 @@ def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
         leaderboard.leaderboard([], tmp_path / "out")
 
 
-def test_whatever_goes_wrong_with_an_entry_is_one_row(tmp_path, monkeypatch):
+def test_an_error_with_an_entry_is_one_row(tmp_path, monkeypatch):
     path = hand_in(tmp_path, "ann", "budget", solved("budget"))
 
     def full(*_: Any) -> None:
@@ -790,11 +792,13 @@ def test_whatever_goes_wrong_with_an_entry_is_one_row(tmp_path, monkeypatch):
 def test_the_teachers_page_lists_every_part_with_its_points(root):
     page = (root / "book" / "teach.md").read_text("utf-8")
     listed = {
-        (name, part): int(most)
-        for name, part, most in re.findall(r"^\* - `(\w+)`\n  - `(\w+)`\n  - (\d+)$", page, re.M)
+        (name, part): int(maximum)
+        for name, part, maximum in re.findall(r"^\* - `(\w+)`\n  - `(\w+)`\n  - (\d+)$", page, re.M)
     }
     wanted = {
-        (name, part): int(most) for name in ASSIGNMENTS for part, most in coded_parts(name).items()
+        (name, part): int(maximum)
+        for name in ASSIGNMENTS
+        for part, maximum in coded_parts(name).items()
     }
     wanted |= {
         (name, part): int(rubric[1])
@@ -804,7 +808,7 @@ def test_the_teachers_page_lists_every_part_with_its_points(root):
     assert listed == wanted
 
 
-def test_notebooks_are_plain_json_as_git_likes_them():
+def test_notebooks_are_json_with_small_diffs():
     for folder in (SOURCE, submissions.RELEASE):
         for name in ASSIGNMENTS:
             path = folder / name / f"{name}.ipynb"

@@ -32,6 +32,7 @@ from torchvision import datasets, transforms
 import radin
 from entries import Entries
 from radin.checkpoints.architectures import builder
+from radin.data.batches import batches
 from radin.data.splits import CLIP, Normalised
 from radin.experiments.networks import SmallResNet
 from radin.inference.forward import half_dtype
@@ -119,7 +120,7 @@ def many_networks(folder: Path, images: int, repeats: int, device: str = "cpu") 
         ],
         1,
     )
-    decode, _ = timed(lambda: list(radin.data.batches(split, 256)), repeats)
+    decode, _ = timed(lambda: list(batches(split, 256)), repeats)
     return {
         "networks": N,
         "images": images,

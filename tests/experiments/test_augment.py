@@ -14,7 +14,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_nothing_asked_nothing_done():
+def test_without_keys_nothing_changes():
     assert torch.equal(augment(IMAGES, {}, generator()), IMAGES)
     assert torch.equal(
         augment(IMAGES, {"augment": 0.0, "flip": 0, "colour": 0.0}, generator()), IMAGES
@@ -30,7 +30,7 @@ def test_each_key_changes_images_by_the_seed(key):
     assert not torch.equal(changed, augment(IMAGES, {key: 0.5}, generator(1)))
 
 
-def test_noise_has_the_deviation_asked_for():
+def test_noise_has_its_standard_deviation():
     noisy = augment(IMAGES, {"noise": 0.5}, generator())
     assert (noisy - IMAGES).std().item() == pytest.approx(0.5, rel=0.05)
 
@@ -64,7 +64,7 @@ def test_a_grey_image_stays_grey():
     assert shift.abs().max() <= 0.25 + 1e-6
 
 
-def test_an_erased_square_is_grey_and_the_rest_untouched():
+def test_an_erased_square_is_grey_and_the_rest_unchanged():
     images = torch.ones(200, 2, 10, 10)
     erased = erase(images, 0.4, generator())
     assert set(erased.unique().tolist()) == {0.0, 1.0}
@@ -78,7 +78,7 @@ def test_an_erased_square_is_grey_and_the_rest_untouched():
             assert rows.max() - rows.min() + 1 == len(rows)
 
 
-def test_mixup_blends_images_and_targets_alike():
+def test_mixup_blends_images_and_targets_with_one_share():
     targets = torch.eye(10)
     images = targets.view(10, 1, 1, 10).clone()
     mixed, blended = mixup(images, targets, 0.4, generator())

@@ -36,7 +36,7 @@ def test_the_results_in_the_book_are_those_of_this_benchmark():
     }
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
+def test_a_killed_run_continues_where_it_stopped(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(stage_one, "WORK", tmp_path)
     monkeypatch.setattr(stage_one, "CASES", {"few_classes": None, "likelihood": None})
     done = {
@@ -48,9 +48,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     results = json.loads((tmp_path / "quick.json").read_text())
     assert results["cases"]["few_classes"] == done["cases"]["few_classes"]
     assert results["cases"]["likelihood"]["times_faster_than_loop"] > 0
-    said = capfd.readouterr().out
-    assert "likelihood ..." in said
-    assert "few_classes ..." not in said
+    printed = capfd.readouterr().out
+    assert "likelihood ..." in printed
+    assert "few_classes ..." not in printed
     assert [path.name for path in tmp_path.iterdir()] == ["quick.json"], (
         "the next run measures again"
     )
@@ -64,7 +64,7 @@ def test_the_files_are_those_of_the_published_ingredients():
 
 
 @pytest.mark.parametrize("kind", averaging.FORMATS)
-def test_radin_and_its_peers_average_alike(tmp_path, kind):
+def test_radin_and_its_peers_give_the_same_average(tmp_path, kind):
     paths = averaging.make_files(tmp_path, 3, 32, kind)
     stamps = [path.stat().st_mtime_ns for path in paths]
     assert averaging.make_files(tmp_path, 3, 32, kind) == paths
@@ -100,10 +100,10 @@ def test_a_quick_run_of_averaging(tmp_path, capfd):
         str(result),
     ]
     averaging.main([*command, "--quick", "--repeats", "2"])
-    said = capfd.readouterr().out
-    assert "mergekit is left out: no --mergekit-python was given" in said
+    printed = capfd.readouterr().out
+    assert "mergekit is left out: no --mergekit-python was given" in printed
     for head in ("pt, warm", "pt, cold", "safetensors, warm", "safetensors, cold"):
-        assert f"\n{head} " in said
+        assert f"\n{head} " in printed
     assert not result.exists()
     small = [
         "--scale",

@@ -64,7 +64,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_a_stopped_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch, kind):
+def test_a_stopped_run_continues_to_the_same_bytes(home, tmp_path, monkeypatch, kind):
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     (folder,) = (tmp_path / "zoos").glob(f"broken-{kind}-*")
     whole = contents(tmp_path)
@@ -111,7 +111,7 @@ def test_these_share_the_healthy_initialisation(kind):
     assert all(torch.equal(init[key], healthy[key]) for key in healthy)
 
 
-def test_permuted_ingredients_compute_what_they_did():
+def test_permuted_ingredients_compute_the_same_function():
     healthy, zoo = digits_zoo(2, **QUICK), broken_zoo("permuted", 2, **QUICK)
     assert zoo.fingerprints[0] == healthy.fingerprints[0]
     torch.testing.assert_close(answers(zoo, 1), answers(healthy, 1), rtol=1e-12, atol=1e-12)
@@ -128,7 +128,7 @@ def test_every_permutation_keeps_the_function(width):
     for draw in range(5):
         model = DigitsNet(width).double()
         with torch.no_grad():
-            for parameter in model.parameters():  # norms begin at 1 and 0, whatever their order
+            for parameter in model.parameters():  # norms begin at 1 and 0, in every order
                 parameter.add_(0.3 * torch.randn_like(parameter))
             before = model(IMAGES[:20].double())
             broken._permute(model, torch.Generator().manual_seed(draw))

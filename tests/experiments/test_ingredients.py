@@ -96,17 +96,17 @@ def test_ids_are_those_that_were_written(numbers):
         ([1.0], "'1.0' names no ingredients"),
     ],
 )
-def test_ids_that_are_none(server, tmp_path, ids, message):
+def test_impossible_ids(server, tmp_path, ids, message):
     with pytest.raises(ParameterError) as caught:
         get(ids, tmp_path / "new")
     assert message in str(caught.value)
     assert not (tmp_path / "new").exists()
 
 
-# Fetched ----------------------------------------------------------------------------------------
+# Downloaded -------------------------------------------------------------------------------------
 
 
-def test_some_of_them(server, tmp_path, capfd):
+def test_some_are_downloaded(server, tmp_path, capfd):
     paths = fetch_ingredients("43,0-1", tmp_path / "soups")
     assert paths == [tmp_path / "soups" / f"model_{number}.pt" for number in (43, 0, 1)]
     assert [path.read_bytes() for path in paths] == [CONTENT[number] for number in (43, 0, 1)]
@@ -134,12 +134,12 @@ def test_some_of_them(server, tmp_path, capfd):
         assert label in err
 
 
-def test_in_the_root_of_the_data_sets(server, tmp_path, monkeypatch):
+def test_downloaded_to_the_root_of_the_data_sets(server, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_DATA", str(tmp_path))
     assert fetch_ingredients("5", progress=False) == [tmp_path / "model-soups" / "model_5.pt"]
 
 
-def test_what_is_there_is_not_fetched_again(server, tmp_path, capfd):
+def test_existing_files_are_not_downloaded_again(server, tmp_path, capfd):
     get("0-2", tmp_path)
     server.asked.clear()
     capfd.readouterr()
@@ -152,7 +152,7 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("tag", [None, '"v0.0.2"'])
-def test_it_goes_on_where_it_broke_off(server, tmp_path, tag):
+def test_an_interrupted_download_continues(server, tmp_path, tag):
     server.tags = dict.fromkeys(server.files, tag) if tag else {}
     server.cuts = [10_000, 700, 0]  # the first is whole
     with pytest.raises(
@@ -167,7 +167,7 @@ def test_it_goes_on_where_it_broke_off(server, tmp_path, tag):
     assert files_below(tmp_path) == [".lock", RECORD_FILE, *(f"model_{k}.pt" for k in range(3))]
 
 
-def test_one_that_was_removed_must_come_back_as_it_was(server, tmp_path):
+def test_a_removed_file_must_come_back_unchanged(server, tmp_path):
     path, *_ = get("4", tmp_path)
     path.unlink()
     server.files["model_4.pt"] = CONTENT[4][::-1]
@@ -178,7 +178,7 @@ def test_one_that_was_removed_must_come_back_as_it_was(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_a_refusal(server, tmp_path, status):
+def test_a_download_that_the_server_refuses(server, tmp_path, status):
     server.status["model_1.pt"] = status
     with pytest.raises(
         DataError,
@@ -188,7 +188,7 @@ def test_a_refusal(server, tmp_path, status):
     assert record_of(tmp_path) == {"model_0.pt": entry(0)}
 
 
-def test_what_is_no_ingredient_is_not_kept(server, tmp_path):
+def test_a_download_that_is_not_an_ingredient_is_deleted(server, tmp_path):
     server.files["model_0.pt"] = b"<html>please log in</html>"
     with pytest.raises(
         DataError, match="the download has 26 bytes, too few for an ingredient, and was deleted"
@@ -217,7 +217,7 @@ def test_offline(server, tmp_path, monkeypatch):
     assert len(server.asked) == 2
 
 
-def test_too_little_space_is_said_before_the_start(server, tmp_path, monkeypatch):
+def test_too_little_space_is_reported_before_the_download(server, tmp_path, monkeypatch):
     get("0", tmp_path)
     (tmp_path / "model_1.pt.part").write_bytes(bytes(2000))
     server.asked.clear()
@@ -249,16 +249,16 @@ def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
         get("0", tmp_path)
 
 
-def test_a_place_that_is_no_folder(server, tmp_path):
+def test_a_path_that_is_not_a_folder(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file: could not be written \(File exists\)"):
         get("0", tmp_path / "file")
 
 
-# Known again ------------------------------------------------------------------------------------
+# Checked again ----------------------------------------------------------------------------------
 
 
-def test_all_that_changed_is_named_with_the_mend(server, tmp_path):
+def test_every_changed_file_is_named_with_what_to_do(server, tmp_path):
     paths = get("0-3", tmp_path)
     paths[1].write_bytes(CONTENT[1][:-1])
     with pytest.raises(DataError) as caught:
@@ -278,12 +278,12 @@ def test_all_that_changed_is_named_with_the_mend(server, tmp_path):
         "Remove them and run: radin fetch model-soups --ids 0,3"
     )
     assert len(get("1-2", tmp_path)) == 2, "others are not concerned"
-    for path in (paths[0], paths[3]):  # as told
+    for path in (paths[0], paths[3]):  # as the message says
         path.unlink()
     assert [path.read_bytes() for path in get("0,3", tmp_path)] == [CONTENT[0], CONTENT[3]]
 
 
-def test_truncated_at_any_byte(server, tmp_path):
+def test_a_file_truncated_at_any_byte(server, tmp_path):
     path, *_ = get("0", tmp_path)
     for length in (0, 1, 2, 1500, len(CONTENT[0]) - 1):
         path.write_bytes(CONTENT[0][:length])
@@ -293,7 +293,7 @@ def test_truncated_at_any_byte(server, tmp_path):
             get("0", tmp_path)
 
 
-def test_what_somebody_put_there_is_recorded(server, tmp_path, monkeypatch):
+def test_a_file_put_there_by_hand_is_recorded(server, tmp_path, monkeypatch):
     (tmp_path / "model_7.pt").write_bytes(CONTENT[7])
     assert get("7", tmp_path)[0].read_bytes() == CONTENT[7]
     assert record_of(tmp_path) == {"model_7.pt": entry(7)}
@@ -305,7 +305,7 @@ def test_what_somebody_put_there_is_recorded(server, tmp_path, monkeypatch):
     assert server.head_requests == ["model_7.pt"]
 
 
-def test_what_somebody_put_there_must_be_an_ingredient(server, tmp_path, monkeypatch):
+def test_a_file_put_there_by_hand_must_be_an_ingredient(server, tmp_path, monkeypatch):
     path = tmp_path / "model_7.pt"
     path.write_bytes(bytes(MIN_BYTES - 1))
     with pytest.raises(
@@ -325,7 +325,7 @@ def record_of_or_none(folder: Path) -> object:
     return record_of(folder) if (folder / RECORD_FILE).exists() else None
 
 
-def test_a_checkpoint_that_is_cut_short_is_known_without_a_record(server, tmp_path, monkeypatch):
+def test_a_truncated_checkpoint_is_recognised_without_a_record(server, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     path = tmp_path / "model_7.pt"
     torch.save({"weight": torch.ones(5000)}, path)
@@ -348,14 +348,14 @@ def test_a_checkpoint_that_is_cut_short_is_known_without_a_record(server, tmp_pa
         '{"model_0.pt": {"bytes": "5", "sha256": ""}}',
     ],
 )
-def test_a_record_that_is_none(server, tmp_path, text):
+def test_a_damaged_record(server, tmp_path, text):
     get("0", tmp_path)
     (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(
         RadinError, match=rf"{RECORD_FILE}: not a record of sizes and SHA-256 sums; remove it"
     ):
         get("0", tmp_path)
-    (tmp_path / RECORD_FILE).unlink()  # as told
+    (tmp_path / RECORD_FILE).unlink()  # as the message says
     get("0", tmp_path)
     assert record_of(tmp_path) == {"model_0.pt": entry(0)}
 
@@ -379,7 +379,7 @@ ingredients.fetch_ingredients("0-2", Path(folder), progress=False)
 
 
 @pytest.mark.parametrize("when", ["download", "hash_file", "_write_record"])
-def test_killed_at_any_step_the_next_run_ends_with_the_same(server, tmp_path, when):
+def test_after_a_kill_at_any_step_the_next_run_completes(server, tmp_path, when):
     finish(run_python(KILLED, server.url, tmp_path, when, RADIN_OFFLINE="", no_proxy="*"), code=-9)
     assert not (tmp_path / "model_2.pt").exists(), "the kill came too late to show anything"
     server.asked.clear()

@@ -1,4 +1,4 @@
-"""radin/experiments/intervals.py: the interval covers the truth as often as it says."""
+"""radin/experiments/intervals.py: intervals cover the truth as often as they should."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_coverage_is_near_95_percent(only_a, only_b):
         (torch.ones(0, dtype=torch.bool), torch.ones(0, dtype=torch.bool)),
     ],
 )
-def test_what_cannot_be_compared(a, b):
+def test_impossible_answers_are_refused(a, b):
     with pytest.raises(ParameterError, match="paired_interval needs"):
         paired_interval(a, b)
 
@@ -116,7 +116,7 @@ def test_the_jackknife_of_a_mean_is_the_interval_of_a_mean():
     assert (low + high) / 2 == pytest.approx(middle)
 
 
-def test_the_jackknife_covers_as_often_as_it_says():
+def test_the_jackknife_covers_in_95_percent_of_the_cases():
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(300):
@@ -158,7 +158,7 @@ def test_the_interval_of_an_accuracy_solves_wilsons_equation(right):
         assert abs(share / 100 - end) == pytest.approx(distance, abs=1e-6)
 
 
-def test_the_interval_of_an_accuracy_covers_as_often_as_it_says():
+def test_the_interval_of_an_accuracy_covers_in_95_percent_of_the_cases():
     rng = np.random.default_rng(0)
     covered = 0
     for chance in rng.random(3000):

@@ -24,7 +24,7 @@ def test_all_of_the_model_is_averaged():
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
 
 
-def test_an_image_is_judged_alone_and_always_the_same():
+def test_an_image_does_not_depend_on_its_batch():
     model, images = DigitsNet(8).train(), torch.randn(6, 1, 8, 8)
     together = model(images)
     torch.testing.assert_close(together, torch.cat([model(image.unsqueeze(0)) for image in images]))
@@ -39,7 +39,7 @@ def test_second_derivatives_exist():
     assert bend.abs().max() > 0
 
 
-def test_the_default_network_is_the_one_that_caches_know():
+def test_the_default_network_is_the_one_in_caches():
     """Stored zoos are found by the network's description, and trained from these first weights."""
     assert hash_text(repr(DigitsNet())) == hash_text(repr(DigitsNet(32, norm="group")))
     assert hash_text(repr(DigitsNet())).startswith("323440a836077aac")
@@ -70,7 +70,7 @@ def test_shapes_of_the_other_networks():
 
 
 @pytest.mark.parametrize("make", [lambda: Mlp(64, 10), SmallTransformer])
-def test_these_judge_an_image_alone_too(make):
+def test_images_do_not_depend_on_their_batch_here_either(make):
     torch.manual_seed(0)
     model, images = make(), torch.randn(6, 1, 8, 8)
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
@@ -90,11 +90,11 @@ def test_impossible_transformers():
             SmallTransformer(heads=heads)
 
 
-def test_the_transformer_sees_where_a_patch_lies():
+def test_the_transformer_sees_the_position_of_a_patch():
     torch.manual_seed(0)
     model, images = SmallTransformer(), torch.randn(3, 1, 8, 8)
     assert not torch.allclose(model(images), model(images.flip(-1).roll(2, -1)), atol=1e-3)
     with torch.no_grad():
         model.positions.zero_()
-    moved = images.roll(2, -1)  # by one patch: the same patches in other places
+    moved = images.roll(2, -1)  # by one patch: the same patches at other positions
     torch.testing.assert_close(model(images), model(moved), rtol=1e-4, atol=1e-5)

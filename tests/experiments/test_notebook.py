@@ -138,7 +138,7 @@ def test_without_the_books_tools_nothing_is_glued(monkeypatch):
     assert glue("a", 1) is None
 
 
-def test_the_sentence_says_what_the_table_says():
+def test_the_message_says_what_the_table_says():
     """What a chapter's table lists as allowed is what the error asks for."""
     wrong = {
         "budget": 0,
@@ -175,7 +175,7 @@ def test_what_is_recorded_is_read_back(glued, n):
     assert read_record(glued[f"{RECORD_PREFIX}test"][0])[0] != fingerprint
     assert (
         read_record(glued[f"{RECORD_PREFIX}again"][0])[0] == fingerprint
-    )  # of the values, whatever holds them
+    )  # of the values, for every dtype
 
 
 @pytest.mark.parametrize(

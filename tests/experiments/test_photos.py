@@ -50,7 +50,7 @@ def coloured(name: str, part: str, size: int | None) -> ArraySplit:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """The toy plan in place of the photos, networks of four channels a group, one process."""
+    """The toy plan instead of the photos, networks of four channels a group, one process."""
     folder = tmp_path_factory.mktemp("photos")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photos, "_load_in_memory", coloured)
@@ -204,7 +204,7 @@ def test_fewer_ingredients_begin_the_same(home, shipped, tmp_path):
     assert torch.equal(fewer.soups("test"), shipped.soups("test")[:3])
 
 
-def test_the_head_is_fitted_and_the_body_left():
+def test_the_head_is_fitted_and_the_body_does_not_change():
     torch.manual_seed(0)
     model, split = SmallResNet(3, widths=(8, 16)), coloured("toy", "train", None)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -219,7 +219,7 @@ def test_the_head_is_fitted_and_the_body_left():
     assert model.head.weight.grad.abs().max() < 1e-3  # at the minimum
 
 
-def test_sweeps_begin_alike_and_keep_their_bounds():
+def test_longer_sweeps_begin_with_shorter_ones_and_keep_their_bounds():
     for name, plan in photo_plans.PHOTO_PLANS.items():
         runs = plan.sweep(200, plan.seed)
         assert runs[:3] == plan.sweep(3, plan.seed), name

@@ -48,7 +48,7 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_words_can_be_read_on_a_phone(draw):
+def test_text_can_be_read_on_a_phone(draw):
     figure = draw()
     figure.canvas.draw()
     assert tuple(figure.get_size_inches()) == (7, 3)
@@ -73,7 +73,7 @@ def luminance(color: str) -> float:
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_words_do_not_cover_each_other(draw):
+def test_texts_do_not_overlap(draw):
     figure = draw()
     figure.canvas.draw()
     found = texts(figure)

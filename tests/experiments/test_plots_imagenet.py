@@ -92,7 +92,7 @@ def test_against_rate_leaves_out_the_initialisation(results):
 
 
 @pytest.mark.parametrize("draw", [imagenet.against_shifts, imagenet.against_rate])
-def test_absent_results_are_said_to_be(draw):
+def test_missing_results_are_announced(draw):
     figure = draw(None)
     assert texts(figure).count("not available") == len(figure.axes)
 

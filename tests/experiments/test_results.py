@@ -126,7 +126,7 @@ def server(running, fakes, monkeypatch) -> LocalServer:
     return running
 
 
-def test_what_is_not_there_is_downloaded(server, fakes, tmp_path, monkeypatch):
+def test_missing_files_are_downloaded(server, fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))
     assert load_results().ingredients.equals(load_results(fakes).ingredients)
     assert sorted(path for path, _ in server.asked) == sorted(RESULT_FILES)
@@ -169,7 +169,7 @@ def test_a_refused_download_says_what_to_do(server, fakes):
         load_results(fakes)
 
 
-def test_another_file_is_named(fakes):
+def test_a_changed_file_is_named(fakes):
     (fakes / INDIVIDUAL).write_text((fakes / INDIVIDUAL).read_text().replace("model_3", "model_4"))
     with pytest.raises(
         DataError,
@@ -239,7 +239,7 @@ def test_another_file_is_named(fakes):
         ),
     ],
 )
-def test_what_cannot_be(fakes, monkeypatch, name, change, message):
+def test_impossible_results_are_refused(fakes, monkeypatch, name, change, message):
     put(fakes, monkeypatch, name, change((fakes / name).read_text()))
     with pytest.raises(DataError, match=message) as caught:
         load_results(fakes)
@@ -260,7 +260,7 @@ def table(columns: dict[str, list[float]]) -> pd.DataFrame:
 
 
 @given(st.integers(0, 50), st.integers(1, 50))
-def test_the_standard_error_is_that_of_the_mean_of_rights_and_wrongs(right, wrong):
+def test_the_standard_error_is_that_of_the_mean_of_the_answers(right, wrong):
     answers = np.repeat([1.0, 0.0], [right, wrong])
     expected = 100 * answers.std() / np.sqrt(len(answers))
     assert standard_error(100 * answers.mean(), len(answers)) == pytest.approx(expected, abs=1e-9)
@@ -287,7 +287,7 @@ def test_greedy_tries_the_best_first_and_ties_in_order(counts):
     assert found["standard_error"].tolist() == standard_error(found["accuracy"], 26_000).tolist()
 
 
-def test_ties_are_alike_on_every_test_set():
+def test_ties_have_the_same_accuracy_on_every_test_set():
     ingredients = table({"ImageNet2p": [80, 70, 80, 70, 80], "ImageNet": [75, 60, 76, 60, 75]})
     assert ties(ingredients) == [["a", "e"], ["b", "d"]]
     assert ties(ingredients[["ImageNet2p"]]) == [["a", "c", "e"], ["b", "d"]]
@@ -377,7 +377,7 @@ def test_the_published_figures(real):
     assert real.hyperparameters.loc["model_4"].equals(real.hyperparameters.loc["model_5"])
 
 
-def test_neighbours_are_closer_than_one_accuracy_is_known(real):
+def test_neighbours_are_closer_than_one_standard_error(real):
     close = neighbours(real.ingredients)
     assert (close["gap"] < close["standard_error"]).sum() == 68
     assert close["standard_error"].between(0.23, 0.26).all()

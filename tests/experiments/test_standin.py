@@ -103,14 +103,14 @@ def test_objects_have_labels_of_their_own(root):
     assert groups == standin_images._objects()
 
 
-def test_the_drawings_are_there_again_and_not_drawn_twice(root, monkeypatch):
+def test_existing_drawings_are_not_drawn_again(root, monkeypatch):
     before = contents(root)
     monkeypatch.setattr(standin_images, "draw", lambda *_, **__: pytest.fail("drawn again"))
     assert make_images(root, progress=False) == root
     assert contents(root) == before
 
 
-def test_a_file_depends_on_its_seed_part_class_and_number_alone(root, tmp_path):
+def test_a_file_depends_on_its_seed_part_class_and_number_only(root, tmp_path):
     label = trained_classes()[3]
     for position, (part, of_part) in enumerate(PARTS.items()):
         if part in ("val", "objectnet"):
@@ -126,7 +126,7 @@ def test_a_file_depends_on_its_seed_part_class_and_number_alone(root, tmp_path):
     assert sum(name.endswith((".JPEG", ".png")) for name in files_below(root)) > 4000
 
 
-def test_without_a_folder_they_lie_in_the_cache(tmp_path, monkeypatch):
+def test_without_a_folder_they_are_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path))
     monkeypatch.setattr(standin_images, "_draw_all", lambda *_, **__: None)
     one, same, other = (make_images(seed=seed, progress=False) for seed in (0, 0, 1))
@@ -134,19 +134,19 @@ def test_without_a_folder_they_lie_in_the_cache(tmp_path, monkeypatch):
     assert one.is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("there", ["file", "photographs", "another seed"])
-def test_what_is_no_stand_in_is_left_alone(tmp_path, monkeypatch, there):
-    place = tmp_path / "data"
+@pytest.mark.parametrize("existing", ["file", "photographs", "another seed"])
+def test_other_folders_are_not_changed(tmp_path, monkeypatch, existing):
+    folder = tmp_path / "data"
     monkeypatch.setattr(standin_images, "_draw_all", lambda *_, **__: None)
-    if there == "file":
-        place.write_text("precious")
-    elif there == "photographs":
-        (place / "imagenet").mkdir(parents=True)
+    if existing == "file":
+        folder.write_text("precious")
+    elif existing == "photographs":
+        (folder / "imagenet").mkdir(parents=True)
     else:
-        make_images(place, seed=1, progress=False)
+        make_images(folder, seed=1, progress=False)
     before = contents(tmp_path)
     with pytest.raises(DataError, match=r"data is not this stand-in"):
-        make_images(place, progress=False)
+        make_images(folder, progress=False)
     assert contents(tmp_path) == before
 
 
@@ -162,7 +162,7 @@ def test_a_stopped_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"data: could not be written") as caught:
         make_images(tmp_path / "file" / "data", progress=False)
@@ -246,7 +246,7 @@ def test_the_ingredients_have_learned_something_and_not_the_same(root, zoo):
     assert set(answers.flatten().tolist()) <= set(trained_classes())
 
 
-def test_the_tail_goes_on_where_the_network_was_left(root, zoo):
+def test_the_tail_computes_the_rest_of_the_network(root, zoo):
     model = zoo.model(0)
     split = Normalised(keep_trained_classes(load_split("imagenet", "test", root)), *CLIP)
     with torch.no_grad():

@@ -62,7 +62,7 @@ def test_the_mean_of_the_snapshots(share, first):
         assert (first == 5) == torch.equal(averaged[key], last[key])
 
 
-def test_shares_that_binary_numbers_miss():
+def test_shares_that_binary_numbers_round_down():
     """0.29 of 100 epochs is 29, although 0.29 * 100 is less."""
     assert (
         swa(start(), SPLIT, RUN | {"epochs": 100}, seed=0, start=0.29, batch_size=30).snapshots
@@ -70,7 +70,7 @@ def test_shares_that_binary_numbers_miss():
     )
 
 
-def test_the_rate_ends_at_the_floor_even_where_none_is_named():
+def test_without_a_floor_the_rate_ends_at_the_default():
     named, silent = (
         swa(start(), SPLIT, run, seed=5, batch_size=8)
         for run in (RUN | {"floor": DEFAULT_FLOOR}, RUN)
@@ -88,7 +88,7 @@ def normed() -> nn.Module:
     )
 
 
-def test_batch_norm_is_measured_anew():
+def test_batch_norm_is_measured_again():
     """With all images in one batch the statistics are those of the averaged layers before it."""
     model = start(normed)
     found = swa(model, SPLIT, RUN, seed=5, batch_size=30)
@@ -102,7 +102,7 @@ def test_batch_norm_is_measured_anew():
 
 
 def test_every_image_is_measured_once_in_batches_of_almost_one_size():
-    """Batch norm weighs batches equally, so 30 images are batches of 8, 8, 7 and 7, not 8, 8, 8, 6."""
+    """Batch norm weighs batches equally, so 30 images are 8, 8, 7 and 7 and not 8, 8, 8 and 6."""
     passed: list[Tensor] = []
 
     class Watched(nn.BatchNorm1d):
@@ -125,7 +125,7 @@ def test_impossible_starts(share):
 
 
 @pytest.mark.parametrize("floor", [0, -0.1, 1.1, float("nan")])
-def test_a_rate_that_falls_to_nothing_is_refused(floor):
+def test_a_rate_that_falls_to_zero_is_refused(floor):
     model = start()
     with pytest.raises(ParameterError, match=r"floor must be above 0 .* Leave it out for 0\.2"):
         swa(model, SPLIT, RUN | {"floor": floor}, seed=0)

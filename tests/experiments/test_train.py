@@ -1,4 +1,4 @@
-"""radin/experiments/zoos/train.py: a zoo is the same every time, whatever interrupts its making."""
+"""radin/experiments/zoos/train.py and digits.py: a zoo is always the same, also after a kill."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_longer_sweep_begins_with_the_shorter(home, tmp_path, monkeypatch):
     assert digits.sweep(9)[:4] == digits.sweep(4)
 
 
-def test_what_is_there_is_not_trained_again(zoo, monkeypatch):
+def test_an_existing_zoo_is_not_trained_again(zoo, monkeypatch):
     monkeypatch.setattr(digits, "train", lambda *_, **__: pytest.fail("trained again"))
     assert digits_zoo(3, **QUICK).fingerprints == zoo.fingerprints
 
@@ -101,7 +101,7 @@ def test_another_seed_is_another_zoo(zoo, tmp_path, monkeypatch):
 
 @pytest.fixture
 def copy_of_home(home, tmp_path, monkeypatch) -> Path:
-    """The undisturbed cache once more, for tests that change it."""
+    """A copy of the undisturbed cache, for tests that change it."""
     shutil.copytree(home, tmp_path / "copy")
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "copy"))
     return tmp_path / "copy"
@@ -139,7 +139,7 @@ digits_zoo(3, quick=True, device="cpu", progress=False)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL there")
-def test_a_killed_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch):
+def test_a_killed_run_continues_to_the_same_bytes(home, tmp_path, monkeypatch):
     finish(run_python(KILLED, RADIN_CACHE=tmp_path), code=-signal.SIGKILL)
     whole = contents(home)
     done = {
@@ -157,9 +157,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home, tmp_path, monkeypatch):
 TOGETHER = """
 import pathlib, time
 from radin import digits_zoo
-place, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-(place / f"ready{me}").touch()
-while not (place / f"ready{other}").exists():
+folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+(folder / f"ready{me}").touch()
+while not (folder / f"ready{other}").exists():
     time.sleep(0.001)
 print(digits_zoo(3, quick=True, device="cpu", progress=False).fingerprints)
 """
@@ -255,7 +255,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
+def test_a_killed_run_continues_to_the_same_weights(tmp_path, stop_after):
     split = load_split("digits", "train")
     run = PLAIN | {"epochs": 4, "augment": 0.5, "mixup": 0.4, "warmup": 0.2, "floor": 0.1}
 
@@ -278,7 +278,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, stop_after):
     assert epochs == [*range(1, stop_after + 2), *range(stop_after + 1, 5)]
 
 
-def test_a_run_killed_before_its_checkpoint_is_written_goes_on(tmp_path, monkeypatch):
+def test_a_run_killed_before_its_checkpoint_is_written_continues(tmp_path, monkeypatch):
     split, path, epochs = load_split("digits", "train"), tmp_path / "run.safetensors", []
     torch.manual_seed(0)
     start = DigitsNet(8)
