@@ -1,4 +1,5 @@
 """What the chapters of the book need and a user of the module does not.
 
-Only the command line, the book and the public names may import it.
+May import: radin.recipes and what it may import. Only the command line, the book and the public
+names of `radin` import this room.
 """

@@ -1,5 +1,5 @@
 """Train the zoos of the book: digits, photos, zoos broken on purpose, and averages along one run.
 
-`train` and `augment` serve all of them. They may import everything up to `recipes`, and `networks`
-and `bench` in `experiments`.
+`train` and `augment` serve all of them.
+May import: radin.experiments.networks, radin.experiments.bench and what they may import.
 """
