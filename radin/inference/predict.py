@@ -188,7 +188,8 @@ def _load(job: _Job, path: Path | None, zoo: Zoo, k: int) -> Prediction | None:
         return None
     try:
         tensors, _ = load_tensors(path, _FORMAT)
-        logits, labels = tensors["logits"], tensors["labels"]
+        logits = tensors["logits"]
+        labels = tensors["labels"]
     except (BankError, KeyError):  # damaged: predict again
         return None
     return (logits, labels) if job.reproduces(zoo.model(k, copy=False), logits) else None

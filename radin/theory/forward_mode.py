@@ -147,10 +147,10 @@ _REPLACEMENTS = {
         input, shape, weight, bias, eps
     ),
     torch.batch_norm: lambda input, weight, bias, mean, var, training, momentum, eps, *_: (
-        _batch_norm(input, mean, var, weight, bias, training, momentum, eps)
+        _batch_norm(input, mean, var, weight, bias, training=training, eps=eps)
     ),
     torch.instance_norm: lambda input, weight, bias, mean, var, use_stats, momentum, eps, *_: (
-        _instance_norm(input, mean, var, weight, bias, use_stats, momentum, eps)
+        _instance_norm(input, mean, var, weight, bias, use_input_stats=use_stats, eps=eps)
     ),
     torch.native_layer_norm: _refuse,
 }

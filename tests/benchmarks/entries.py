@@ -1,4 +1,4 @@
-"""Measurements that take long, kept one by one: a killed script goes on with the next."""
+"""Long measurements, saved one by one: a killed script continues with the next."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from radin.files import atomic_path
 
 
 class Entries:
-    """Finished measurements, kept in one file."""
+    """Finished measurements in one JSON file.
+
+    Args:
+        zoos: what was measured; entries of other zoos are measured again.
+    """
 
     def __init__(self, path: Path, zoos: str) -> None:
         self.path = path
-        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        self.content = known if known.get("zoos") == zoos else {"zoos": zoos, "entries": {}}
+        stored = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        self.content = stored if stored.get("zoos") == zoos else {"zoos": zoos, "entries": {}}
 
     def measure(self, name: str, work: Callable[[], Any]) -> None:
+        """Call `work` and save what it returns, unless the file has the entry."""
         if name in self.content["entries"]:
             return
         self.content["entries"][name] = work()

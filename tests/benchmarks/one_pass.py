@@ -1,11 +1,12 @@
 """One pass for many networks, against one loop for each: the entry fee on JPEG images.
 
-    python tests/benchmarks/one_pass.py             # some 10 minutes on two cores; GPU cases where there is a GPU
-    python tests/benchmarks/one_pass.py --quick     # a tenth of the images, printed only
+    python tests/benchmarks/one_pass.py           # 10 minutes on two cores; more cases with a GPU
+    python tests/benchmarks/one_pass.py --quick   # a tenth of the images, printed only
 
-The peer is what one would write with torch and torchvision: for each network a DataLoader that decodes with as many
-processes as there are cores. Both sides give the same accuracies, on the same images, in the same process. Finished
-cases are written at once to `radin/experiments/results/one_pass.json`; a killed run goes on with the next.
+The peer is what one would write with torch and torchvision: for each network a DataLoader that
+decodes with as many processes as there are cores. Both give the same accuracies, on the same
+images, in the same process. Each case is written to `radin/experiments/results/one_pass.json` when
+it is finished; a killed run continues with the next one.
 """
 
 from __future__ import annotations
@@ -38,26 +39,28 @@ from radin.experiments.networks import SmallResNet
 from radin.inference.forward import half_dtype
 
 OUT = Path(radin.__file__).parent / "experiments" / "results" / "one_pass.json"
-N = 13
-CLASSES = 8
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-VIT = builder("open_clip:ViT-B-32-quickgelu", 1000)
+NUM_NETWORKS = 13
+NUM_CLASSES = 8
+NUM_CORES = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
+build_vit = builder("open_clip:ViT-B-32-quickgelu", 1000)
 
 
-def small() -> nn.Module:
-    return SmallResNet(CLASSES)
+def build_small() -> nn.Module:
+    return SmallResNet(NUM_CLASSES)
 
 
 def write_images(folder: Path, count: int) -> None:
     """Smooth random photos of ImageNet's usual size, some 40 kB each, as val/<class>/<image>."""
     rng = np.random.default_rng(0)
     for i in range(count):
-        place = folder / "val" / f"class{i % CLASSES}"
-        place.mkdir(parents=True, exist_ok=True)
+        class_folder = folder / "val" / f"class{i % NUM_CLASSES}"
+        class_folder.mkdir(parents=True, exist_ok=True)
         pixels = Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).resize(
             (500, 375), Image.Resampling.BICUBIC
         )
-        pixels.save(place / f"{i:05}.jpg", quality=90)
+        pixels.save(class_folder / f"{i:05}.jpg", quality=90)
 
 
 def write_zoo(folder: Path, build: Callable[[], nn.Module], count: int) -> radin.Zoo:
@@ -71,7 +74,7 @@ def write_zoo(folder: Path, build: Callable[[], nn.Module], count: int) -> radin
 
 
 def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """The best of several runs after one that does not count, and the last answer."""
+    """Seconds of the fastest of several runs, after one to warm up, and the last result."""
     spent, answer = [], work() if repeats > 1 else None
     for _ in range(repeats):
         start = time.perf_counter()
@@ -98,16 +101,17 @@ def loop(zoo: radin.Zoo, folder: Path, size: int, batch: int, device: str) -> li
     for k in range(len(zoo)):
         model, right = zoo.model(k).to(device), 0
         with torch.inference_mode():
-            for images, labels in DataLoader(data, batch, num_workers=CORES):
+            for images, labels in DataLoader(data, batch, num_workers=NUM_CORES):
                 right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
         found.append(100 * right / len(data))
     return found
 
 
 def many_networks(folder: Path, images: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
-    """N small networks at 32 pixels: decoding is what costs."""
+    """13 small networks at 32 pixels: decoding is what costs."""
     write_images(folder, images)
-    zoo, split = write_zoo(folder, small, N), radin.load_split(str(folder), "val", size=32)
+    zoo = write_zoo(folder, build_small, NUM_NETWORKS)
+    split = radin.load_split(str(folder), "val", size=32)
     predict = partial(radin.predict, zoo, split, device, cache=False, progress=False)
     together, bank = timed(predict, repeats)
     apart, accuracies = timed(
@@ -116,13 +120,13 @@ def many_networks(folder: Path, images: int, repeats: int, device: str = "cpu") 
     mine, _ = timed(
         lambda: [
             radin.predict(zoo.subset([k]), split, device, cache=False, progress=False)
-            for k in range(N)
+            for k in range(NUM_NETWORKS)
         ],
         1,
     )
     decode, _ = timed(lambda: list(batches(split, 256)), repeats)
     return {
-        "networks": N,
+        "networks": NUM_NETWORKS,
         "images": images,
         "seconds": together,
         "times_faster_than_a_loop": apart / together,
@@ -137,8 +141,9 @@ def many_networks(folder: Path, images: int, repeats: int, device: str = "cpu") 
 def stage_two(folder: Path, images: int, repeats: int) -> dict[str, Any]:
     """Four soups evaluated in one pass, and one by one."""
     write_images(folder, images)
-    zoo, split = write_zoo(folder, small, N), radin.load_split(str(folder), "val", size=32)
-    rows = list(radin.monte_carlo(N, 4))
+    zoo = write_zoo(folder, build_small, NUM_NETWORKS)
+    split = radin.load_split(str(folder), "val", size=32)
+    rows = list(radin.monte_carlo(NUM_NETWORKS, 4))
     evaluate = radin.evaluator(zoo, split, "cpu")
     together, found = timed(lambda: evaluate.many(rows), repeats)
     apart, again = timed(lambda: [evaluate(row) for row in rows], repeats)
@@ -152,17 +157,24 @@ def stage_two(folder: Path, images: int, repeats: int) -> dict[str, Any]:
 
 
 def half_precision(folder: Path, images: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
-    """CLIP ViT-B/32 in its own precision and in half: time, and how often the first class is another."""
+    """CLIP ViT-B/32 in its own precision and in half: time, and how many answers change."""
     write_images(folder, images)
-    zoo, split = (
-        write_zoo(folder, VIT, 1),
-        Normalised(radin.load_split(str(folder), "val", size=224), *CLIP),
-    )
+    zoo = write_zoo(folder, build_vit, 1)
+    split = Normalised(radin.load_split(str(folder), "val", size=224), *CLIP)
     banks: list[Tensor] = []
     seconds = []
     for half in (False, True):
         spent, bank = timed(
-            partial(radin.predict, zoo, split, device, batch_size=32, cache=False, progress=False, half=half),
+            partial(
+                radin.predict,
+                zoo,
+                split,
+                device,
+                batch_size=32,
+                cache=False,
+                progress=False,
+                half=half,
+            ),
             repeats,
         )
         seconds.append(spent)
@@ -180,16 +192,14 @@ def half_precision(folder: Path, images: int, repeats: int, device: str = "cpu")
 
 
 def vit_on_gpu(folder: Path, images: int, repeats: int) -> dict[str, Any]:
-    """CLIP ViT-B/32 on a GPU, N of them: the throughput of `predict` against that of forward passes alone."""
+    """13 CLIP ViT-B/32 on a GPU: the throughput of `predict` and of forward passes alone."""
     write_images(folder, images)
-    zoo, split = (
-        write_zoo(folder, VIT, N),
-        Normalised(radin.load_split(str(folder), "val", size=224), *CLIP),
-    )
+    zoo = write_zoo(folder, build_vit, NUM_NETWORKS)
+    split = Normalised(radin.load_split(str(folder), "val", size=224), *CLIP)
     spent, _ = timed(
         partial(radin.predict, zoo, split, "cuda", cache=False, progress=False), repeats
     )
-    models = [zoo.model(k).cuda() for k in range(N)]
+    models = [zoo.model(k).cuda() for k in range(NUM_NETWORKS)]
     batch = torch.randn(256, 3, 224, 224, device="cuda")
 
     def forward() -> None:
@@ -201,7 +211,7 @@ def vit_on_gpu(folder: Path, images: int, repeats: int) -> dict[str, Any]:
     pure, _ = timed(forward, repeats)
     pure *= images / (images // 256 * 256)
     return {
-        "networks": N,
+        "networks": NUM_NETWORKS,
         "images": images,
         "seconds": spent,
         "percent_of_pure_forward": 100 * pure / spent,
@@ -229,7 +239,9 @@ def main() -> None:
         }
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "quick.json" if quick else OUT
-        entries = Entries(out, f"{platform.machine()}, {CORES} cores, torch {torch.__version__}")
+        entries = Entries(
+            out, f"{platform.machine()}, {NUM_CORES} cores, torch {torch.__version__}"
+        )
         for name, (case, images) in cases.items():
             entries.measure(
                 name,

@@ -2,9 +2,9 @@
 
     RADIN_DATA=... python tests/benchmarks/second_order.py      # some 70 minutes on two cores
 
-Where a bench came without ingredients (PACS) they are trained first, or found again under `RADIN_CACHE`. Every finished
-entry is written at once to `radin/experiments/results/second_order.json`; a killed run goes on with the next one. Entries of other
-ingredients are measured again.
+Ingredients that a bench is shipped without (PACS) are trained first, or found under
+`RADIN_CACHE`. Each entry is written to `radin/experiments/results/second_order.json` when it is
+finished; a killed run continues with the next one. Entries of other ingredients are measured again.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from radin.theory.second_order import (
     pair_gaps,
     single_precision,
 )
-from radin.theory.taylor import differences_by_image, derivatives, directions, differences_by_scale
+from radin.theory.taylor import derivatives, differences_by_image, differences_by_scale, directions
 from radin.theory.weight_geometry import gram_matrix
 
 OUT = Path(radin.__file__).parent / "experiments" / "results" / "second_order.json"
-IMAGES = 100  # for the orders, in double precision
+NUM_IMAGES = 100  # of `orders`, in double precision
 SCALES = [10 ** (-k / 4) for k in range(17)]
 WEIGHTS = [0.5, 0.3, 0.2]  # of the first three ingredients
 
@@ -61,17 +61,17 @@ class Live:
     def gram(self) -> list[list[float]]:
         return gram_matrix(self.zoo).tolist()
 
-    def corrected(self, by: str) -> dict[str, Any]:
-        """Corrected estimates of all soups, and what one pair costs beside a forward pass."""
-        gaps = pair_gaps(self.zoo, self.val, method=by)
+    def corrected(self, method: str) -> dict[str, Any]:
+        """Corrected estimates of all soups."""
+        gaps = pair_gaps(self.zoo, self.val, method=method)
         answers = [
             corrected_estimate(self.bench.val, gaps, self.bench.candidates, m)
             for m in ("accuracy", "nll")
         ]
         return {
             "pairs": len(gaps),
-            "accuracy": [round(each, 6) for each in answers[0].tolist()],
-            "nll": [round(each, 6) for each in answers[1].tolist()],
+            "accuracy": [round(value, 6) for value in answers[0].tolist()],
+            "nll": [round(value, 6) for value in answers[1].tolist()],
         }
 
     def first_order(self) -> dict[str, Any]:
@@ -79,25 +79,25 @@ class Live:
         return {"loss": loss, "slopes": slopes.tolist()}
 
     def cost(self) -> float:
-        """Time of a pass with two tangents over that of a plain one: the median of alternating rounds."""
+        """Time of a pass with two tangents over that of a plain pass, the median of rounds."""
         model, device = self.zoo.model(0), torch.device("cpu")
         start, other = (single_precision(self.zoo[k], device) for k in (0, 1))
-        (apart,) = directions(start, [other])
+        (difference,) = directions(start, [other])
         ratios = []
         for images, _ in islice(batches(self.val, 64), 12):
-            began = time.perf_counter()
+            started = time.perf_counter()
             with torch.inference_mode():
                 model(images)
             between = time.perf_counter()
-            derivatives(model, start, apart, images)
-            ratios.append((time.perf_counter() - between) / (between - began))
+            derivatives(model, start, difference, images)
+            ratios.append((time.perf_counter() - between) / (between - started))
         return median(ratios[2:])  # the first rounds warm up
 
     def orders(self) -> dict[str, Any]:
-        """Along three real directions, in double precision: every order, and the images one by one."""
+        """Differences along three real directions, by scale and by image, in double precision."""
         assert self.zoo.init is not None
         assert isinstance(self.val, ArraySplit)
-        images, labels = self.val.images[:IMAGES].double(), self.val.labels[:IMAGES]
+        images, labels = self.val.images[:NUM_IMAGES].double(), self.val.labels[:NUM_IMAGES]
         model = self.zoo.model(0).double()
         start = {key: t.double() for key, t in self.zoo.init.items()}
         ends = [{key: t.double() for key, t in self.zoo[k].items()} for k in range(3)]
@@ -105,10 +105,10 @@ class Live:
         found = differences_by_scale(
             model, start, deltas, WEIGHTS, images, labels=labels, scales=SCALES
         )
-        images_by = differences_by_image(model, start, deltas, WEIGHTS, images)
+        by_image = differences_by_image(model, start, deltas, WEIGHTS, images)
         return {
             "scales": SCALES,
-            "images": {name: each.tolist() for name, each in images_by.items()},
+            "images": {name: each.tolist() for name, each in by_image.items()},
             "orders": found,
         }
 
@@ -122,8 +122,8 @@ def main() -> None:
         entries.measure(f"{name}: gram", each.gram)
         entries.measure(f"{name}: cost", each.cost)
         entries.measure(f"{name}: first order", each.first_order)
-        for by in GAP_METHODS:
-            entries.measure(f"{name}: {by}", partial(each.corrected, by))
+        for method in GAP_METHODS:
+            entries.measure(f"{name}: {method}", partial(each.corrected, method))
         if name.startswith("cifar10"):
             entries.measure(f"{name}: orders", each.orders)
 

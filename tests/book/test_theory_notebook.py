@@ -1,4 +1,4 @@
-"""The theory: the notebook that proves it symbolically, and checks of T1, T3 and T4 that share none of its code."""
+"""The notebook that proves the theory symbolically, and independent checks of T1, T3 and T4."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import ROOT
 NOTEBOOK = ROOT / "notebooks" / "07_taylor_sympy.ipynb"
 LABEL = re.compile(r"^\$\$ \((eq-[\w-]+)\)$", re.MULTILINE)
 
-# A network of two parameters and three classes that bends, in any direction and at third order too.
+# A network of two parameters and three classes with curvature of second and third order.
 CENTRE = np.array([0.3, -0.2])
 STEPS = np.array([[0.9, 0.4], [-0.5, 0.8], [0.2, -1.1]])
 P = np.array([0.5, 0.3, 0.2])
@@ -72,7 +72,7 @@ def cells() -> list[Any]:
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_the_notebook_proves_what_it_says(quick, monkeypatch):
+def test_the_notebook_runs_and_its_proofs_hold(quick, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     with plt.ioff():
         names: dict[str, Any] = {}
@@ -154,7 +154,7 @@ def test_second_order_gap_leaves_third_order(form):
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize(("power", "order"), [(2, 3), (1, 2), (3, 2)])
 def test_two_ingredients_with_a_logit_scale(beta, power, order):
-    """Third order is left with beta squared before the variance; with another power second order is left."""
+    """The remainder is of third order with beta squared before the variance, else of second."""
     if beta == 1:
         order = 3  # all powers are the same
     a = 0.3
@@ -187,8 +187,8 @@ def test_half_half_soups_give_the_gap_of_any_soup():
     assert order_of(residual, 0.01) == pytest.approx(3, abs=0.25)
 
 
-def test_in_the_middle_of_two_the_third_order_vanishes():
-    """The first exercise: f any function of one number, given by its Taylor coefficients."""
+def test_at_the_midpoint_of_two_the_third_order_vanishes():
+    """The first exercise: f is any function of one variable, given by its Taylor coefficients."""
     s, a, r = sympy.symbols("s a r")
     coefficients = sympy.symbols("c_0:4")
     f = sum(c * s**k for k, c in enumerate(coefficients))

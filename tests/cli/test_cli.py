@@ -49,7 +49,7 @@ COUNTS = {"train": 12, "val": 20, "test": 30}
 
 
 def draw(folder: Path, classes: str = "abc") -> None:
-    """Images of 4 x 4 pixels whose class is their colour, under much noise."""
+    """Images of 4 x 4 pixels whose class is their colour, with much noise."""
     rng = np.random.default_rng(0)
     for part, count in COUNTS.items():
         for c, name in enumerate(classes):
@@ -64,7 +64,7 @@ def draw(folder: Path, classes: str = "abc") -> None:
 def train(
     model: nn.Module, split: torch.utils.data.Dataset, rate: float, seed: int
 ) -> dict[str, torch.Tensor]:
-    """The state dict after a few steps from where the model is."""
+    """The state dict after a few steps of training."""
     images, labels = torch.stack([image for image, _ in split]), split.labels
     rng = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.SGD(model.train().parameters(), lr=rate)
@@ -122,7 +122,7 @@ def zoo_of(home: Path, name: str = "plain") -> Zoo:
 
 
 def run(capsys: pytest.CaptureFixture[str], command: str) -> str:
-    """What a command that ends well prints."""
+    """What a successful command prints."""
     capsys.readouterr()
     assert main(shlex.split(command)) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
@@ -133,7 +133,7 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 
 def refused(capsys: pytest.CaptureFixture[str], command: str, status: int = 1) -> str:
-    """The last line that a refused command leaves on stderr."""
+    """The last line on stderr of a refused command."""
     capsys.readouterr()
     if status == 2:
         with pytest.raises(SystemExit) as left:
@@ -148,7 +148,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: str, status: int = 1) -
 
 
 def table(out: str, first: str) -> list[list[str]]:
-    """The rows under the line that begins with a word, cut where two blanks are."""
+    """The rows under the line that starts with a word; cells are separated by two blanks."""
     lines = iter(out.splitlines())
     next(line for line in lines if line.startswith(first))
     rows = []
@@ -164,7 +164,7 @@ def table(out: str, first: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def crafted(home):
-    """What Python gives for the same question."""
+    """What Python crafts from the same checkpoints."""
     zoo, val = zoo_of(home), split_of(home, "val")
     bank = radin.predict(zoo, val, device="cpu", progress=False)
     return zoo, bank, radin.craft(bank, radin.evaluator(zoo, val, "cpu"), budget=4, prior=0.5)
@@ -174,7 +174,8 @@ def test_craft_is_what_python_crafts(home, crafted, capsys, tmp_path):
     zoo, bank, soup = crafted
     out = run(
         capsys,
-        f"craft {PLAIN} --budget 4 --prior 0.5 --test-part test --out {tmp_path / 'soup.safetensors'}",
+        f"craft {PLAIN} --budget 4 --prior 0.5 --test-part test "
+        f"--out {tmp_path / 'soup.safetensors'}",
     )
     assert out.startswith("radin: 4 of 4 evaluations spent on val, 60 images\n")
     rows = table(out, "rank")
@@ -245,11 +246,13 @@ def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
     path = tmp_path / "new" / "soup.safetensors"
     run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --seed 7 --out {path}")
     with safe_open(path, "pt") as file:
-        said = json.loads(file.metadata()["radin"])
-    assert [ingredient["name"] for ingredient in said["ingredients"]] == [
+        provenance = json.loads(file.metadata()["radin"])
+    assert [ingredient["name"] for ingredient in provenance["ingredients"]] == [
         f"model_{k}" for k in range(4)
     ]
-    assert [i["weight"] for i in said["ingredients"]] == pytest.approx(crafted[2].weights.tolist())
+    assert [i["weight"] for i in provenance["ingredients"]] == pytest.approx(
+        crafted[2].weights.tolist()
+    )
     expected = {
         "recipe": "radin",
         "budget": 4,
@@ -264,15 +267,15 @@ def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
         "data": "imagenet-folder:images",
         "normalise": "none",
     }
-    assert {name: said[name] for name in expected} == expected
-    assert said["accuracy"] == crafted[2].accuracy
+    assert {name: provenance[name] for name in expected} == expected
+    assert provenance["accuracy"] == crafted[2].accuracy
 
 
 def test_a_soup_is_not_overwritten_unless_forced(home, capsys, tmp_path, monkeypatch):
     path = tmp_path / "soup.safetensors"
     path.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "predict", lambda *_: pytest.fail("worked before it looked"))
+        patch.setattr(commands, "predict", lambda *_: pytest.fail("worked before it checked"))
         assert "soup.safetensors exists; give another --out, or --force" in refused(
             capsys, f"craft {PLAIN} --out {path}"
         )
@@ -284,7 +287,7 @@ def test_a_soup_is_not_overwritten_unless_forced(home, capsys, tmp_path, monkeyp
     assert len(load_file(path)) == 4
 
 
-def test_an_unwritten_soup_is_said(home, capsys):
+def test_a_soup_that_is_not_written_gives_a_note(home, capsys):
     assert main(shlex.split(f"craft {PLAIN} --budget 1")) == 0
     assert "the soup was not written; give --out" in capsys.readouterr().err
 
@@ -299,12 +302,12 @@ def test_checkpoints_may_be_files_a_glob_or_a_folder(home, capsys):
     assert len(answers) == 1
 
 
-def test_the_start_is_no_ingredient(home, capsys):
+def test_the_initialisation_is_no_ingredient(home, capsys):
     out = run(capsys, f"craft {PLAIN} --init plain.safetensors --budget 1")
     assert "distance to the initialisation" in out
 
 
-def test_batch_norm_is_measured_anew(home, capsys, tmp_path):
+def test_batch_norm_is_measured_again(home, capsys, tmp_path):
     path = tmp_path / "soup.safetensors"
     run(capsys, f"craft {NORMED} --budget 2 --refresh-part train --test-part test --out {path}")
     zoo, train_split = zoo_of(home, "normed"), split_of(home, "train")
@@ -322,7 +325,7 @@ def test_batch_norm_is_measured_anew(home, capsys, tmp_path):
     assert f"accuracy {accuracy:.2f}%" in run(capsys, f"evaluate {path} {rest} --part test")
 
 
-def test_batch_norm_without_images_is_warned_of(home, capsys, tmp_path, recwarn):
+def test_batch_norm_without_images_gives_a_warning(home, capsys, tmp_path, recwarn):
     for command in (f"craft {NORMED} --budget 1", "average normed"):
         assert (
             main(shlex.split(f"{command} --out {tmp_path / command.split()[0]}.safetensors")) == 0
@@ -334,15 +337,15 @@ def test_batch_norm_without_images_is_warned_of(home, capsys, tmp_path, recwarn)
 
 def test_colours(home, capsys):
     zoo, val = zoo_of(home), split_of(home, "val")
-    for words, mean, std in (
+    for arguments, mean, std in (
         ("--normalise imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ("--mean 0.1,0.2,0.3 --std 1,2,3", (0.1, 0.2, 0.3), (1, 2, 3)),
         ("--normalise none", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     ):
         bank = radin.predict(zoo, Normalised(val, mean, std), device="cpu", progress=False)
         best = int(bank.accuracies().argmax())
-        said = f"best single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%"
-        assert said in run(capsys, f"rank {PLAIN} {words}")
+        line = f"best single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%"
+        assert line in run(capsys, f"rank {PLAIN} {arguments}")
     assert "--mean and --std belong together" in refused(capsys, f"rank {PLAIN} --mean 0.5,0.5,0.5")
     assert "std above 0" in refused(capsys, f"rank {PLAIN} --mean 0,0,0 --std 0,0,0")
     assert "'grey' is not a list of numbers" in refused(
@@ -396,8 +399,8 @@ def test_how_networks_run(home, capsys, tmp_path, monkeypatch):
     how = {"half": True, "batch_size": 7, "device": "cpu", "workers": 2}
     assert all(how.items() <= each.items() for each in asked)
     with safe_open(path, "pt") as file:
-        said = json.loads(file.metadata()["radin"])
-    assert (said["precision"], said["images"]) == ("half", 30)
+        provenance = json.loads(file.metadata()["radin"])
+    assert (provenance["precision"], provenance["images"]) == ("half", 30)
     asked.clear()
     run(capsys, f"rank {PLAIN}")
     assert [(each["half"], each["workers"]) for each in asked] == [(False, None)]
@@ -430,7 +433,7 @@ def test_ingredients_are_named_briefly():
     assert tables.describe_ingredients(bank, torch.eye(30)[2] + torch.eye(30)[7]) == "2: m2, m7"
 
 
-def test_tables_are_no_wider_than_they_may_be(capsys):
+def test_tables_have_a_maximum_width(capsys):
     tables.print_table(["rank", "ingredients"], [["1", "x" * 200], ["10", "short"]])
     lines = capsys.readouterr().out.splitlines()
     assert [len(line) for line in lines] == [17, 100, 11]
@@ -480,7 +483,8 @@ def test_a_soup_in_shards(home, capsys, tmp_path):
         )
     assert f"wrote {index}\n" in run(
         capsys,
-        f"craft {PLAIN} --budget 1 --out {index.with_suffix('').with_suffix('')} --shard-size 1kB --force",
+        f"craft {PLAIN} --budget 1 --out {index.with_suffix('').with_suffix('')} "
+        "--shard-size 1kB --force",
     )
 
 
@@ -503,7 +507,7 @@ def test_evaluate_several_parts(home, capsys, monkeypatch):
         error = 100 * (accuracy / 100 * (1 - accuracy / 100) / count) ** 0.5
         assert rows[part] == [f"{accuracy:.2f}", f"{error:.2f}", str(count)]
     monkeypatch.setattr(
-        commands, "open_zoo", lambda *_, **__: pytest.fail("worked before it looked")
+        commands, "open_zoo", lambda *_, **__: pytest.fail("worked before it checked")
     )
     one = f"evaluate plain/model_2.safetensors {rest}"
     assert "--part names 'val' twice" in refused(capsys, f"{one} --part val,test,val")
@@ -515,7 +519,7 @@ def test_evaluate_several_parts(home, capsys, monkeypatch):
 
 @pytest.fixture
 def imagenet(home, tmp_path, monkeypatch) -> Path:
-    """The root of an ImageNet of one image in each class, with two shifted test sets, and a network for it."""
+    """The root of an ImageNet with one image in each class and two shifted test sets."""
     for part, of in (("test", "imagenet"), ("r", "imagenet_r"), ("a", "imagenet_a")):
         put(tmp_path / TOPS[part], radin.data.imagenet.wnids(of), 1)
     monkeypatch.setenv("RADIN_DATA", str(tmp_path))
@@ -568,7 +572,7 @@ def test_imagenet_has_the_size_of_its_networks(imagenet):
 
 @pytest.fixture
 def server(running, monkeypatch) -> LocalServer:
-    """The sources of CIFAR-10 and of Model soups, with small files, and leave to download from them."""
+    """A server with small copies of CIFAR-10 and Model soups, and permission to download."""
     running.reset()
     archive = cifar_archive()
     running.files |= {"cifar.tar.gz": archive} | {
@@ -586,14 +590,14 @@ def server(running, monkeypatch) -> LocalServer:
         monkeypatch.setitem(
             results.RESULT_FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest())
         )
-    known = Archive(
+    archive_entry = Archive(
         f"{running.url}/cifar.tar.gz",
         len(archive),
         hashlib.sha256(archive).hexdigest(),
         ("train", "test"),
     )
     monkeypatch.setitem(
-        DATA_SETS, "cifar10", dataclasses.replace(DATA_SETS["cifar10"], archives=(known,))
+        DATA_SETS, "cifar10", dataclasses.replace(DATA_SETS["cifar10"], archives=(archive_entry,))
     )
     return running
 
@@ -605,7 +609,7 @@ def some_table() -> object:
 
 
 def fetched(capsys: pytest.CaptureFixture[str], command: str) -> str:
-    """What a fetch that ends well prints; a path may be longer than any table is wide."""
+    """What a successful fetch prints; a path may be longer than the widest table."""
     capsys.readouterr()
     assert main(shlex.split(command)) == 0, capsys.readouterr().err
     return capsys.readouterr().out
@@ -639,7 +643,7 @@ def test_fetch_a_data_set(server, capsys, tmp_path, monkeypatch):
     assert len(server.asked) == 1
 
 
-def test_fetch_what_cannot_be(server, capsys, tmp_path, monkeypatch):
+def test_fetch_errors(server, capsys, tmp_path, monkeypatch):
     assert "argument NAME: invalid choice: 'cifar100'" in refused(capsys, "fetch cifar100", 2)
     assert "--ids chooses among the ingredients of model-soups" in refused(
         capsys, "fetch cifar10 --ids 3"
@@ -698,11 +702,11 @@ def test_bench(capsys):
     )
 
 
-# What cannot be ---------------------------------------------------------------------------------
+# Errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ("--budget 0", "error: --budget must be a whole number of at least 1, not 0."),
         ("--batch-size 0", "error: --batch-size must be a whole number of at least 1, not 0."),
@@ -731,18 +735,18 @@ def test_bench(capsys):
         ("--size 8", "shape"),
     ],
 )
-def test_impossible_values_are_one_sentence(home, capsys, monkeypatch, change, words):
+def test_impossible_values_give_one_message(home, capsys, monkeypatch, change, message):
     if "--size 8" not in change:
         monkeypatch.setattr(
-            commands, "predict", lambda *_, **__: pytest.fail("worked before it looked")
+            commands, "predict", lambda *_, **__: pytest.fail("worked before it checked")
         )
     line = refused(capsys, f"craft {PLAIN} {change}")
     assert line.startswith("error: ")
-    assert words in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "message"),
     [
         ("craft {} --bugdet 4", "unrecognized arguments: --bugdet 4"),
         ("craft {} --budg 4", "unrecognized arguments: --budg 4"),  # no abbreviations
@@ -760,8 +764,8 @@ def test_impossible_values_are_one_sentence(home, capsys, monkeypatch, change, w
         ("", "required: COMMAND"),
     ],
 )
-def test_wrong_usage(home, capsys, command, words):
-    assert words in refused(capsys, command.format(PLAIN), 2)
+def test_wrong_usage(home, capsys, command, message):
+    assert message in refused(capsys, command.format(PLAIN), 2)
 
 
 def test_checkpoints_that_are_not_there(home, capsys):
@@ -814,23 +818,25 @@ def test_a_device_out_of_memory(home, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(parser.COMMANDS))
-def test_help_teaches_by_an_example_that_parses(capsys, name):
+def test_help_has_an_example_that_parses(capsys, name):
     with pytest.raises(SystemExit) as left:
         main([name, "--help"])
     assert left.value.code == 0
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert example.startswith(f"radin {name} ")
     assert len(example) <= 120
-    assert parser.make_parser().parse_args(shlex.split(example)[1:]).run is parser.COMMANDS[name].run
+    options = parser.make_parser().parse_args(shlex.split(example)[1:])
+    assert options.run is parser.COMMANDS[name].run
 
 
-def test_the_command_is_installed_by_its_name(root):
+def test_the_command_has_an_entry_point(root):
     scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts["radin"] == "radin.cli:main"
 
 
 def in_a_shell(command: str, home: Path) -> subprocess.CompletedProcess[str]:
-    start = f"{shlex.quote(sys.executable)} -c 'import sys; from radin.cli import main; sys.exit(main())'"
+    code = "import sys; from radin.cli import main; sys.exit(main())"
+    start = f"{shlex.quote(sys.executable)} -c '{code}'"
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command.replace("radin", start, 1)],
         cwd=home,
@@ -852,20 +858,20 @@ def test_from_a_shell_in_the_folder_of_the_networks(home):
     assert in_a_shell("radin rank", home).returncode == 2
 
 
-def test_a_reader_who_has_seen_enough(home):
+def test_a_pipe_that_is_closed(home):
     done = in_a_shell(f"radin rank {PLAIN} --top 15 | true", home)
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
-    ("out", "words"),
+    ("out", "message"),
     [
         ("a-file/soup.safetensors", "cannot be written (Not a directory)"),
         ("a.safetensors", "is a folder; give --out"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(
-    home, capsys, tmp_path, monkeypatch, out, words
+    home, capsys, tmp_path, monkeypatch, out, message
 ):
     monkeypatch.setattr(
         commands, "predict", lambda *_, **__: pytest.fail("the budget would be spent first")
@@ -873,4 +879,4 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "a-file").write_text("")
     (tmp_path / "a.safetensors").mkdir()
     assert main(f"craft {PLAIN} --out {tmp_path / out} --force".split()) == 1
-    assert words in capsys.readouterr().err.replace("File exists", "Not a directory")
+    assert message in capsys.readouterr().err.replace("File exists", "Not a directory")

@@ -1,4 +1,4 @@
-"""Real clusters on this machine: Ray with two nodes, Dask with two workers, one lost in the middle; and their page."""
+"""Real clusters on this machine, Ray and Dask, that lose a node or worker; and their page."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def dask() -> Iterator[Any]:
 def work(
     folder: Path, where: Callable[[], Any], stuck: Any = None
 ) -> Callable[[int], tuple[int, Any]]:
-    """A task that leaves a mark each time it is begun and says what it found and where it ran; `stuck` it stays."""
+    """A task that marks each start in a file; on the worker `stuck` it takes five minutes."""
 
     def function(item: int) -> tuple[int, Any]:
         with (folder / f"{item}").open("a") as file:
@@ -86,23 +86,23 @@ def begun(folder: Path) -> Counter[int]:
 
 
 class Store:
-    """Where results are handed over; `lose` is called with the place where the third was made.
+    """Takes the results; `lose` is called with the worker of the third one.
 
     Attributes:
         results: what a task found, by index.
-        places: where each index ran.
+        workers: where each index ran.
         before: the indices that were there when the worker was lost.
     """
 
     def __init__(self, lose: Callable[[Any], None] | None = None) -> None:
         self.results: dict[int, int] = {}
-        self.places: dict[int, Any] = {}
+        self.workers: dict[int, Any] = {}
         self.before: set[int] = set()
         self.lose = lose
 
     def finished(self, index: int, result: tuple[int, Any]) -> None:
         assert index not in self.results
-        self.results[index], self.places[index] = result
+        self.results[index], self.workers[index] = result
         if self.lose is not None and len(self.results) == 3:
             self.lose(result[1])
 
@@ -135,7 +135,7 @@ def test_ray_uses_all_nodes_and_a_lost_one_loses_nothing_that_was_finished(ray_n
     with (
         joblib.parallel_config(
             "ray", n_jobs=3, ray_remote_args={"num_cpus": 1}
-        ),  # a node has place for one
+        ),  # a node has room for one
         pytest.warns(RuntimeWarning, match="A worker was lost"),
     ):
         run_tasks(
@@ -145,7 +145,7 @@ def test_ray_uses_all_nodes_and_a_lost_one_loses_nothing_that_was_finished(ray_n
             progress=False,
         )
     assert store.results == {item: item * item for item in range(NUM_ITEMS)}
-    assert set(store.places.values()) == both
+    assert set(store.workers.values()) == both
     again = begun(tmp_path) - Counter(range(NUM_ITEMS))
     assert not store.before & set(again)
     assert 1 <= again.total() <= 6  # what was under way, or next, on three nodes
@@ -166,15 +166,15 @@ def test_dask_uses_both_workers_and_a_lost_one_loses_nothing_that_was_finished(d
     with joblib.parallel_config("dask"):
         run_tasks(work(tmp_path, os.getpid), range(NUM_ITEMS), store.finished, progress=False)
     assert store.results == {item: item * item for item in range(NUM_ITEMS)}
-    assert processes <= set(store.places.values())
+    assert processes <= set(store.workers.values())
     again = begun(tmp_path) - Counter(range(NUM_ITEMS))
-    # What was under way on the lost worker; Dask may also make again the last result that lay there.
+    # What was running on the lost worker; Dask may also repeat the last result there.
     assert again.total() <= 2
     assert len(store.before & set(again)) <= 1
 
 
 def check_bank_and_soup(folder: Path, backend: str, **options: Any) -> None:
-    """Compare what a cluster predicts and crafts with what this process does, down to the last bit."""
+    """A cluster predicts and crafts exactly what this process does."""
     zoo, val = tiny_zoo(folder / "zoo", num_models=5), tiny_split(60)
     zoo.build = local_build()
     alone = radin.predict(zoo, val, cache=False, progress=False)
@@ -212,7 +212,7 @@ def page(root: Path) -> str:
 
 
 def blocks(page: str, language: str, word: str) -> list[str]:
-    """The page's blocks of code in a language that hold a word."""
+    """The page's blocks of code in a language that contain a word."""
     return [code for code in re.findall(rf"```{language}\n(.*?)```", page, re.S) if word in code]
 
 
@@ -223,7 +223,7 @@ def test_the_arithmetic_on_the_page_is_what_its_code_prints(page, capsys):
     assert capsys.readouterr().out == printed
 
 
-def test_the_sets_on_the_page_are_those_that_are_known(page):
+def test_the_sets_on_the_page_have_their_sizes(page):
     (code,) = blocks(page, "python", "operations each")
     names: dict[str, Any] = {}
     exec(code, names)

@@ -29,7 +29,7 @@ def test_unknown_devices(tmp_path, device):
             use(device=device)
 
 
-def test_the_number_of_threads_is_given_back():
+def test_the_number_of_threads_is_restored():
     before = torch.get_num_threads()
     with single_thread():
         assert torch.get_num_threads() == 1

@@ -1,4 +1,4 @@
-"""radin/inference/forward.py: one pass over the images for many networks, whatever fits on the device."""
+"""radin/inference/forward.py: one pass over the images for many networks."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def network(seed: int) -> nn.Module:
     return model.eval()
 
 
-class Loaded:
-    """Sources of tiny networks that remember how often each was asked for."""
+class Loader:
+    """Tiny networks, and how often each was loader."""
 
     def __init__(self, count: int) -> None:
-        self.asked = [0] * count
-        self.sources = [lambda k=k: self.give(k) for k in range(count)]
+        self.loads = [0] * count
+        self.make_models = [lambda k=k: self.load(k) for k in range(count)]
 
-    def give(self, k: int) -> nn.Module:
-        self.asked[k] += 1
+    def load(self, k: int) -> nn.Module:
+        self.loads[k] += 1
         return network(k)
 
 
-def together(found: object, count: int) -> list[Tensor]:
+def logits_by_network(found: object, count: int) -> list[Tensor]:
     logits: list[list[Tensor]] = [[] for _ in range(count)]
     for k, batch, _ in found:  # type: ignore[attr-defined]
         logits[k].append(batch)
     return [torch.cat(batches) if batches else torch.empty(0, 3) for batches in logits]
 
 
-def alone(seed: int) -> Tensor:
+def expected_logits(seed: int) -> Tensor:
     with torch.no_grad():
         return network(seed)(SPLIT.images)
 
@@ -58,26 +58,28 @@ def alone(seed: int) -> Tensor:
     data=st.data(),
 )
 @settings(max_examples=40, deadline=None)
-def test_whatever_fits_the_answers_are_the_networks_own(room, chunk, batch, data):
-    """Networks that stay, networks that take turns, chunks of any size, networks that know a beginning."""
-    begins = [batch * data.draw(st.integers(0, 20 // batch)) for _ in range(4)]
-    loaded, split = Loaded(4), Listed(SPLIT)
+def test_logits_do_not_depend_on_what_fits(room, chunk, batch, data):
+    """Networks that stay, that take turns, and that skip some images; chunks of any size."""
+    skips = [batch * data.draw(st.integers(0, 20 // batch)) for _ in range(4)]
+    loader, split = Loader(4), Listed(SPLIT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_DeviceModels, "_has_room", lambda models: len(models.resident) < room)
         patch.setattr("radin.inference.forward.MAX_CHUNK_BYTES", chunk)
-        found = together(forward_all(loaded.sources, split, CPU, batch_size=batch, skip=begins), 4)
-    for k, begin in enumerate(begins):
-        torch.testing.assert_close(found[k], alone(k)[begin:], rtol=1e-6, atol=1e-6)
-    assert split.asked == list(range(min(begins), 20)), "each image is read once"
-    assert loaded.asked[:room] == [1] * room
+        found = logits_by_network(
+            forward_all(loader.make_models, split, CPU, batch_size=batch, skip=skips), 4
+        )
+    for k, skipped in enumerate(skips):
+        torch.testing.assert_close(found[k], expected_logits(k)[skipped:], rtol=1e-6, atol=1e-6)
+    assert split.asked == list(range(min(skips), 20)), "each image is read once"
+    assert loader.loads[:room] == [1] * room
     if chunk == 10**6:
-        assert max(loaded.asked) == 1, (
+        assert max(loader.loads) == 1, (
             "a network that takes turns is loaded for a chunk, not for a batch"
         )
 
 
 class Small(nn.Module):
-    """A network that finds the device's memory full when more than `most` images come at once."""
+    """A network for which the device has memory for `most` images at once."""
 
     def __init__(self, most: int, error: Exception) -> None:
         super().__init__()
@@ -96,13 +98,15 @@ FULL = (
 
 
 @pytest.mark.parametrize("error", FULL)
-def test_too_large_a_batch_is_run_in_smaller_pieces_and_said(error):
+def test_too_large_a_batch_is_run_in_smaller_pieces_with_a_warning(error):
     split = tiny_split(64)
     with pytest.warns(
         UserWarning, match="cpu has too little memory for 32 images at once; going on with 16"
-    ) as said:
-        found = together(forward_all([lambda: Small(5, error)], split, CPU, batch_size=32), 1)[0]
-    assert [str(warning.message).rpartition(" ")[2] for warning in said] == ["16.", "8.", "4."], (
+    ) as caught:
+        found = logits_by_network(
+            forward_all([lambda: Small(5, error)], split, CPU, batch_size=32), 1
+        )[0]
+    assert [str(warning.message).rpartition(" ")[2] for warning in caught] == ["16.", "8.", "4."], (
         "once for each size"
     )
     with torch.no_grad():
@@ -118,7 +122,7 @@ def test_one_image_that_is_too_large(error):
 
 
 def test_a_network_that_does_not_fit_takes_turns(monkeypatch):
-    """The device says it is full while the third network is loaded."""
+    """The device is out of memory while the third network is loaded."""
     load = _DeviceModels._load
 
     def full(models: _DeviceModels, k: int) -> nn.Module:
@@ -127,9 +131,9 @@ def test_a_network_that_does_not_fit_takes_turns(monkeypatch):
         return load(models, k)
 
     monkeypatch.setattr(_DeviceModels, "_load", full)
-    found = together(forward_all(Loaded(3).sources, SPLIT, CPU, batch_size=8), 3)
+    found = logits_by_network(forward_all(Loader(3).make_models, SPLIT, CPU, batch_size=8), 3)
     for k in range(3):
-        torch.testing.assert_close(found[k], alone(k), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found[k], expected_logits(k), rtol=1e-6, atol=1e-6)
 
 
 def test_an_unreadable_image_ends_the_pass(tmp_path):
@@ -140,7 +144,7 @@ def test_an_unreadable_image_ends_the_pass(tmp_path):
             return super().__getitem__(index)
 
     with pytest.raises(DataError, match="image 11 is broken"):
-        list(forward_all(Loaded(2).sources, Broken(SPLIT), CPU, batch_size=4))
+        list(forward_all(Loader(2).make_models, Broken(SPLIT), CPU, batch_size=4))
 
 
 def test_a_pass_with_other_tensors_leaves_the_model_alone(tmp_path):
@@ -153,13 +157,13 @@ def test_a_pass_with_other_tensors_leaves_the_model_alone(tmp_path):
 
 
 def test_unreadable_images_are_counted_and_named(tmp_path):
-    """Never skipped: the first one ends the pass, and all of them are looked for before it does."""
+    """The first unreadable image ends the pass; the error counts all of them."""
     for i in range(12):
-        place = tmp_path / "set" / "val" / f"class{i % 3}" / f"{i:02}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (2, 2), (20 * i, 0, 0)).save(place)
+        path = tmp_path / "set" / "val" / f"class{i % 3}" / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2), (20 * i, 0, 0)).save(path)
         if i in (4, 9):
-            place.write_bytes(place.read_bytes()[:40])
+            path.write_bytes(path.read_bytes()[:40])
     split = load_split("set", "val", root=tmp_path)
     for wrapped in (split, Normalised(split, *IMAGENET)):
         with pytest.raises(

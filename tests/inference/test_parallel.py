@@ -1,4 +1,4 @@
-"""Tasks on workers: every result is handed over once and at once, and a lost worker costs only what it was at."""
+"""Tasks on workers: every result comes once and at once; a lost worker costs only its own task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results_of(function: Callable[[Any], Any], items: list[Any], **options: Any) -> dict[int, Any]:
-    """What was handed over, by index; each only once."""
+    """The results by index; fails if one comes twice."""
     results: dict[int, Any] = {}
 
     def finished(index: int, result: Any) -> None:
@@ -38,17 +38,17 @@ def results_of(function: Callable[[Any], Any], items: list[Any], **options: Any)
 
 
 class WorkerLostError(Exception):
-    """What this backend says of a worker that is gone."""
+    """What this backend raises for a lost worker."""
 
 
 class Cluster(ThreadingBackend):
-    """Threads that are lost like the nodes of a cluster, and results that joblib keeps until all are there.
+    """Threads that are lost like nodes of a cluster; joblib returns all results at the end.
 
     Attributes:
-        losses: how many tasks will still be lost.
-        capacity: on how many nodes there is place; each loss takes one.
-        silent: a lost task is told by its future only, never by the callback.
-        sizes: the workers that were asked for, call by call.
+        losses: how many more tasks will be lost.
+        capacity: how many workers there can be; each loss takes one.
+        silent: whether only the future reports a lost task, never the callback.
+        sizes: the number of workers of each call.
     """
 
     supports_return_generator = False
@@ -61,7 +61,7 @@ class Cluster(ThreadingBackend):
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         Cluster.sizes.append(n_jobs)
         if n_jobs > Cluster.capacity:
-            raise ValueError(f"{n_jobs} workers, but {Cluster.capacity} capacity")
+            raise ValueError(f"{n_jobs} workers, but a capacity of {Cluster.capacity}")
         return super().configure(n_jobs, parallel, **options)
 
     def submit(self, func: Any, callback: Any = None) -> Any:
@@ -84,7 +84,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Cluster]]:
         yield Cluster
 
 
-def test_without_workers_everything_runs_here_in_order():
+def test_without_workers_everything_runs_in_this_process_in_order():
     seen = []
     assert num_joblib_workers() == 1
     results = results_of(
@@ -96,7 +96,7 @@ def test_without_workers_everything_runs_here_in_order():
     assert list(results.items()) == [(0, (9, *here)), (1, (1, *here)), (2, (4, *here))]
 
 
-def test_an_exception_without_workers_is_raised_after_what_came_before():
+def test_an_exception_without_workers_comes_after_earlier_results():
     results: dict[int, int] = {}
     with pytest.raises(CheckpointError, match="model_2 is broken"):
         run_tasks(break_at(2), range(5), results.__setitem__, progress=False)
@@ -158,7 +158,7 @@ def test_results_are_stored_one_at_a_time():
         run_tasks(abs, range(16), finished, progress=False)
 
 
-def test_an_exception_is_raised_as_it_is_after_the_results_of_the_others(cluster):
+def test_an_exception_is_raised_unchanged_after_the_results_of_the_others(cluster):
     started = []
     waiting = threading.Barrier(4, timeout=20)
 
@@ -181,12 +181,12 @@ def test_an_exception_is_raised_as_it_is_after_the_results_of_the_others(cluster
 class StubbornError(Exception):
     """An exception that holds what cannot be pickled."""
 
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
         self.lock = threading.Lock()
 
 
-def test_an_exception_that_cannot_travel_is_told_by_its_words(cluster):
+def test_an_exception_that_cannot_be_pickled_keeps_its_message(cluster):
     def function(item: int) -> None:
         raise StubbornError("this and that")
 
@@ -222,10 +222,10 @@ def test_after_a_loss_only_the_unfinished_are_run_again_by_fewer_workers(cluster
     assert warned[0].filename == __file__
     assert cluster.sizes[0] == 4
     left = int(str(warned[-1].message).split()[-3])
-    assert cluster.sizes[-1] == min(4 * 6 // 8, max(2, left))  # of eight capacity six are left
+    assert cluster.sizes[-1] == min(4 * 6 // 8, max(2, left))  # six of eight workers are left
 
 
-def test_a_result_that_came_during_the_storing_of_another_is_not_lost_with_a_worker(cluster):
+def test_a_result_that_comes_while_another_is_stored_is_not_lost_with_a_worker(cluster):
     cluster.losses = 1
     computed: Counter[Any] = Counter()
 
@@ -234,14 +234,14 @@ def test_a_result_that_came_during_the_storing_of_another_is_not_lost_with_a_wor
         return item
 
     def finished(index: int, result: Any) -> None:
-        time.sleep(0.4)  # the loss is told in the midst of it
+        time.sleep(0.4)  # the loss is reported in this time
 
     with pytest.warns(RuntimeWarning, match="1 to do"):
         run_tasks(function, ["a", "b", "lose me"], finished, progress=False)
     assert computed == {"a": 1, "b": 1, "lose me": 1}
 
 
-def test_losses_without_progress_end_in_one_sentence(cluster):
+def test_losses_without_progress_end_in_one_message(cluster):
     cluster.losses = 100
     results: dict[int, str] = {}
     with (
@@ -255,14 +255,14 @@ def test_losses_without_progress_end_in_one_sentence(cluster):
     assert results == {0: "a", 2: "b"}
 
 
-def test_a_few_tasks_on_many_workers_stay_there_after_a_loss(cluster):
+def test_a_few_tasks_stay_on_workers_after_a_loss(cluster):
     cluster.losses = 1
     with pytest.warns(RuntimeWarning):
         assert len(results_of(str, ["a", "lose me"])) == 2
-    assert cluster.sizes == [2, 2]  # three could have been had
+    assert cluster.sizes == [2, 2]  # there was room for three
 
 
-def test_the_last_place_of_a_cluster_is_this_process(cluster):
+def test_without_a_cluster_the_tasks_run_in_this_process(cluster):
     cluster.losses, cluster.capacity = 1, 2
     with joblib.parallel_config("nodes", n_jobs=2), pytest.warns(RuntimeWarning):
         assert results_of(str, ["a", "lose me", "b"]) == {0: "a", 1: "lose me", 2: "b"}
@@ -287,7 +287,9 @@ def test_a_cluster_is_given_time_to_notice_its_loss(cluster, monkeypatch):
 
 def test_workers_that_cannot_be_started_are_refused_at_once(cluster):
     cluster.capacity = 3
-    with pytest.raises(ParameterError, match="could not start 4 workers .4 workers, but 3 capacity"):
+    with pytest.raises(
+        ParameterError, match="could not start 4 workers .4 workers, but a capacity of 3"
+    ):
         results_of(str, ["a", "b", "c", "d"])
     assert cluster.sizes == [4]
 
@@ -298,9 +300,9 @@ def test_no_more_workers_are_started_than_tasks_but_never_one(cluster, num_items
     assert cluster.sizes == [size]  # joblib would run the tasks of one worker here
 
 
-@pytest.mark.filterwarnings("ignore:.*cancelled")  # joblib counts what it gives up
+@pytest.mark.filterwarnings("ignore:.*cancelled")  # joblib counts the tasks that it cancels
 @pytest.mark.parametrize("backend", ["sequential", "threading", "nodes"])
-def test_what_cannot_be_stored_stops_the_run(cluster, backend):
+def test_a_result_that_cannot_be_stored_stops_the_run(cluster, backend):
     started = []
 
     def function(item: int) -> int:
@@ -319,7 +321,7 @@ def test_what_cannot_be_stored_stops_the_run(cluster, backend):
     assert len(started) < 100
 
 
-def test_what_no_other_process_could_be_given_is_refused_before_any_work():
+def test_tasks_that_cannot_be_pickled_are_refused_before_any_work():
     lock = threading.Lock()
     with (
         joblib.parallel_config("loky", n_jobs=2),
@@ -336,13 +338,13 @@ def test_attempts_must_be_a_whole_number(attempts):
         run_tasks(str, [1], print, attempts=attempts)
 
 
-def test_the_bar_says_what_is_done_and_how_much(capsys):
+def test_the_bar_shows_the_description(capsys):
     run_tasks(str, [1, 2], lambda index, result: None, desc="predicting ingredients")
     assert "predicting ingredients" in capsys.readouterr().err
 
 
 def test_a_process_that_is_killed_loses_only_its_own_task(tmp_path):
-    """Real processes: one kills itself in the midst of its first attempt."""
+    """Real processes: one kills itself in its first attempt."""
 
     def function(item: int) -> tuple[int, int]:
         with (tmp_path / f"{item}").open("a") as file:
@@ -370,14 +372,14 @@ def test_a_process_that_is_killed_loses_only_its_own_task(tmp_path):
     counts = {item: len((tmp_path / f"{item}").read_text()) for item in range(6)}
     assert counts == done_before  # none that was stored ran again
     assert counts[3] == 2
-    assert sum(counts.values()) <= 6 + 3  # and at most three were under way
+    assert sum(counts.values()) <= 6 + 3  # and at most three were running
 
 
 @pytest.mark.parametrize(
     ("device", "count", "devices"),
     [
         ("auto", 0, ["cpu", "cpu", "cpu"]),
-        ("cuda", 0, ["cuda", "cuda", "cuda"]),  # which is then refused by name
+        ("cuda", 0, ["cuda", "cuda", "cuda"]),  # `pick_device` refuses it later
         ("auto", 1, ["cuda", "cuda", "cuda"]),
         ("auto", 2, ["cuda:0", "cuda:1", "cuda:0"]),
         ("cuda", 2, ["cuda:0", "cuda:1", "cuda:0"]),
@@ -385,6 +387,6 @@ def test_a_process_that_is_killed_loses_only_its_own_task(tmp_path):
         ("cuda:1", 2, ["cuda:1", "cuda:1", "cuda:1"]),
     ],
 )
-def test_tasks_take_the_gpus_in_sight_in_turn(monkeypatch, device, count, devices):
+def test_tasks_take_the_visible_gpus_in_turn(monkeypatch, device, count, devices):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert [task_device(device, index) for index in range(3)] == devices

@@ -1,4 +1,4 @@
-"""radin/inference/partial_logits.py: logits kept as they come, cut where a killed run left them."""
+"""radin/inference/partial_logits.py: logits on disk, and what a killed run leaves of them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def block(count: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     on_disk=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_is_whole_is_found_again(tmp_path_factory, sizes, classes, half, lost, on_disk):
-    """Whatever bytes a killed run has left, the rows that are counted are those that were given."""
+def test_whole_rows_are_found_again(tmp_path_factory, sizes, classes, half, lost, on_disk):
+    """After any loss of bytes at the end, the rows that count are those that were written."""
     dtype = torch.float16 if half else torch.float32
     path = tmp_path_factory.mktemp("rows") / "a.rows" if on_disk else None
     rows, given = (
@@ -58,7 +58,7 @@ def test_what_is_whole_is_found_again(tmp_path_factory, sizes, classes, half, lo
     assert path is None or not path.exists()
 
 
-def test_rows_of_another_width_begin_anew(tmp_path: Path):
+def test_rows_of_another_width_start_again(tmp_path: Path):
     rows = PartialLogits(tmp_path / "a.rows", torch.float32)
     rows.append(*block(3, 4))
     rows.truncate(0)
@@ -66,7 +66,7 @@ def test_rows_of_another_width_begin_anew(tmp_path: Path):
     assert rows.read(2)[0].shape == (2, 3)
 
 
-def test_a_second_process_keeps_its_rows_to_itself(tmp_path: Path):
+def test_a_second_process_holds_its_rows_in_memory(tmp_path: Path):
     pytest.importorskip("fcntl")
     one, other = (
         PartialLogits(tmp_path / "a.rows", torch.float32),
@@ -86,7 +86,7 @@ def test_no_row_leaves_no_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_opened(tmp_path: Path):
+def test_a_path_that_cannot_be_opened(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RadinError, match="could not be opened"):
         PartialLogits(tmp_path / "file" / "a.rows", torch.float32)

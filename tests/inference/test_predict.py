@@ -1,4 +1,4 @@
-"""radin/inference/predict.py: one pass over the data, a store that finds what it knows, and true evaluations."""
+"""radin/inference/predict.py: one pass over the data, and the store of predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPLIT = tiny_split(20)
 
 
 class CountingNet(nn.Sequential):
-    """The tiny network, counting the images that pass through it."""
+    """The tiny network; it counts the images that pass through it."""
 
     images = 0
 
@@ -50,7 +50,7 @@ def run(zoo: Zoo, split: Dataset = SPLIT, **options: object) -> LogitBank:
 
 
 def passes(zoo: Zoo, cache: Path, split: Dataset = SPLIT, **options: object) -> int:
-    """How many images pass through networks while this is predicted; checks the answer against a fresh one."""
+    """How many images pass through networks in a prediction, which is checked against a new one."""
     fresh = run(zoo, split, cache=False, **options)
     CountingNet.images = 0
     bank = run(zoo, split, cache=cache, **options)
@@ -82,7 +82,7 @@ def test_one_pass_over_the_data_for_any_number_of_models(tmp_path):
         assert torch.equal(bank.labels, SPLIT.labels)
 
 
-def test_the_kind_of_dataset_changes_nothing(tmp_path):
+def test_the_type_of_the_dataset_changes_nothing(tmp_path):
     zoo = tiny_zoo(tmp_path)
     assert torch.equal(
         run(zoo, Listed(SPLIT), cache=False).logits, run(zoo, SPLIT, cache=False).logits
@@ -96,15 +96,15 @@ def test_batches_of_any_size(tmp_path, batch_size):
     torch.testing.assert_close(there.logits, back.logits, rtol=1e-6, atol=1e-6)
 
 
-def test_what_is_known_is_not_predicted_again(tmp_path):
+def test_what_is_stored_is_not_predicted_again(tmp_path):
     cache = tmp_path / "cache"
     zoo = open_zoo(tmp_path, 0, 1)
     assert passes(zoo, cache) == 2 * 20
     assert passes(zoo, cache) == 2 * NUM_PROBE_IMAGES, (
-        "what is known is asked for a few images only"
+        "what is stored is checked on a few images only"
     )
     assert passes(open_zoo(tmp_path / "copy", 1, 0), cache) == 2 * NUM_PROBE_IMAGES, (
-        "known by content, not by place or order"
+        "found by content, not by path or order"
     )
     assert passes(open_zoo(tmp_path / "more", 0, 1, 2), cache) == 2 * NUM_PROBE_IMAGES + 20, (
         "only the new one"
@@ -121,13 +121,13 @@ def other_labels() -> ArraySplit:
 
 @pytest.mark.parametrize("split", [other_images, other_labels, lambda: tiny_split(19)])
 @pytest.mark.parametrize("wrap", [Listed, lambda split: split])
-def test_other_data_are_predicted_afresh(tmp_path, split, wrap):
+def test_other_data_are_predicted_again(tmp_path, split, wrap):
     zoo = open_zoo(tmp_path, 0, 1)
     passes(zoo, tmp_path / "cache", wrap(SPLIT))
     assert passes(zoo, tmp_path / "cache", wrap(split())) == 2 * len(split())
 
 
-def test_another_precision_is_predicted_afresh(tmp_path):
+def test_another_precision_is_predicted_again(tmp_path):
     zoo = open_zoo(tmp_path, 0, 1)
     passes(zoo, tmp_path / "cache")
     assert passes(zoo, tmp_path / "cache", dtype=torch.float16) == 40
@@ -135,7 +135,7 @@ def test_another_precision_is_predicted_afresh(tmp_path):
     assert run(zoo, cache=tmp_path / "cache").logits.dtype == torch.float32
 
 
-def test_another_architecture_is_predicted_afresh(tmp_path):
+def test_another_architecture_is_predicted_again(tmp_path):
     passes(open_zoo(tmp_path, 0), tmp_path / "cache")
     assert (
         passes(open_zoo(tmp_path, 0, make=lambda: CountingNet(nn.ReLU)), tmp_path / "cache") == 20
@@ -143,7 +143,7 @@ def test_another_architecture_is_predicted_afresh(tmp_path):
 
 
 class Scaled(CountingNet):
-    """A network with a number that no layer's description shows."""
+    """A network with a number that its repr does not show."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Scaled(CountingNet):
         return super().forward(images) / self.temperature
 
 
-def test_another_setting_that_no_description_shows_is_predicted_afresh(tmp_path):
+def test_another_setting_that_no_repr_shows_is_predicted_again(tmp_path):
     passes(open_zoo(tmp_path, 0, make=lambda: Scaled(1.0)), tmp_path / "cache")
     assert (
         passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), tmp_path / "cache")
@@ -162,7 +162,7 @@ def test_another_setting_that_no_description_shows_is_predicted_afresh(tmp_path)
 
 
 class Shifted(CountingNet):
-    """A network with a mean of its own, in a buffer that no checkpoint holds."""
+    """A network that subtracts a mean, in a buffer that no checkpoint holds."""
 
     def __init__(self, mean: float) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Shifted(CountingNet):
         return super().forward(images) - self.mean * torch.arange(3)
 
 
-def test_preprocessing_inside_the_network_is_predicted_afresh(tmp_path):
+def test_preprocessing_inside_the_network_is_predicted_again(tmp_path):
     passes(open_zoo(tmp_path, 0, make=lambda: Shifted(0.0)), tmp_path / "cache")
     assert (
         passes(open_zoo(tmp_path, 0, make=lambda: Shifted(1.0)), tmp_path / "cache")
@@ -192,8 +192,8 @@ def test_half_and_double_networks_run_in_their_own_precision(tmp_path):
         )
 
 
-def test_an_edited_network_is_predicted_afresh(tmp_path):
-    """A reader's own network, as it stands in a notebook before and after an edit of `forward`."""
+def test_an_edited_network_is_predicted_again(tmp_path):
+    """A reader's own network in a notebook, before and after an edit of `forward`."""
 
     def first() -> nn.Module:
         class Net(CountingNet):
@@ -225,7 +225,7 @@ def test_a_damaged_store_is_predicted_again(tmp_path, content):
     assert {path: path.read_bytes() for path in cache.iterdir()} == whole
 
 
-def test_the_default_store_lies_in_the_cache(tmp_path, monkeypatch):
+def test_the_default_store_is_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
     run(tiny_zoo(tmp_path / "zoo", 2))
     assert len(files_below(tmp_path / "cache")) == 2
@@ -239,18 +239,18 @@ class Interrupted(Listed):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_an_interrupted_run_goes_on_at_the_batch_where_it_stopped(tmp_path, dtype):
+def test_an_interrupted_run_continues_at_the_batch_where_it_stopped(tmp_path, dtype):
     cache, zoo = tmp_path / "cache", open_zoo(tmp_path / "zoo", 0, 1, 2)
     split, again = Interrupted(SPLIT), Listed(SPLIT)
     split.fingerprint = again.fingerprint = (
-        "known"  # so that the interruption falls into the predictions
+        "known"  # so that the interruption happens while predicting
     )
     with pytest.raises(KeyboardInterrupt):
         run(zoo, split, cache=cache, dtype=dtype)
     assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 3
     CountingNet.images = 0
     bank = run(zoo, again, cache=cache, dtype=dtype)
-    assert CountingNet.images == 3 * (NUM_PROBE_IMAGES + 12), "the first batch of eight is known"
+    assert CountingNet.images == 3 * (NUM_PROBE_IMAGES + 12), "the first batch of eight is stored"
     assert again.asked[-12:] == list(range(8, 20)), "and not decoded again"
     once = run(zoo, again, cache=tmp_path / "other", dtype=dtype)
     assert torch.equal(bank.logits, once.logits)
@@ -260,7 +260,7 @@ def test_an_interrupted_run_goes_on_at_the_batch_where_it_stopped(tmp_path, dtyp
         assert (cache / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
-def test_what_another_network_began_is_begun_anew(tmp_path):
+def test_what_another_network_started_is_predicted_again(tmp_path):
     cache, split = tmp_path / "cache", Interrupted(SPLIT)
     split.fingerprint = SPLIT.fingerprint
     with pytest.raises(KeyboardInterrupt):
@@ -268,7 +268,7 @@ def test_what_another_network_began_is_begun_anew(tmp_path):
     assert passes(open_zoo(tmp_path, 0, make=lambda: Scaled(2.0)), cache) == NUM_PROBE_IMAGES + 20
 
 
-def test_a_full_disk_names_the_file_and_keeps_what_is_known(tmp_path, monkeypatch):
+def test_a_full_disk_names_the_file_and_keeps_what_is_predicted(tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -280,7 +280,7 @@ def test_a_full_disk_names_the_file_and_keeps_what_is_known(tmp_path, monkeypatc
         ):
             run(zoo, cache=cache)
     assert [name.rpartition(".")[2] for name in files_below(cache)] == ["rows"] * 2
-    assert passes(zoo, cache) == 2 * (NUM_PROBE_IMAGES + 4), "two batches of eight are known"
+    assert passes(zoo, cache) == 2 * (NUM_PROBE_IMAGES + 4), "two batches of eight are stored"
 
 
 KILLED = """
@@ -298,15 +298,15 @@ class Slow(Split):
         return self.inner[index]
 
 torch.set_num_threads(1)
-place = pathlib.Path(sys.argv[1])
-zoo = tiny_zoo(place / "zoo")
+folder = pathlib.Path(sys.argv[1])
+zoo = tiny_zoo(folder / "zoo")
 print("ready", flush=True)
-predict(zoo, Slow(), "cpu", batch_size=16, cache=place / "cache", progress=False, workers=1)
+predict(zoo, Slow(), "cpu", batch_size=16, cache=folder / "cache", progress=False, workers=1)
 """
 
 
 def test_kill_9_at_ten_random_moments(tmp_path):
-    """What is on the disk in the end is, byte for byte, what a run that nobody kills leaves."""
+    """At the end the store is byte for byte that of a run that is never killed."""
     finish(run_python(KILLED, tmp_path / "calm"))
     rng, killed = random.Random(0), 0
     for _ in range(10):
@@ -329,18 +329,21 @@ TOGETHER = """
 import pathlib, time
 from helpers import tiny_zoo, tiny_split
 from radin import predict
-place, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-zoo, split = tiny_zoo(place / f"zoo{me}", 6), tiny_split(4000)
-(place / f"ready{me}").touch()
-while not (place / f"ready{other}").exists():
+folder = pathlib.Path(sys.argv[1])
+me, other = sys.argv[2:]
+zoo = tiny_zoo(folder / f"zoo{me}", 6)
+split = tiny_split(4000)
+(folder / f"ready{me}").touch()
+while not (folder / f"ready{other}").exists():
     time.sleep(0.001)
-print(predict(zoo, split, device="cpu", cache=place / "cache", progress=False).logits.double().sum().item())
+bank = predict(zoo, split, device="cpu", cache=folder / "cache", progress=False)
+print(bank.logits.double().sum().item())
 """
 
 
 def test_two_processes_share_a_cache(tmp_path):
     both = [run_python(TOGETHER, tmp_path, *order) for order in ("ab", "ba")]
-    said = {finish(process).strip() for process in both}
+    sums = {finish(process).strip() for process in both}
     found = files_below(tmp_path / "cache")
     assert len(found) == 6
     assert not any(".part" in name for name in found)
@@ -350,7 +353,7 @@ def test_two_processes_share_a_cache(tmp_path):
         cache=tmp_path / "other cache",
         batch_size=256,
     )
-    assert said == {str(alone.logits.double().sum().item())}
+    assert sums == {str(alone.logits.double().sum().item())}
     assert files_below(tmp_path / "other cache") == found
     for name in found:
         assert (tmp_path / "cache" / name).read_bytes() == (
@@ -447,7 +450,7 @@ def test_duplicates_are_predicted_once(tmp_path):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_half_precision_is_another_bank_and_near(tmp_path, half):
+def test_half_precision_has_a_bank_of_its_own(tmp_path, half):
     zoo, cache = open_zoo(tmp_path, 0, 1), tmp_path / "cache"
     single = run(zoo, cache=cache)
     assert passes(zoo, cache, half=half) == (2 * 20 if half else 2 * NUM_PROBE_IMAGES)
@@ -505,7 +508,7 @@ def test_a_projection_comes_after_the_average(tmp_path, groups):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_the_gpu_says_the_same(zoo):
+def test_the_gpu_gives_the_same_logits(zoo):
     split = tiny_split(500)
     there, back = run(zoo, split, cache=False, device="cuda"), run(zoo, split, cache=False)
     torch.testing.assert_close(there.logits, back.logits, rtol=1e-3, atol=1e-3)
@@ -536,7 +539,7 @@ def test_a_network_that_gives_no_logits(tmp_path):
 
 
 class Fading(CountingNet):
-    """A network that gives NaN from one image on, where its first weight is negative."""
+    """A network that gives NaN on the last image, if its first weight is negative."""
 
     def forward(self, images: Tensor) -> Tensor:
         logits = super().forward(images)
@@ -544,7 +547,7 @@ class Fading(CountingNet):
         return logits * (torch.nan if broken else 1)
 
 
-def test_one_broken_ingredient_costs_the_others_nothing(tmp_path):
+def test_one_broken_ingredient_does_not_affect_the_others(tmp_path):
     cache, broken = (
         tmp_path / "cache",
         [bool(state(seed)["1.weight"][0, 0] < 0) for seed in range(50)],
@@ -560,7 +563,7 @@ def test_one_broken_ingredient_costs_the_others_nothing(tmp_path):
     assert CountingNet.images <= 2 * NUM_PROBE_IMAGES + 8, "at most the last batch of each"
 
 
-def test_a_device_that_fails_is_not_taken_for_images_that_do_not_fit(tmp_path):
+def test_a_failing_device_is_not_reported_as_wrong_images(tmp_path):
     class Failing(CountingNet):
         def forward(self, images: Tensor) -> Tensor:
             if torch.equal(images[0], SPLIT.images[8]):

@@ -1,4 +1,4 @@
-"""radin/theory/forward_mode.py: second derivatives against differences, where torch's own are wrong or missing."""
+"""radin/theory/forward_mode.py: second derivatives against finite differences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def channels(count: int) -> list[Tensor]:
-    """Weight, bias and running mean of `count` channels, and what its running variance is made of."""
+    """Weight, bias, running mean and root of the running variance of `count` channels."""
     return [normal(count, seed=seed) for seed in range(4)]
 
 
@@ -129,15 +129,15 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 
 
 def of_module(name: str) -> tuple[Function, list[Tensor]]:
-    """A module in evaluation mode as a function of its input and of all that floats in its state dict."""
+    """A module in evaluation mode as a function of its input and its floating-point tensors."""
     make, x = MODULES[name]
     module = make().double().eval()
     keys = [key for key, tensor in module.state_dict().items() if tensor.is_floating_point()]
     centre = [
         1 + 0.3 * normal(*t.shape).abs()
         if key.endswith("running_var")
-        else 0.5 * normal(*t.shape, seed=place)
-        for place, (key, t) in enumerate((key, module.state_dict()[key]) for key in keys)
+        else 0.5 * normal(*t.shape, seed=index)
+        for index, (key, t) in enumerate((key, module.state_dict()[key]) for key in keys)
     ]
 
     def function(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -152,13 +152,13 @@ CASES = {name: lambda name=name: FUNCTIONS[name] for name in FUNCTIONS} | {
 
 
 def steps(centre: Sequence[Tensor]) -> list[Tensor]:
-    return [0.3 * normal(*tensor.shape, seed=100 + place) for place, tensor in enumerate(centre)]
+    return [0.3 * normal(*tensor.shape, seed=100 + index) for index, tensor in enumerate(centre)]
 
 
 def forward_mode(
     function: Function, centre: Sequence[Tensor], direction: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """Value, first and second derivative as radin takes them."""
+    """Value, first and second derivative, computed as in radin."""
     at, along = tuple(centre), tuple(direction)
     (value, slope), (_, curvature) = jvp(
         lambda *moved: jvp(function, moved, along)[:2], (at,)[0], along
@@ -198,8 +198,8 @@ def test_both_derivatives_are_the_limits_of_differences(case):
 
 @pytest.mark.parametrize("case", ["layer norm", "instance norm"])
 @torch.no_grad()
-def test_torch_alone_is_wrong_without_a_word(case):
-    """When this is skipped, torch was mended (issues 196700, 196699), and `_ReplaceFunctions` may go."""
+def test_torch_alone_is_silently_wrong(case):
+    """When this is skipped, torch is fixed (issues 196700, 196699): remove `_ReplaceFunctions`."""
     function, centre = CASES[case]()
     _, second = differences(function, centre, steps(centre))
     *_, curvature = forward_mode(function, centre, steps(centre))
@@ -210,7 +210,7 @@ def test_torch_alone_is_wrong_without_a_word(case):
 
 @pytest.mark.parametrize("name", ["torch.layer_norm", "torch.instance_norm", "torch.batch_norm"])
 @torch.no_grad()
-def test_the_same_under_torchs_other_names(name):
+def test_the_same_functions_in_the_torch_namespace(name):
     x, (w, b, mean, root) = normal(3, 4, 5), channels(4)
     function: Function = {
         "torch.layer_norm": lambda x: torch.layer_norm(x, (5,)),
@@ -230,7 +230,7 @@ def test_the_same_under_torchs_other_names(name):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(2, 4, 6), (1, 4, 1), (5, 4), (2, 4, 3, 3)])
 @torch.no_grad()
-def test_values_by_hand_are_those_of_torch(dtype, shape):
+def test_replacements_give_the_values_of_torch(dtype, shape):
     x, (w, b, mean, root) = normal(*shape).to(dtype), [t.to(dtype) for t in channels(4)]
     calls: list[Callable[[], Tensor]] = [
         lambda: F.layer_norm(x, shape[1:]),
@@ -263,10 +263,10 @@ def test_values_by_hand_are_those_of_torch(dtype, shape):
         lambda x: nn.BatchNorm1d(4).double().train()(x),
         lambda x: (
             nn.BatchNorm1d(4, track_running_stats=False).double().eval()(x)
-        ),  # uses the batch's own, always
+        ),  # always uses the statistics of the batch
     ],
 )
-def test_batch_norm_of_the_batch_itself_is_refused(refused):
+def test_batch_norm_with_statistics_of_the_batch_is_refused(refused):
     refused(normal(3, 4))
     with (
         differentiable(),
@@ -298,11 +298,11 @@ def test_settings_are_restored_even_after_an_error(enabled):
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(enabled)
     try:
-        for trouble in (nullcontext(), pytest.raises(ZeroDivisionError)):
-            with trouble, differentiable():
+        for expected in (nullcontext(), pytest.raises(ZeroDivisionError)):
+            with expected, differentiable():
                 assert torch.backends.mha.get_fastpath_enabled() is False
                 assert torch.backends.cuda.flash_sdp_enabled() is False
-                if not isinstance(trouble, nullcontext):
+                if not isinstance(expected, nullcontext):
                     raise ZeroDivisionError
             assert torch.backends.mha.get_fastpath_enabled() is enabled
             assert torch.equal(F.silu(x), outside[0])
@@ -314,7 +314,7 @@ def test_settings_are_restored_even_after_an_error(enabled):
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def test_one_within_another():
+def test_nested_contexts():
     x = normal(2, 3, 4)
     function, centre = of_module("TransformerEncoderLayer")
     with torch.no_grad(), differentiable():
@@ -325,8 +325,8 @@ def test_one_within_another():
     assert all(torch.equal(one, other) for one, other in zip(inner, outer, strict=True))
 
 
-def test_a_tensor_with_two_names_moves_under_each():
-    """A state dict names a tied tensor twice; both values are used, and neither is written into the network."""
+def test_both_names_of_a_tied_tensor_are_used():
+    """A state dict names a tied tensor twice; neither value is written into the network."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""radin/theory/second_order.py: what banks and weights tell about second order, against loops and real soups."""
+"""radin/theory/second_order.py and weight_geometry.py, against loops and real soups."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def normalised(candidates: Tensor) -> list[list[float]]:
 
 
 def looped_variance(bank: LogitBank, candidates: Tensor) -> list[float]:
-    """1/2 sum_k p_k E Var_Y[f_kY - f_bar_Y], one number at a time."""
+    """1/2 sum_k p_k E Var_Y[f_kY - f_bar_Y], in plain loops."""
     found = []
     for p in normalised(candidates):
         total = 0.0
@@ -80,13 +80,13 @@ def looped_variance(bank: LogitBank, candidates: Tensor) -> list[float]:
     return found
 
 
-# Beyond, the rounding of a tie between classes would decide what their softmax is.
+# With larger logits the rounding of a tie between classes would change the softmax.
 bounded_banks = tied_banks().map(lambda bank: LogitBank(bank.logits.clamp(-32, 32), bank.labels))
 
 
 @given(data=st.data(), bank=bounded_banks)
 @settings(max_examples=80)
-def test_variance_is_three_loops(data, bank):
+def test_variance_equals_three_loops(data, bank):
     candidates = data.draw(rows(bank.num_models))
     found = loss_variance(bank, candidates)
     assert (found.dtype, found.shape) == (torch.float64, (len(candidates),))
@@ -95,14 +95,14 @@ def test_variance_is_three_loops(data, bank):
 
 @given(data=st.data(), bank=bounded_banks)
 @settings(max_examples=40)
-def test_variance_does_not_see_a_number_added_to_all_classes(data, bank):
-    """Of any ingredient, on any image."""
+def test_variance_ignores_a_number_added_to_all_classes(data, bank):
+    """For any ingredient, on any image."""
     candidates, logits = data.draw(rows(bank.num_models)), bank.logits.float()
     count = bank.num_models * bank.num_images
     shift = torch.tensor(data.draw(st.lists(st.integers(-30, 30), min_size=count, max_size=count)))
     moved = LogitBank(logits.double() + shift.view(bank.num_models, -1, 1), bank.labels)
     expected = loss_variance(LogitBank(logits, bank.labels), candidates)
-    # What is small is rounded when a number is added in single precision.
+    # In single precision small logits are rounded when a number is added.
     assert loss_variance(moved, candidates).tolist() == pytest.approx(
         expected.tolist(), rel=1e-4, abs=1e-4
     )
@@ -133,8 +133,8 @@ def test_variance_in_blocks(monkeypatch):
         torch.testing.assert_close(loss_variance(bank, candidates), whole, rtol=1e-12, atol=1e-15)
 
 
-def test_variance_is_mean_loss_less_ensemble_loss_to_second_order():
-    """Second order: what is left falls with the cube."""
+def test_variance_is_mean_loss_minus_ensemble_loss_to_second_order():
+    """The remainder falls with the cube of the scale."""
     rng = torch.Generator().manual_seed(0)
     agreed = torch.randn(1, 40, 6, generator=rng, dtype=torch.float64)
     apart = torch.randn(4, 40, 6, generator=rng, dtype=torch.float64)
@@ -159,7 +159,7 @@ def build_batch_norm() -> nn.Module:
 
 
 def batch_norm_states(count: int) -> list[dict[str, Tensor]]:
-    """Random state dicts, their running statistics far apart, and their counters too."""
+    """Random state dicts with very different running statistics and counters."""
     states = []
     for seed in range(count):
         rng = torch.Generator().manual_seed(seed)
@@ -177,7 +177,7 @@ def batch_norm_states(count: int) -> list[dict[str, Tensor]]:
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:
-    """All parameters in one row, by the names that a network gives them."""
+    """All parameters in one row."""
     names = [name for name, _ in build_batch_norm().named_parameters()]
     return torch.cat([tensors[name].double().flatten() for name in names])
 
@@ -195,7 +195,7 @@ def batch_norm_zoo(request, tmp_path_factory) -> tuple[Zoo, list[dict[str, Tenso
 def test_products_of_flat_parameters(batch_norm_zoo, monkeypatch, at_once):
     zoo, states = batch_norm_zoo
     if at_once == 1:
-        zoo = Zoo.open(zoo.paths[:2], progress=False)  # one number at a time takes long
+        zoo = Zoo.open(zoo.paths[:2], progress=False)  # one element at a time takes long
         states = states[:2]
     monkeypatch.setattr("radin.theory.weight_geometry._MAX_ELEMENTS", at_once)
     found = weight_products(zoo, progress=False)
@@ -208,7 +208,7 @@ def test_products_of_flat_parameters(batch_norm_zoo, monkeypatch, at_once):
 
 
 def task_vectors(zoo: Zoo, states: list[dict[str, Tensor]]) -> Tensor:
-    """(N, numbers): around the initialisation, else around the mean."""
+    """(N, elements): around the initialisation, else around the mean."""
     vectors = torch.stack([flat(tensors) for tensors in states])
     return vectors - vectors.mean(0) if zoo.init is None else vectors[:-1] - vectors[-1]
 
@@ -225,7 +225,7 @@ def test_gram_of_flat_task_vectors(batch_norm_zoo):
 
 @given(data=st.data())
 @settings(max_examples=30)
-def test_spread_is_its_definition(batch_norm_zoo, data):
+def test_spread_equals_its_definition(batch_norm_zoo, data):
     zoo, states = batch_norm_zoo
     candidates = data.draw(rows(4))
     found = spread(gram_matrix(zoo), candidates)
@@ -317,7 +317,7 @@ def half_half(i: int, j: int, num_models: int = 4) -> Tensor:
     return torch.tensor([0.5 if k in (i, j) else 0.0 for k in range(num_models)])
 
 
-def test_midpoints_are_soups_less_ensembles(zoo, bank, gaps):
+def test_midpoints_are_soups_minus_ensembles(zoo, bank, gaps):
     assert (gaps["midpoints"].dtype, gaps["midpoints"].shape) == (torch.float32, (6, NUM_IMAGES, 3))
     for gap, (i, j) in zip(gaps["midpoints"], PAIRS, strict=True):
         soup, _ = soup_logits(zoo, half_half(i, j), tiny_split(NUM_IMAGES), device="cpu")
@@ -354,8 +354,8 @@ def test_batches_of_any_size(zoo, gaps, method, batch_size):
     torch.testing.assert_close(again, gaps[method], rtol=1e-4, atol=1e-5)
 
 
-def test_both_ways_agree_near_the_start(tmp_path):
-    """Half the size, half the distance between the two (at least), and hardly any in the end."""
+def test_both_methods_agree_near_the_start(tmp_path):
+    """The relative difference falls at least with the size of the steps."""
     distances = []
     for size in (0.2, 0.1, 0.05):
         near = near_zoo(tmp_path / str(size), size)
@@ -383,7 +383,7 @@ def test_gaps_of_half_precision_checkpoints(tmp_path, method):
 
 @pytest.mark.parametrize("method", GAP_METHODS)
 def test_gaps_with_batch_norm(tmp_path, method):
-    """Running statistics move with the soup; a counter does not matter."""
+    """Running statistics are averaged too; a counter has no effect."""
     states, rng = batch_norm_states(2), torch.Generator().manual_seed(0)
     for key, tensor in states[0].items():
         if tensor.is_floating_point():
@@ -417,7 +417,7 @@ def test_impossible_methods(zoo):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_losses_to_first_order(zoo, batch_size):
-    """Loss of the start, and slopes towards the ingredients, from central differences of the mean loss."""
+    """Loss of the start, and slopes from central differences of the mean loss."""
     split = tiny_split(NUM_IMAGES)
     loss, slopes = first_order_losses(zoo, split, "cpu", batch_size=batch_size, progress=False)
     model, start = build().double(), {key: zoo.init[key].double() for key in zoo.keys()}
@@ -458,7 +458,7 @@ def looped_logits(bank: LogitBank, gaps: Tensor, candidates: Tensor) -> Tensor:
 
 @given(data=st.data(), N=st.integers(1, 5), seed=st.integers(0, 100))
 @settings(max_examples=40)
-def test_corrected_estimates_are_a_loop(data, N, seed):
+def test_corrected_estimates_equal_a_loop(data, N, seed):
     bank = random_bank(N, 9, 4, seed)
     rng = torch.Generator().manual_seed(seed)
     gaps = torch.randn(N * (N - 1) // 2, 9, 4, generator=rng)
@@ -485,7 +485,7 @@ def test_corrected_logits_in_blocks(monkeypatch):
             torch.testing.assert_close(corrected_estimate(bank, gaps, candidates, metric), one)
 
 
-def test_midpoints_make_the_estimate_of_a_pair_that_of_its_soup(zoo, bank, gaps):
+def test_midpoints_give_the_accuracy_of_a_pairs_soup(zoo, bank, gaps):
     split = tiny_split(NUM_IMAGES)
     evaluate = evaluator(zoo, split, device="cpu")
     candidates = torch.stack([half_half(i, j) for i, j in PAIRS])
@@ -513,8 +513,8 @@ def test_the_estimate_of_one_ingredient_is_its_own(zoo, bank, gaps, method):
 
 
 @pytest.mark.parametrize("method", GAP_METHODS)
-def test_corrections_bring_logits_nearer_to_soups(tmp_path, method):
-    """Near the start, for whatever weights: second order leaves a tenth of the gap."""
+def test_corrected_logits_are_nearer_to_soups(tmp_path, method):
+    """Near the start, for any weights: second order leaves a tenth of the gap."""
     zoo, split = near_zoo(tmp_path, 0.1), tiny_split(NUM_IMAGES)
     bank = predict(zoo, split, device="cpu", cache=False, progress=False)
     gaps = pair_gaps(zoo, split, method=method, device="cpu", progress=False)
@@ -542,7 +542,7 @@ def test_without_gaps_it_is_the_fast_estimate(data, N, seed, half):
 
 @pytest.mark.parametrize("votes", [[2, -3, 1], [-1, -2, 2, -3, 4], [-2, -1, -1, -2, -1, 7]])
 def test_without_gaps_a_tie_stays_a_tie(votes):
-    """The votes for class 0 add up to nothing, as do those for class 1; class 0 is right and wins."""
+    """The votes for both classes sum to zero; class 0 is the label and wins."""
     N = len(votes)
     logits = torch.tensor([[[float(vote), 0.0]] for vote in votes])
     bank, uniform = LogitBank(logits, torch.tensor([0])), torch.full((1, N), 1 / N)
@@ -583,7 +583,7 @@ def test_impossible_values():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("method", GAP_METHODS)
-def test_the_gpu_finds_the_same_gaps(zoo, gaps, method):
+def test_the_gpu_gives_the_same_gaps(zoo, gaps, method):
     split = tiny_split(NUM_IMAGES)
     there = pair_gaps(zoo, split, method=method, device="cuda", progress=False)
     assert there.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""radin/theory/taylor.py: first- and second-order terms against differences, and the order of the soup-ensemble gap."""
+"""radin/theory/taylor.py: first- and second-order terms against finite differences."""
 
 from __future__ import annotations
 
@@ -63,21 +63,20 @@ def test_the_derivative_is_the_limit_of_differences():
     torch.testing.assert_close(change, (there - back) / (2 * step), rtol=1e-6, atol=1e-9)
 
 
-def test_soup_and_ensemble_are_what_they_say():
+def test_soup_and_ensemble_follow_their_definitions():
     soup, ensemble, _ = soup_ensemble_linear(
         build().double(), START, directions(START, INGREDIENTS), WEIGHTS, IMAGES
     )
     mean = {
         key: sum(w * i[key] for w, i in zip(WEIGHTS, INGREDIENTS, strict=True)) for key in START
     }
-    torch.testing.assert_close(
-        soup, logits(mean), rtol=1e-6, atol=1e-6
-    )  # weights come in single precision
+    # Weights are in single precision.
+    torch.testing.assert_close(soup, logits(mean), rtol=1e-6, atol=1e-6)
     votes = sum(w * logits(i) for w, i in zip(WEIGHTS, INGREDIENTS, strict=True))
     torch.testing.assert_close(ensemble, votes, rtol=1e-6, atol=1e-6)
 
 
-def test_gaps_close_with_the_square_of_the_distance():
+def test_gaps_shrink_with_the_square_of_the_distance():
     scales = [2.0**-k for k in range(4, 9)]
     deltas, model = directions(START, INGREDIENTS), build().double()
     gaps = []
@@ -130,12 +129,12 @@ def test_impossible_values():
 
 
 def torch_transformer() -> nn.Module:
-    """Layer norm and attention as torch has them."""
+    """Layer norm and attention as torch's own modules."""
     layer = nn.TransformerEncoderLayer(6, 2, 12, activation="gelu", batch_first=True)
     return nn.Sequential(layer, nn.Flatten(), nn.SiLU(), nn.Linear(24, 3))
 
 
-# Small copies of the networks of the companion, the number of their classes, and the shape of an image.
+# Small copies of the companion's networks, their number of classes, and the shape of an image.
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
     "MLP": (lambda: Mlp(12, 5, width=16), 5, (3, 2, 2)),
     "ResNet": (lambda: SmallResNet(4, widths=(8, 16)), 4, (3, 8, 8)),
@@ -156,7 +155,7 @@ class Case:
     labels: Tensor
 
     def logits(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Without a word of radin's."""
+        """By torch alone."""
         model = deepcopy(self.model)
         model.load_state_dict(parameters)
         with torch.no_grad():
@@ -168,7 +167,7 @@ class Case:
 
 @cache
 def case(architecture: str, num_images: int = 4) -> Case:
-    """A network at random parameters, three random directions whose steps are a tenth as long, images and labels."""
+    """A network with random parameters, three random directions a tenth as long, and images."""
     make, num_classes, shape = ARCHITECTURES[architecture]
     torch.manual_seed(0)
     model = make().double().eval()
@@ -221,7 +220,7 @@ def assert_near(one: Tensor, other: Tensor, rtol: float) -> None:
 
 
 def mean_of(case: Case, weights: Sequence[float], scale: float = 1.0) -> dict[str, Tensor]:
-    """The soup, written out."""
+    """The parameters of the soup."""
     soup = dict(case.start)
     for key in case.deltas[0]:
         soup[key] = sum(
@@ -254,7 +253,7 @@ def test_two_derivatives_are_the_limits_of_differences(architecture):
 
 
 @every_architecture
-def test_derivatives_write_into_nothing(architecture):
+def test_derivatives_change_no_argument(architecture):
     c = case(architecture)
     given = [c.model.state_dict(), c.start, *c.deltas]
     before = deepcopy(given)
@@ -265,7 +264,7 @@ def test_derivatives_write_into_nothing(architecture):
         assert all(torch.equal(then[key], now[key]) for key in then)
 
 
-def test_counters_stay_where_they_are():
+def test_counters_are_not_moved():
     c = case("DigitsNet with batch norm")
     counters = [key for key in c.start if key.endswith(COUNTER)]
     assert len(counters) == 3
@@ -281,7 +280,7 @@ def test_counters_stay_where_they_are():
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_a_network_in_training_mode(norm):
-    """Group norm does not care; batch norm would use the statistics of the batch, and is refused."""
+    """Group norm works; batch norm would use the statistics of the batch, and is refused."""
     c = case("DigitsNet" if norm == "group" else "DigitsNet with batch norm")
     training = deepcopy(c.model).train()
     if norm == "batch":
@@ -312,7 +311,7 @@ EXPECTED_ORDER = {
 
 @every_architecture
 def test_every_difference_has_its_order(architecture, capsys):
-    """T1 to T3: slopes of the differences over the scale, both logarithmic, and T3 beside what it predicts."""
+    """T1 to T3: log-log slopes of the differences, and the relative error of T3."""
     c = case(architecture)
     found = differences_by_scale(
         c.model, c.start, c.deltas, WEIGHTS, c.images, labels=c.labels, scales=SCALES
@@ -328,7 +327,8 @@ def test_every_difference_has_its_order(architecture, capsys):
     with capsys.disabled():
         fits = ", ".join(f"{slope:.3f}" for slope in slopes.values())
         print(
-            f" {architecture}: slopes {fits}; T3 misses {errors['logits']:.2%} and {errors['loss']:.2%} ",
+            f" {architecture}: slopes {fits}; T3 misses {errors['logits']:.2%} "
+            f"and {errors['loss']:.2%} ",
             end="",
         )
     for name, slope in slopes.items():
@@ -337,8 +337,8 @@ def test_every_difference_has_its_order(architecture, capsys):
 
 
 @every_architecture
-def test_orders_by_hand(architecture):
-    """Every entry again, from whole state dicts."""
+def test_differences_by_scale_by_hand(architecture):
+    """Every entry again, from complete state dicts."""
     c, scale = case(architecture), 0.3
     p = torch.tensor(WEIGHTS, dtype=torch.float64)
     p = (p / p.sum()).tolist()
@@ -382,8 +382,8 @@ def test_orders_by_hand(architecture):
 
 
 @every_architecture
-def test_the_predicted_gap_is_what_it_says(architecture):
-    """Logits, slopes, curvatures, variance and both forms of the loss, from differences and loops."""
+def test_the_predicted_gap_follows_its_definition(architecture):
+    """Logits, slopes, curvatures, variance and both forms of the loss, from plain loops."""
     c, scale, weights = case(architecture), 0.5, [0.5, 0.25, 0.25]
     found = second_order_gap(c.model, c.start, c.deltas, weights, c.images, scale=scale)
     soup = mean_of(c, weights, scale)
@@ -504,7 +504,7 @@ def test_where_the_network_is_linear_the_gap_is_zero():
 
 
 @every_architecture
-def test_images_one_by_one(architecture):
+def test_differences_by_image(architecture):
     c, weights = case(architecture), [0.5, 0.25, 0.25]
     found = differences_by_image(c.model, c.start, c.deltas, weights, c.images)
     mean = {
