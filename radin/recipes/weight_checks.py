@@ -125,7 +125,9 @@ def _apart(whole: Tensor, names: Sequence[str]) -> str:
             "which; only fine-tunes of one checkpoint can be averaged."
         )
     unrelated = [
-        name for name, cosine in zip(names, whole[-1, :n], strict=True) if cosine < MAX_UNRELATED_COSINE
+        name
+        for name, cosine in zip(names, whole[-1, :n], strict=True)
+        if cosine < MAX_UNRELATED_COSINE
     ]
     if len(whole) > n and unrelated:
         return (

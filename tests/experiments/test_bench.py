@@ -265,20 +265,20 @@ def test_the_images_behind_a_bench(bench, zoo, tmp_path):
 @pytest.fixture
 def folder(bench, zoo, tmp_path, monkeypatch) -> Path:
     """A bench laid out like the shipped ones, of the tiny zoo."""
-    place = tmp_path / "tiny"
-    bench.save(place / "bench.safetensors")
+    folder = tmp_path / "tiny"
+    bench.save(folder / "bench.safetensors")
     for path in (*zoo.paths, zoo.paths[0].parent / "init.safetensors"):
-        shutil.copy(path, place)
-    files = {path.name: hash_file(path) for path in sorted(place.iterdir())}
+        shutil.copy(path, folder)
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     manifest = {
         "format": "radin-bench-2",
         "class_names": ["a", "b", "c"],
         "widths": [8],
         "files": files,
     }
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr("radin.experiments.bench.bench.empty_network", lambda _: build())
-    return place
+    return folder
 
 
 def test_a_shipped_folder_is_loaded_whole(bench, zoo, folder):

@@ -105,7 +105,7 @@ def test_the_manifest_says_what_a_reader_must_know(bench):
 
 
 def test_the_plans_are_those_that_made_the_benches(bench):
-    """A plan that was edited afterwards would describe another zoo: `make zoos` makes it anew."""
+    """A plan that was edited afterwards would describe another zoo: `make zoos` makes it again."""
     manifest = bench.manifest
     plan = PHOTO_PLANS[manifest["name"]]
     assert manifest["ingredients"] == plan.sweep(plan.num_models, plan.seed)
@@ -135,7 +135,7 @@ def test_the_second_order_is_of_these_benches():
             assert len(kept["entries"][f"{name}: {by}"]["accuracy"]) == rows
 
 
-def test_kept_midpoints_are_right_where_the_truth_is_known(bench):
+def test_kept_midpoints_are_right_where_soups_were_evaluated(bench):
     """A pair is corrected by its own soup, so estimate and table agree there, and for singles."""
     kept = load_benchmark("second_order")["entries"][f"{bench.manifest['name']}: midpoints"]
     few = bench.sizes < 3

@@ -44,7 +44,7 @@ def test_each_row_is_the_live_evaluation(zoo, table):
     assert table[:, 0].tolist() == [live(weights) for weights in exhaustive(4)]
 
 
-def test_right_is_said_image_by_image(zoo, tmp_path):
+def test_right_answers_image_by_image(zoo, tmp_path):
     _, right = both(zoo)
     for row, weights in enumerate(exhaustive(4)):
         logits, labels = soup_logits(zoo, weights, SPLIT, device="cpu")

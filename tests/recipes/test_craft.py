@@ -254,7 +254,7 @@ def test_a_large_zoo_gets_monte_carlo_candidates():
 
 
 @pytest.mark.parametrize("recipe", [*SPENDERS, "uniform", "best_single"])
-def test_a_budget_beyond_use_is_said(recipe):
+def test_a_note_names_a_budget_beyond_use(recipe):
     soup = craft(random_bank(3), lambda weights: 50.0, 50, recipe)
     assert soup.budget == 50
     assert f"{50 - soup.evaluations} of the budget" in soup.note

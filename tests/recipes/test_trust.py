@@ -164,7 +164,7 @@ def test_each_argument_adds_its_checks(healthy):
 
 
 @pytest.mark.parametrize(
-    ("check", "passed", "said"),
+    ("check", "passed", "expected"),
     [
         (Check("a", 1.234), True, "--  a: 1.23"),
         (Check("a", 1.0, minimum=1), True, "ok  a: 1.00 (at least 1.00)"),
@@ -180,18 +180,18 @@ def test_each_argument_adds_its_checks(healthy):
         (Check("a", math.inf, maximum=3, advice="b."), False, "NO  a: inf (at most 3.00)\n    b."),
     ],
 )
-def test_one_check_is_one_line_and_its_advice(check, passed, said):
+def test_one_check_is_one_line_and_its_advice(check, passed, expected):
     assert check.passed is passed
-    assert str(check) == said
+    assert str(check) == expected
 
 
 def test_a_report_by_hand():
-    ok, told, bad = (
+    ok, info, bad = (
         Check("one", 1, maximum=2, advice="never"),
         Check("two", 2),
         Check("three", 3, maximum=1, advice="do it."),
     )
-    found = Trust((ok, told, bad, Check("four", 4, maximum=1, advice="do it.")))
+    found = Trust((ok, info, bad, Check("four", 4, maximum=1, advice="do it.")))
     assert found.verdict == "no"
     assert [check.name for check in found.failed] == ["three", "four"]
     assert found.advice == ["do it."]
@@ -245,18 +245,18 @@ def test_any_bank_has_a_report(bank):
     assert 0 <= sum(check.value for check in found.checks if check.name == DISAGREE) <= 100
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_a_loud_ingredient_is_named(tmp_path, place):
+@pytest.mark.parametrize("loud", range(3))
+def test_a_loud_ingredient_is_named(tmp_path, loud):
     start = state(99)
     states = near(start, 0.1)
-    states[place] = {key: 30 * t if key.startswith("3") else t for key, t in states[place].items()}
+    states[loud] = {key: 30 * t if key.startswith("3") else t for key, t in states[loud].items()}
     zoo, split = opened(tmp_path, states), tiny_split(40)
     found = quiet(predicted(zoo, split), zoo)
     assert found.verdict == "no"
     assert LOUD in failed(found)
     assert found[LOUD] > MAX_LOUDNESS_RATIO
     (advice,) = (check.advice for check in found.failed if check.name == LOUD)
-    assert f"Ingredient model_{place} is far more confident" in advice
+    assert f"Ingredient model_{loud} is far more confident" in advice
     assert "temperature" in advice
 
 
@@ -333,22 +333,22 @@ def test_values_from_the_weights(healthy):
     )
 
 
-@pytest.mark.parametrize("stranger", range(3))
-def test_strangers_are_named(tmp_path, stranger):
+@pytest.mark.parametrize("unrelated", range(3))
+def test_unrelated_networks_are_named(tmp_path, unrelated):
     states = near(state(99), 0.05)
-    states[stranger] = state(stranger + 7)  # an initialisation of its own
+    states[unrelated] = state(unrelated + 7)  # an initialisation of its own
     zoo = opened(tmp_path, states)
     found = quiet(predicted(zoo, tiny_split()), zoo)
     assert {COSINE, SINGLE} <= set(failed(found))
     assert found[COSINE] < MAX_UNRELATED_COSINE
     (advice,) = (check.advice for check in found.failed if check.name == COSINE)
     assert "next to nothing in common" in advice
-    assert f"model_{stranger} " in advice
+    assert f"model_{unrelated} " in advice
     assert [check.advice for check in found.failed if check.name == SINGLE] == [advice]
     assert sum("next to nothing" in line for line in found.advice) == 1
 
 
-def test_a_permuted_ingredient_is_a_stranger(tmp_path):
+def test_a_permuted_ingredient_is_unrelated(tmp_path):
     """The same function, and an ensemble as good as any, but no soup."""
     start = state(99)
     states = near(start, 0.05)
@@ -425,7 +425,7 @@ def test_heads_that_were_made_separately(tmp_path, network, suffix):
 @pytest.mark.parametrize(
     ("network", "key"), [("SmallResNet", "stem.weight"), ("SmallTransformer", "positions")]
 )
-def test_another_layer_that_was_drawn_anew(tmp_path, network, key, suffix):
+def test_another_layer_that_was_drawn_again(tmp_path, network, key, suffix):
     make, shape = NETWORKS[network]
     start, states = fresh_states(make, 0.05)
     size = start[key].square().mean().sqrt()
@@ -707,7 +707,7 @@ def test_the_gpu_says_the_same(healthy):
         assert one.value == pytest.approx(other.value, rel=1e-2, abs=1e-3)
 
 
-def test_strangers_are_told_from_runaways_by_the_initialisation(tmp_path):
+def test_the_initialisation_separates_unrelated_from_runaway_networks(tmp_path):
     """The same cosine between two ingredients from two causes: the initialisation shows which."""
 
     def drawn(seed: int) -> State:
@@ -718,9 +718,9 @@ def test_strangers_are_told_from_runaways_by_the_initialisation(tmp_path):
         return Mlp(4, 3)
 
     start = drawn(99)
-    strangers = opened(tmp_path / "strangers", [drawn(k) for k in range(3)], make, init=start)
+    unrelated = opened(tmp_path / "unrelated", [drawn(k) for k in range(3)], make, init=start)
     runaways = opened(tmp_path / "runaways", near(start, 2.0), make, init=start)
-    first, second = (quiet(predicted(zoo, tiny_split()), zoo) for zoo in (strangers, runaways))
+    first, second = (quiet(predicted(zoo, tiny_split()), zoo) for zoo in (unrelated, runaways))
     for found in (first, second):
         assert found[COSINE] < MIN_COSINE
     assert any(
@@ -747,7 +747,7 @@ def test_a_soup_that_is_its_ensemble_has_no_gap(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("bank",), "first argument is a logit bank, not a str"),
         ((None,), "first argument is a logit bank, not a NoneType"),
@@ -755,11 +755,11 @@ def test_a_soup_that_is_its_ensemble_has_no_gap(tmp_path):
         (("real", "real", "digits"), "third argument is a split"),
     ],
 )
-def test_other_kinds_of_argument(healthy, arguments, said):
+def test_wrong_types_of_argument(healthy, arguments, expected):
     given = [
         real if word == "real" else word for word, real in zip(arguments, healthy, strict=False)
     ]
-    with pytest.raises(ParameterError, match=said):
+    with pytest.raises(ParameterError, match=expected):
         quiet(*given)
 
 
@@ -776,7 +776,7 @@ def test_images_in_double_precision(healthy):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
         ("healthy", ""),
         ("rate", "have moved too far apart"),
@@ -787,12 +787,12 @@ def test_images_in_double_precision(healthy):
         ("sharp", "is far more confident than the others"),
     ],
 )
-def test_each_broken_zoo_is_told_what_ails_it(kind, said):
+def test_the_advice_names_what_is_wrong_with_each_broken_zoo(kind, expected):
     zoo = broken_zoo(kind, quick=True, device="cpu", progress=False)
     bank = predict(zoo, radin.load_split("digits", "val"), device="cpu", progress=False)
     found = quiet(bank, zoo)
     assert found.verdict == ("yes" if kind == "healthy" else "no")
     assert len(found.advice) == (kind != "healthy")
-    assert said in "".join(found.advice)
+    assert expected in "".join(found.advice)
     if kind == "batch_norm":
         assert quiet(bank, zoo, refreshed=True).verdict == "yes"

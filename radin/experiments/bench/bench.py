@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,6 @@ from radin.data.splits import in_memory
 from radin.errors import BankError, OffGridError, ParameterError
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
-    BENCH_FORMAT,
     INIT_FILE,
     check_file,
     empty_network,
@@ -29,9 +27,15 @@ from radin.experiments.bench.shipped import (
     shipped_benches,
     shipped_root,
 )
-from radin.experiments.bench.storage import BENCH_PARTS, TablesByPart, read_bench, write_bench
+from radin.experiments.bench.storage import (
+    BENCH_PARTS,
+    TablesByPart,
+    bench_key,
+    read_bench,
+    write_bench,
+)
 from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
-from radin.files import store_folder, update_hash
+from radin.files import store_folder
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights, exhaustive
@@ -160,7 +164,7 @@ class SoupBench:
                 "This soup is not in the bench: it holds subsets with equal weights only. "
                 f"The weights were {[round(weight, 4) for weight in p.tolist()]}."
             )
-        return sum(2**k for k in used.nonzero().flatten().tolist()) - 1
+        return row_of(used.nonzero().flatten().tolist())
 
     def evaluator(self, part: str = "val") -> TableEvaluator:
         """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up.
@@ -302,7 +306,7 @@ class SoupBench:
         ]
         path = None
         if (folder := store_folder(cache, "benches")) is not None:
-            path = folder / f"{_content_hash(zoo, banks)}.safetensors"
+            path = folder / f"{bench_key(zoo, banks)}.safetensors"
         if path is not None and path.exists():
             with suppress(BankError):  # damaged: build it again
                 bench = cls.load(path, zoo)
@@ -399,13 +403,9 @@ class TableEvaluator:
         return self.bench.soups(self.part)[row].item()
 
 
-def _content_hash(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
-    """Hex hash of the ingredients and of their banks, which depend on networks and images."""
-    digest = hashlib.sha256("|".join([BENCH_FORMAT, *zoo.fingerprints]).encode())
-    for part, bank in zip(BENCH_PARTS, banks, strict=True):
-        update_hash(digest, f"{part}.logits", bank.logits)
-        update_hash(digest, f"{part}.labels", bank.labels)
-    return digest.hexdigest()
+def row_of(members: Sequence[int]) -> int:
+    """The row of the soup of some ingredients, in a bench of any size."""
+    return sum(1 << k for k in members) - 1
 
 
 def _check_part(part: str) -> str:

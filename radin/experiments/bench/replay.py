@@ -8,13 +8,13 @@ the soup that the recipe would return. Choices see validation only; the soups' t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import combinations, islice
 
 import numpy as np
 
 from radin.errors import ParameterError, check_integer
-from radin.experiments.bench.bench import SoupBench
+from radin.experiments.bench.bench import SoupBench, row_of
 from radin.ranking.candidates import monte_carlo
 from radin.ranking.rank import sort_keys, with_prior
 from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
@@ -105,11 +105,6 @@ def uniform(bench: SoupBench) -> int:
 def oracle(bench: SoupBench) -> int:
     """The row of the best soup on test."""
     return int(bench.soups("test").argmax())
-
-
-def row_of(members: Sequence[int]) -> int:
-    """The row of the soup of some ingredients."""
-    return sum(1 << k for k in members) - 1
 
 
 def monte_carlo_rows(bench: SoupBench, num_candidates: int, seed: int) -> np.ndarray:

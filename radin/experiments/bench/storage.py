@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from radin.checkpoints.zoo import Zoo
 from radin.errors import BankError
 from radin.experiments.bench.shipped import BENCH_FORMAT
-from radin.files import atomic_path, load_tensors
+from radin.files import atomic_path, load_tensors, update_hash
 from radin.ranking.bank import LogitBank
 
 BENCH_PARTS = ("val", "test")
 TablesByPart = Mapping[str, Tensor]  # a table for "val" and one for "test"
+
+
+def bench_key(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
+    """Hex hash of the ingredients and of their banks, which depend on networks and images."""
+    digest = hashlib.sha256("|".join([BENCH_FORMAT, *zoo.fingerprints]).encode())
+    for part, bank in zip(BENCH_PARTS, banks, strict=True):
+        update_hash(digest, f"{part}.logits", bank.logits)
+        update_hash(digest, f"{part}.labels", bank.labels)
+    return digest.hexdigest()
 
 
 def write_bench(
