@@ -137,14 +137,7 @@ def learn(
     rng = torch.Generator().manual_seed(check_seed(seed))
     if not 0 < lr < math.inf:  # NaN fails this too
         raise ParameterError(f"lr must be a positive number, not {lr!r}.")
-    num_images = len(split)  # type: ignore[arg-type]
-    if num_images == 0:
-        raise DataError(f"{split!r} is empty; a split needs at least one image.")
-    if projection_of(split) is not None:
-        raise ParameterError(
-            f"{split!r} has other classes than the networks; "
-            "learn on the images that soups are chosen by."
-        )
+    num_images = _check_images(split)
     mixture = Mixture(zoo, pick_device(device))
     shape = (mixture.num_rows, len(zoo)) if per_tensor else (len(zoo),)
     alpha = torch.zeros(shape, device=mixture.device, requires_grad=True)
@@ -173,6 +166,18 @@ def learn(
         losses=losses,
         forward_equivalents=cost,
     )
+
+
+def _check_images(split: Dataset[Any]) -> int:
+    num_images = len(split)  # type: ignore[arg-type]
+    if num_images == 0:
+        raise DataError(f"{split!r} is empty; a split needs at least one image.")
+    if projection_of(split) is not None:
+        raise ParameterError(
+            f"{split!r} has other classes than the networks; "
+            "learn on the images that soups are chosen by."
+        )
+    return num_images
 
 
 class Mixture:
