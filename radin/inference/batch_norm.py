@@ -15,7 +15,7 @@ from radin.data.batches import batches, mixed_batches
 from radin.errors import ParameterError, check_integer
 from radin.inference.devices import pick_device
 from radin.inference.forward import NUM_PROBE_IMAGES, batch_logits, images_for_model
-from radin.soup.average import SoupLike, _soup_states
+from radin.soup.average import SoupLike, soup_states
 
 
 def refresh_batch_norm(
@@ -49,7 +49,7 @@ def refresh_batch_norm(
     """
     chosen = pick_device(device)
     batch_size = check_integer("batch_size", batch_size, minimum=1)
-    model = zoo.model(_soup_states(zoo, [soup])[0]).to(chosen)
+    model = zoo.model(soup_states(zoo, [soup])[0]).to(chosen)
     check_batch_norm(model)
     probe, _ = next(batches(split, NUM_PROBE_IMAGES))
     with torch.inference_mode():

@@ -19,7 +19,7 @@ from radin.inference.devices import network_memory_bytes, pick_device
 from radin.inference.forward import NUM_PROBE_IMAGES, batch_logits, check_workers, forward_all
 from radin.inference.parallel import num_joblib_workers, run_tasks, task_device
 from radin.ranking.bank import check_labels
-from radin.soup.average import SoupLike, _soup_states
+from radin.soup.average import SoupLike, soup_states
 
 
 @runtime_checkable
@@ -175,7 +175,7 @@ class Evaluator:
     def _states(
         self, soups: Sequence[SoupLike], device: torch.device
     ) -> list[Mapping[str, Tensor]]:
-        states = _soup_states(self.zoo, soups)
+        states = soup_states(self.zoo, soups)
         if self.refresh is None:
             return states
         return [
@@ -220,7 +220,7 @@ def soup_logits(
     (torch.Size([8, 10]), torch.Size([8]))
     """
     evaluate = Evaluator(zoo, split, device, batch_size=batch_size, half=half, workers=workers)
-    states = _soup_states(zoo, [soup])
+    states = soup_states(zoo, [soup])
     found = list(evaluate.logits(states, evaluate.device, desc="predicting a soup"))
     logits = torch.cat([logits.cpu() for _, logits, _ in found])
     return logits, torch.cat([labels for _, _, labels in found])

@@ -25,7 +25,7 @@ _CANDIDATES_AT_ONCE = 256  # the weights of so many stay in the cache
 _STRONGEST = 8  # rivals that others are compared with; more drop hardly any further rival
 
 
-def _loop(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def compiled_loop(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """The function compiled; kept on disk for the next process where there is a folder that may be written to."""
     try:
         return njit(function, nogil=True, cache=True, **options)
@@ -73,7 +73,7 @@ def _value_of(logit):  # type: ignore[no-untyped-def]
     return from_bits
 
 
-@_loop
+@compiled_loop
 def _is_ahead(row: Array, label: int) -> bool:
     """Whether the label's logit is above all others, with no tie."""
     own = _order(row[label])
@@ -83,7 +83,7 @@ def _is_ahead(row: Array, label: int) -> bool:
     return at_least == 1  # the label itself
 
 
-@_loop
+@compiled_loop
 def _add_behind(row: Array, label: int, behind: Array) -> None:
     """Count, for each class, that the label is not ahead of it here; a tie goes to the lower class."""
     own = _order(row[label])
@@ -93,7 +93,7 @@ def _add_behind(row: Array, label: int, behind: Array) -> None:
         behind[c] += np.int32(_order(row[c]) > own)
 
 
-@_loop
+@compiled_loop
 def _beats(strong: Array, weak: Array) -> bool:
     """Whether the label's margins over one rival are nowhere larger than those over another."""
     larger = 0
@@ -102,7 +102,7 @@ def _beats(strong: Array, weak: Array) -> bool:
     return larger == 0
 
 
-@_loop
+@compiled_loop
 def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: Array) -> int:
     """Copy one image's rivals to the head of margins and wins_ties, strongest first; returns how many.
 
@@ -131,7 +131,7 @@ def _keep(rivals: Array, ties: Array, total: Array, margins: Array, wins_ties: A
     return kept
 
 
-@_loop
+@compiled_loop
 def _collect(
     logits: Array, labels: Array, first: int, last: int
 ) -> tuple[int, Array, Array, Array]:
@@ -192,7 +192,7 @@ def _collect(
 
 
 # Sums may be taken in any order here: the bound counts only when it is clear of zero.
-@partial(_loop, fastmath={"reassoc", "contract", "nsz"})
+@partial(compiled_loop, fastmath={"reassoc", "contract", "nsz"})
 def _above_zero(margins: Array, sign: float, caps: Array) -> bool:
     """Whether sum_k p_k sign margin_k > 0 is certain for all weights with 0 <= p_k <= caps_k and sum 1.
 
@@ -222,7 +222,7 @@ def _above_zero(margins: Array, sign: float, caps: Array) -> bool:
     return False
 
 
-@_loop
+@compiled_loop
 def _drop_decided(
     margins: Array, wins_ties: Array, starts: Array, caps: Array
 ) -> tuple[int, Array, Array, Array]:
@@ -246,7 +246,7 @@ def _drop_decided(
     return sure, margins[kept], wins_ties[kept], new_starts[: contested + 1].copy()
 
 
-@_loop
+@compiled_loop
 def _subset_sums(margins: Array, sums: Array) -> None:
     """Sums over every subset by bitmask: each from a smaller one by one addition."""
     sums[0] = 0.0
@@ -256,7 +256,7 @@ def _subset_sums(margins: Array, sums: Array) -> None:
             sums[half + s] = sums[s] + margins[k]
 
 
-@_loop
+@compiled_loop
 def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
     # A subset's margin is the sum over its low ingredients plus the sum over its high ones. The two small tables
     # are added up once for each rival; what is left for each of the 2^N subsets is one comparison.
@@ -289,7 +289,7 @@ def _count_subsets(margins: Array, wins_ties: Array, starts: Array) -> Array:
     return hits.ravel()
 
 
-@_loop
+@compiled_loop
 def _still_right(right: Array, margins: Array, wins_ties: bool) -> None:
     if wins_ties:
         for m in range(len(right)):
@@ -299,7 +299,7 @@ def _still_right(right: Array, margins: Array, wins_ties: bool) -> None:
             right[m] &= np.uint8(margins[m] >= 0)
 
 
-@_loop
+@compiled_loop
 def _count_candidates(margins: Array, wins_ties: Array, starts: Array, weights: Array) -> Array:
     models, candidates = weights.shape
     hits = np.zeros(candidates, np.int64)
@@ -337,7 +337,7 @@ def _count_candidates(margins: Array, wins_ties: Array, starts: Array, weights: 
     return hits
 
 
-@_loop
+@compiled_loop
 def _count_additions(margins: Array, wins_ties: Array, starts: Array, sums: Array) -> Array:
     models = margins.shape[1]
     hits, right = np.zeros(models, np.int64), np.empty(models, np.uint8)

@@ -1,4 +1,4 @@
-"""Soups: weighted averages of the ingredients' parameters, in one reading of the ingredients."""
+"""Soups in memory: weighted averages of the ingredients' parameters."""
 
 from __future__ import annotations
 
@@ -8,99 +8,133 @@ import torch
 from torch import Tensor
 
 from radin.checkpoints.zoo import Zoo
-from radin.errors import ParameterError
+from radin.errors import ParameterError, list_names
 from radin.ranking.candidates import check_weights
-from radin.soup.blockwise import Gathered, Shares, gather, kind, mix_blocks, shares
-from radin.soup.shards import Layout
+from radin.soup.blockwise import Shares, Sources, gather, mix_blocks, result_dtype, to_shares
+from radin.soup.shards import TensorSpecs
 
 
 def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
     """The soup: a state dict of sum_k p_k theta_k.
 
-    Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest of them
-    where they differ), so the order of the ingredients does not matter. Integer and boolean buffers
-    (counters, position ids) are copied from the heaviest ingredient, the first of equals: an average of
-    them has no meaning. Beside the result, a few blocks are held in memory; ingredients of weight 0 are not read.
+    Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest
+    one if they differ), so the order of the ingredients does not matter. Integer and boolean
+    buffers (counters, position ids) are copied from the heaviest ingredient, the first of equals: their
+    average has no meaning. Ingredients of weight 0 are not read.
 
     Args:
+        zoo: N ingredients.
         weights: (N,) mixing weights, not negative, sum 1.
 
+    Raises:
+        ParameterError: the weights are not mixing weights.
+
     Source: Wortsman et al. 2022, section 2; RADIN, figure 1 (b).
+
+    >>> import pathlib, tempfile, radin, torch
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for k in (1.0, 3.0):
+    ...     torch.save({"w": torch.tensor([k, 0.0])}, folder / f"{k}.pt")
+    >>> zoo = radin.Zoo.open(str(folder / "*.pt"), progress=False)
+    >>> radin.average(zoo, [0.5, 0.5])
+    {'w': tensor([2., 0.])}
     """
     p = check_weights(weights, len(zoo))
     return mix([zoo[k] for k in range(len(zoo))], p, zoo.keys())
 
 
 def average_many(zoo: Zoo, rows: Tensor | Sequence[Sequence[float]]) -> list[dict[str, Tensor]]:
-    """Several soups in one reading of the ingredients, each bit for bit what `average` makes of its row.
+    """Several soups in one reading of the ingredients; each has the bits that `average` gives.
 
-    All of them are held in memory; `save_soups` writes them to disk instead.
+    All of them are held in memory. `save_soups` writes them to disk instead.
 
     Args:
+        zoo: N ingredients.
         rows: (M, N) mixing weights.
+
+    Raises:
+        ParameterError: a row is not mixing weights.
     """
-    return _mix(
-        [zoo[k] for k in range(len(zoo))], check_weights(rows, len(zoo), rows=True), zoo.keys()
-    )
+    weights = check_weights(rows, len(zoo), rows=True)
+    return _mix([zoo[k] for k in range(len(zoo))], weights, zoo.keys())
 
 
 def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> dict[str, Tensor]:
     """A state dict on the line from the initialisation (amount 0) to the soup (amount 1).
 
-    Raises ParameterError when `amount` is outside [0, 1] or the zoo was opened without `init`.
+    Args:
+        zoo: N ingredients, opened with `init`.
+        weights: (N,) mixing weights of the soup.
+        amount: from 0 to 1.
+
+    Raises:
+        ParameterError: `amount` is outside [0, 1], the zoo was opened without `init`, or the
+            weights are not mixing weights.
+
+    >>> import pathlib, tempfile, radin, torch
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name, value in (("start", 0.0), ("a", 2.0), ("b", 4.0)):
+    ...     torch.save({"w": torch.tensor([value, 1.0])}, folder / f"{name}.pt")
+    >>> paths = [folder / "a.pt", folder / "b.pt"]
+    >>> zoo = radin.Zoo.open(paths, init=folder / "start.pt", progress=False)
+    >>> radin.interpolate(zoo, [0.5, 0.5], 0.5)
+    {'w': tensor([1.5000, 1.0000])}
     """
     if zoo.init is None:
         raise ParameterError(
-            "This zoo was opened without init=...; pass the checkpoint that the ingredients started from."
+            "This zoo was opened without init=...; pass the checkpoint that the ingredients "
+            "started from."
         )
     if not 0 <= amount <= 1:
         raise ParameterError(
             f"amount must lie between 0 (initialisation) and 1 (soup); it is {amount}."
         )
     p = check_weights(weights, len(zoo)) * amount
-    sources = [zoo[k] for k in range(len(zoo))] + [zoo.init]
-    return mix(sources, torch.cat([p, torch.tensor([1.0 - amount], dtype=p.dtype)]), zoo.keys())
+    states = [zoo[k] for k in range(len(zoo))] + [zoo.init]
+    return mix(states, torch.cat([p, torch.tensor([1.0 - amount], dtype=p.dtype)]), zoo.keys())
 
 
-def mix(sources: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> dict[str, Tensor]:
-    """Average state dicts, as `average` says, with weights p of any sum."""
-    return _mix(sources, p.unsqueeze(0), keys)[0]
+def mix(states: Sequence[Mapping[str, Tensor]], p: Tensor, keys: list[str]) -> dict[str, Tensor]:
+    """Average state dicts as `average` does, with weights p (N,) of any sum."""
+    return _mix(states, p.unsqueeze(0), keys)[0]
 
 
 def _mix(
-    sources: Sequence[Mapping[str, Tensor]], weights: Tensor, keys: list[str]
+    states: Sequence[Mapping[str, Tensor]], weights: Tensor, keys: list[str]
 ) -> list[dict[str, Tensor]]:
-    rows = shares(weights)
-    with gather(sources, rows, keys) as gathered:
+    rows = to_shares(weights)
+    with gather(states, rows, keys) as sources:
         soups = [
             {
                 key: torch.empty(shape, dtype=dtype)
-                for key, (dtype, shape) in _layout(gathered, row).items()
+                for key, (dtype, shape) in tensor_specs(sources, row).items()
             }
             for row in rows
         ]
         flat = [{key: tensor.view(-1) for key, tensor in soup.items()} for soup in soups]
 
-        def put(number: int, key: str, start: int, block: Tensor) -> None:
-            flat[number][key][start : start + len(block)].copy_(block)
+        def write_block(row: int, key: str, start: int, block: Tensor) -> None:
+            flat[row][key][start : start + len(block)].copy_(block)
 
-        for _ in mix_blocks(gathered, rows, put):
+        for _ in mix_blocks(sources, rows, write_block):
             pass
     return soups
 
 
-def _layout(gathered: Gathered, row: Shares) -> Layout:
+def tensor_specs(sources: Sources, row: Shares) -> TensorSpecs:
+    """The dtype and shape of each tensor of a soup."""
+    first = row[0][0]
     return {
-        key: (kind(parts, row), tuple(parts[row[0][0]].tensor.shape))
-        for key, parts in gathered.parts.items()
+        key: (result_dtype(of_key, row), tuple(of_key[first].tensor.shape))
+        for key, of_key in sources.by_key.items()
     }
 
 
 SoupLike = Tensor | Sequence[float] | Mapping[str, Tensor]  # mixing weights (N,), or a state dict
 
 
-def _soup_states(zoo: Zoo, soups: Sequence[SoupLike]) -> list[Mapping[str, Tensor]]:
-    """The state dict of each soup; those given as mixing weights are averaged in one reading of the ingredients."""
+def soup_states(zoo: Zoo, soups: Sequence[SoupLike]) -> list[Mapping[str, Tensor]]:
+    """The state dict of each soup. All mixing weights are averaged in one reading of the zoo."""
     for soup in soups:
         if isinstance(soup, Mapping):
             _check_state(zoo, soup)
@@ -110,10 +144,12 @@ def _soup_states(zoo: Zoo, soups: Sequence[SoupLike]) -> list[Mapping[str, Tenso
 
 
 def _check_state(zoo: Zoo, soup: Mapping[str, Tensor]) -> None:
-    shapes = {key: tuple(zoo[0][key].shape) for key in zoo.keys()}
+    expected = {key: tuple(zoo[0][key].shape) for key in zoo.keys()}
     given = {key: tuple(tensor.shape) for key, tensor in soup.items()}
-    wrong = sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key))
+    all_keys = expected.keys() | given.keys()
+    wrong = sorted(key for key in all_keys if expected.get(key) != given.get(key))
     if wrong:
         raise ParameterError(
-            f"This state dict does not fit the zoo; missing, extra or of another shape: {', '.join(wrong[:8])}."
+            "This state dict does not fit the zoo; missing, extra or of another shape: "
+            f"{list_names(wrong)}."
         )

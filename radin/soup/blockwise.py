@@ -1,4 +1,4 @@
-"""Sums over state dicts that together are larger than memory: a piece of a tensor at a time, at the disk's speed."""
+"""Averages of state dicts that together are larger than memory, some elements at a time."""
 
 from __future__ import annotations
 
@@ -13,81 +13,93 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from radin.soup.file_regions import Place, Places
+from radin.soup.file_regions import FileRegion, FileRegions
 
-# Numbers. Of no more than these torch makes sums in the calling thread; of more it would have its own threads make
-# them, which wait for one another after every block, for long where another program has a core.
-BLOCK = 1 << 15
-CACHED = (
-    1 << 23
-)  # bytes of all sources that are read at once, and summed while the cache still has them
-PIECE = 1 << 20  # numbers of a tensor that a thread takes at a time
-LARGE = 1 << 26  # bytes to average, from which on files are read and not their mappings
-ALONE = 1 << 22  # bytes to average, up to which a second thread is not worth its start
-MOST_THREADS = 4  # neither a disk nor memory gives more to a fifth
-SLOW = 2.0  # seconds before a progress bar appears
-_ALIGNMENT = 64  # bytes
-_COMPILED = (
-    {torch.float32},
-    {torch.float64},
-)  # kinds of number that numba knows; half precision it does not
+# torch adds up to this many elements in the calling thread. For more it starts its own threads,
+# which wait for one another after every block.
+BLOCK_ELEMENTS = 1 << 15
+CACHE_BYTES = 1 << 23  # of all sources, read together and added while they are in the cache
+PIECE_ELEMENTS = 1 << 20  # of a tensor, which a thread takes at a time
+MIN_BYTES_TO_READ_FILES = 1 << 26  # to average; with less, mapped files are used as they are
+MAX_BYTES_FOR_ONE_THREAD = (
+    1 << 22
+)  # to average; with less, a second thread costs more than it saves
+MAX_THREADS = 4  # disks and memory are not faster with more
+PROGRESS_DELAY_SECONDS = 2.0
+_ALIGNMENT_BYTES = 64
+_COMPILED_DTYPES = ({torch.float32}, {torch.float64})  # numba has no half precision
 
-Shares = list[tuple[int, float]]  # the sources of one average and their shares of it
-Put = Callable[[int, str, int, Tensor], None]
-Piece = tuple[str, int, int]
+Shares = list[tuple[int, float]]  # the sources of one average, and the share of each
+WriteBlock = Callable[[int, str, int, Tensor], None]
 
 
-class Part(NamedTuple):
-    """A tensor, mapped where it was mapped, and the place in its file where it is to be read from there."""
+class Source(NamedTuple):
+    """A tensor of one state dict, and its file region if it is to be read from there."""
 
     tensor: Tensor
-    place: Place | None
+    region: FileRegion | None
 
 
-class Gathered(NamedTuple):
-    """What is to be averaged: of each key, the parts by the number of their source; and their bytes in all."""
+class Sources(NamedTuple):
+    """What is to be averaged.
 
-    parts: dict[str, dict[int, Part]]
-    size: int
+    Attributes:
+        by_key: for each key the sources, by the index of their state dict.
+        num_bytes: of all of them together.
+    """
+
+    by_key: dict[str, dict[int, Source]]
+    num_bytes: int
 
 
-def shares(rows: Tensor) -> list[Shares]:
-    """Of each row of weights (M, N): the sources of positive weight, and their shares of the row's sum."""
+class Piece(NamedTuple):
+    """Consecutive elements of a flat tensor."""
+
+    key: str
+    start: int
+    stop: int
+
+
+def to_shares(weights: Tensor) -> list[Shares]:
+    """For each row of weights (M, N), the sources of positive weight and their shares of the sum."""
     return [
         [(k, p) for k, p in enumerate(row) if p > 0]
-        for row in (rows / rows.sum(1, keepdim=True)).tolist()
+        for row in (weights / weights.sum(1, keepdim=True)).tolist()
     ]
 
 
 @contextmanager
 def gather(
-    sources: Sequence[Mapping[str, Tensor]], rows: Sequence[Shares], keys: Sequence[str]
-) -> Iterator[Gathered]:
-    """The tensors that some row needs, with their files open; a source that no row needs is not touched."""
-    parts: dict[str, dict[int, Part]] = {key: {} for key in keys}
+    states: Sequence[Mapping[str, Tensor]], rows: Sequence[Shares], keys: Sequence[str]
+) -> Iterator[Sources]:
+    """Yield the tensors that any row needs, with their files open.
+
+    A state dict that no row needs is not read.
+    """
     needed = sorted({k for row in rows for k, _ in row})
-    size = len(needed) * sum(sources[needed[0]][key].nbytes for key in keys)
-    if size < LARGE:
-        yield Gathered(
-            {key: {k: Part(sources[k][key].detach(), None) for k in needed} for key in keys}, size
-        )
+    num_bytes = len(needed) * sum(states[needed[0]][key].nbytes for key in keys)
+    if num_bytes < MIN_BYTES_TO_READ_FILES:
+        by_key = {key: {k: Source(states[k][key].detach(), None) for k in needed} for key in keys}
+        yield Sources(by_key, num_bytes)
         return
-    with Places() as places:
+    by_key = {key: {} for key in keys}
+    with FileRegions() as regions:
         for k in needed:
             for key in keys:
-                tensor = sources[k][key].detach()
-                parts[key][k] = Part(tensor, places.find(tensor))
-            for key in keys:  # to map a tensor, safetensors reads its first bytes, and the system up to two megabytes
-                places.release(parts[key][k].tensor)
-        yield Gathered(parts, size)
+                tensor = states[k][key].detach()
+                by_key[key][k] = Source(tensor, regions.find(tensor))
+            # Mapping a tensor reads its first bytes, and the system up to two megabytes more.
+            for key in keys:
+                regions.release(by_key[key][k].tensor)
+        yield Sources(by_key, num_bytes)
 
 
-def kind(parts: Mapping[int, Part], row: Shares) -> torch.dtype:
-    """The kind of number of an average: the widest of its ingredients', or the heaviest one's when that is whole."""
-    first = parts[heaviest(row)].tensor
-    if not first.is_floating_point():
-        return first.dtype
-    return reduce(torch.promote_types, (parts[k].tensor.dtype for k, _ in row))
+def result_dtype(sources: Mapping[int, Source], row: Shares) -> torch.dtype:
+    """The dtype of an average: the widest of its sources', or the heaviest one's for integers."""
+    dtype = sources[heaviest(row)].tensor.dtype
+    if not dtype.is_floating_point:
+        return dtype
+    return reduce(torch.promote_types, (sources[k].tensor.dtype for k, _ in row))
 
 
 def heaviest(row: Shares) -> int:
@@ -95,160 +107,183 @@ def heaviest(row: Shares) -> int:
     return max(row, key=lambda share: share[1])[0]
 
 
-def mix_blocks(gathered: Gathered, rows: Sequence[Shares], put: Put) -> Iterator[int]:
+def mix_blocks(sources: Sources, rows: Sequence[Shares], write_block: WriteBlock) -> Iterator[int]:
     """Average the tensors with each row of shares, in one reading of all of them.
 
-    What is read is averaged for every row before more is read, by as many threads as torch has, four at most. The
-    bits of an average depend on nothing but its own row.
+    Elements that were read are averaged for every row before more are read, by as many threads as
+    torch uses, four at most. The bits of an average depend on its own row only.
 
     Args:
-        put: called as (number of the row, key, start, block) with consecutive numbers of the flat average, in its own
-            kind; from several threads, in any order.
+        sources: from `gather`.
+        rows: the shares of each average.
+        write_block: called as (row index, key, start, block) with consecutive elements of the flat
+            average in its result dtype, from several threads, in any order.
 
-    Yields after every piece how many numbers of each average it had.
+    Yields:
+        After each piece, the number of its elements.
     """
-    threads = min(torch.get_num_threads(), MOST_THREADS) if gathered.size > ALONE else 1
-    work, pieces = partial(_mix_piece, gathered, rows, put, _Scratch()), _pieces(gathered)
-    quick = gathered.size < LARGE
+    num_threads = 1
+    if sources.num_bytes > MAX_BYTES_FOR_ONE_THREAD:
+        num_threads = min(torch.get_num_threads(), MAX_THREADS)
+    work = partial(_mix_piece, sources, rows, write_block, _Scratch())
+    pieces = _pieces(sources)
+    done = map(work, pieces) if num_threads == 1 else _threaded(work, pieces, num_threads)
     with tqdm(
-        total=gathered.size,
+        total=sources.num_bytes,
         desc="averaging",
         unit="B",
         unit_scale=True,
-        delay=SLOW,
-        disable=quick,
+        delay=PROGRESS_DELAY_SECONDS,
+        disable=sources.num_bytes < MIN_BYTES_TO_READ_FILES,
         leave=False,
     ) as bar:
-        for size, count in map(work, pieces) if threads == 1 else _threaded(work, pieces, threads):
-            bar.update(size)
-            yield count
+        for num_bytes, num_elements in done:
+            bar.update(num_bytes)
+            yield num_elements
 
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-def _threaded(work: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
-    """`map` in several threads; on an error, or when the caller leaves, what has not begun is not done."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="radin-averaging")
+def _threaded(work: Callable[[A], B], items: Iterable[A], num_threads: int) -> Iterator[B]:
+    """`map` in several threads. After an error, or if the caller stops, no new item is begun."""
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="radin-averaging")
     try:
         yield from pool.map(work, items)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _pieces(gathered: Gathered) -> list[Piece]:
-    """What to average at a time, (key, start, stop), in the order of the files."""
+def _pieces(sources: Sources) -> list[Piece]:
+    """All elements in pieces, in the order of the files."""
+
+    def address(key: str) -> int:
+        return next(iter(sources.by_key[key].values())).tensor.data_ptr()
+
     pieces = []
-    for key, parts in sorted(
-        gathered.parts.items(), key=lambda item: next(iter(item[1].values())).tensor.data_ptr()
-    ):
-        tensors = [part.tensor for part in parts.values()]
+    for key in sorted(sources.by_key, key=address):
+        tensors = [source.tensor for source in sources.by_key[key].values()]
         count = tensors[0].numel()
-        step = PIECE if _can_be_cut(tensors) else max(1, count)
-        pieces += [(key, start, min(start + step, count)) for start in range(0, count, step)]
+        step = PIECE_ELEMENTS if _are_contiguous(tensors) else max(1, count)
+        pieces += [Piece(key, i, min(i + step, count)) for i in range(0, count, step)]
     return pieces
 
 
-def _can_be_cut(tensors: Iterable[Tensor]) -> bool:
-    """Not where one lies in another order, as with channels last: it is put in order as a whole."""
+def _are_contiguous(tensors: Iterable[Tensor]) -> bool:
+    """Whether tensors can be cut. One in another order, as channels last, is copied as a whole."""
     return all(tensor.is_contiguous() for tensor in tensors)
 
 
 class _Scratch(threading.local):
-    """Memory of each thread to read into, made once: fresh pages cost the system as much as filling them."""
+    """Memory of each thread to read into, allocated once.
+
+    New pages cost the system as much time as filling them.
+    """
 
     buffer = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, size: int) -> Tensor:
-        """So many bytes."""
-        if len(self.buffer) < size:
-            self.buffer = torch.empty(size, dtype=torch.uint8)
-        return self.buffer[:size]
+    def take(self, num_bytes: int) -> Tensor:
+        if len(self.buffer) < num_bytes:
+            self.buffer = torch.empty(num_bytes, dtype=torch.uint8)
+        return self.buffer[:num_bytes]
 
 
 def _mix_piece(
-    gathered: Gathered, rows: Sequence[Shares], put: Put, scratch: _Scratch, piece: Piece
+    sources: Sources,
+    rows: Sequence[Shares],
+    write_block: WriteBlock,
+    scratch: _Scratch,
+    piece: Piece,
 ) -> tuple[int, int]:
-    """Average a piece for all rows; returns how many bytes and numbers it is."""
+    """Average a piece for all rows; returns its bytes and elements."""
     key, start, stop = piece
-    parts = gathered.parts[key]
-    kinds = [kind(parts, row) for row in rows]
-    width = sum(part.tensor.element_size() for part in parts.values())
+    of_key = sources.by_key[key]
+    dtypes = [result_dtype(of_key, row) for row in rows]
+    element_bytes = sum(source.tensor.element_size() for source in of_key.values())
+    can_cut = _are_contiguous(source.tensor for source in of_key.values())
     step = stop - start
-    if cut := _can_be_cut(part.tensor for part in parts.values()):
-        step = min(step, max(BLOCK, CACHED // width // BLOCK * BLOCK))
+    if can_cut:
+        cached = CACHE_BYTES // element_bytes // BLOCK_ELEMENTS * BLOCK_ELEMENTS
+        step = min(step, max(BLOCK_ELEMENTS, cached))
     for begin in range(start, stop, step):
-        blocks = {k: part.tensor for k, part in parts.items()}
-        if cut:
-            blocks = _read(parts, begin, min(begin + step, stop), scratch)
-        for number, block in enumerate(_averages(blocks, rows, kinds)):
-            put(number, key, begin, block)
-    return (stop - start) * width, stop - start
+        blocks = {k: source.tensor for k, source in of_key.items()}
+        if can_cut:
+            blocks = _read(of_key, begin, min(begin + step, stop), scratch)
+        for row, block in enumerate(_averages(blocks, rows, dtypes)):
+            write_block(row, key, begin, block)
+    return (stop - start) * element_bytes, stop - start
 
 
-def _read(parts: Mapping[int, Part], start: int, stop: int, scratch: _Scratch) -> dict[int, Tensor]:
-    """Some numbers of the flat tensors: those that have a place are read from there."""
-    if not any(part.place for part in parts.values()):
-        return {k: part.tensor.view(-1)[start:stop] for k, part in parts.items()}
-    sizes = [
-        (stop - start) * part.tensor.element_size() if part.place else 0 for part in parts.values()
-    ]
-    room = scratch.take(sum(size + -size % _ALIGNMENT for size in sizes))
-    blocks, begin = {}, 0
-    for (k, part), size in zip(parts.items(), sizes, strict=True):
-        if part.place is None:
-            blocks[k] = part.tensor.view(-1)[start:stop]
+def _read(
+    of_key: Mapping[int, Source], start: int, stop: int, scratch: _Scratch
+) -> dict[int, Tensor]:
+    """Some elements of the flat tensors, read from their files if they have a region."""
+    sizes = {
+        k: (stop - start) * source.tensor.element_size()
+        for k, source in of_key.items()
+        if source.region is not None
+    }
+    buffer = scratch.take(sum(map(_aligned, sizes.values())))
+    blocks = {}
+    begin = 0
+    for k, source in of_key.items():
+        if source.region is None:
+            blocks[k] = source.tensor.view(-1)[start:stop]
             continue
-        target = room[begin : begin + size]
-        part.place.read(start * part.tensor.element_size(), target.numpy())
-        blocks[k] = target.view(part.tensor.dtype)
-        begin += size + -size % _ALIGNMENT
+        target = buffer[begin : begin + sizes[k]]
+        source.region.read(start * source.tensor.element_size(), target.numpy())
+        blocks[k] = target.view(source.tensor.dtype)
+        begin += _aligned(sizes[k])
     return blocks
 
 
+def _aligned(num_bytes: int) -> int:
+    """The next multiple of the alignment."""
+    return num_bytes + -num_bytes % _ALIGNMENT_BYTES
+
+
 def _averages(
-    blocks: dict[int, Tensor], rows: Sequence[Shares], kinds: Sequence[torch.dtype]
+    blocks: dict[int, Tensor], rows: Sequence[Shares], dtypes: Sequence[torch.dtype]
 ) -> list[Tensor]:
-    if not kinds[0].is_floating_point:
+    if not dtypes[0].is_floating_point:
         return [blocks[heaviest(row)].reshape(-1) for row in rows]
     tensors = list(blocks.values())
-    if _is_for_the_compiler(tensors):
-        from radin.soup.cpu_kernel import averages
+    if _suits_compiled_kernel(tensors):
+        from radin.soup.cpu_kernel import weighted_sums
 
-        numbers = {k: number for number, k in enumerate(blocks)}
-        return averages(tensors, [[(numbers[k], p) for k, p in row] for row in rows])
+        position = {k: i for i, k in enumerate(blocks)}
+        return weighted_sums(tensors, [[(position[k], p) for k, p in row] for row in rows])
     return [
-        average([(blocks[k], p) for k, p in row], kind)
-        for row, kind in zip(rows, kinds, strict=True)
+        weighted_sum([(blocks[k], p) for k, p in row], dtype)
+        for row, dtype in zip(rows, dtypes, strict=True)
     ]
 
 
-def _is_for_the_compiler(tensors: Sequence[Tensor]) -> bool:
-    """Whether numba knows these numbers and can reach them, and they are enough to be worth its import."""
-    if not _can_be_cut(tensors) or tensors[0].numel() < BLOCK:
+def _suits_compiled_kernel(tensors: Sequence[Tensor]) -> bool:
+    """Whether numba supports the tensors, and they are large enough to be worth its import."""
+    if not _are_contiguous(tensors) or tensors[0].numel() < BLOCK_ELEMENTS:
         return False
-    return {tensor.dtype for tensor in tensors} in _COMPILED and all(
+    return {tensor.dtype for tensor in tensors} in _COMPILED_DTYPES and all(
         tensor.is_cpu for tensor in tensors
     )
 
 
-def average(parts: Sequence[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
+def weighted_sum(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
     """sum_k p_k theta_k of a few tensors, flat.
 
-    Every product and every sum is rounded to double precision, one after the other: neither the length of a block nor
-    the compiled loop of `radin.soup.cpu_kernel`, which takes large tensors, changes a bit.
+    Every product and every sum is rounded to double precision, one after the other. So neither the
+    length of a block nor the compiled loop of `radin.soup.cpu_kernel` changes a bit.
     """
-    count = parts[0][0].numel()
-    if count > BLOCK and _can_be_cut(tensor for tensor, _ in parts):
-        flat = [(tensor.view(-1), p) for tensor, p in parts]
-        return torch.cat(
-            [
-                average([(tensor[i : i + BLOCK], p) for tensor, p in flat], dtype)
-                for i in range(0, count, BLOCK)
-            ]
-        )
-    total = parts[0][0].reshape(-1).to(torch.float64, copy=True).mul_(parts[0][1])
-    for tensor, p in parts[1:]:
+    count = terms[0][0].numel()
+    if count > BLOCK_ELEMENTS and _are_contiguous(tensor for tensor, _ in terms):
+        flat = [(tensor.view(-1), p) for tensor, p in terms]
+        blocks = [
+            weighted_sum([(tensor[i : i + BLOCK_ELEMENTS], p) for tensor, p in flat], dtype)
+            for i in range(0, count, BLOCK_ELEMENTS)
+        ]
+        return torch.cat(blocks)
+    total = terms[0][0].reshape(-1).to(torch.float64, copy=True).mul_(terms[0][1])
+    for tensor, p in terms[1:]:
         total.add_(tensor.reshape(-1).to(torch.float64, copy=True).mul_(p))
     return total.to(dtype)

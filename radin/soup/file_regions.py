@@ -1,4 +1,8 @@
-"""Where in their files mapped tensors lie: a file is read faster than its mapping, and keeps no memory (Linux)."""
+"""Where mapped tensors are in their files (Linux).
+
+Reading a file is faster than reading its memory mapping, and the pages it reads do not count as
+this process's memory.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,14 @@ from radin.errors import CheckpointError
 Array = np.ndarray[Any, Any]
 
 
-class Region(NamedTuple):
-    """A stretch of this process's memory that is a file's content: from `start` to `stop`, the file from `offset`."""
+class MappedFile(NamedTuple):
+    """A range of this process's memory that shows a file.
+
+    Attributes:
+        start, stop: addresses.
+        offset: of `start` in the file.
+        inode, path: of the file.
+    """
 
     start: int
     stop: int
@@ -28,69 +38,24 @@ class Region(NamedTuple):
     path: str
 
 
-class Places:
-    """The places in their files of the tensors that are mapped when this is made; a context that closes the files.
-
-    A tensor that was not mapped, or whose mapping was written into, has none; nor has any where the system is not
-    Linux, or does not tell.
-    """
-
-    def __init__(self) -> None:
-        self._regions = sorted(_regions())
-        self._starts = [region.start for region in self._regions]
-        self._files: dict[Region, int | None] = {}
-
-    def __enter__(self) -> Places:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._files.values():
-            if descriptor is not None:
-                os.close(descriptor)
-        self._files.clear()
-
-    def find(self, tensor: Tensor) -> Place | None:
-        """Where a contiguous tensor begins in its file."""
-        region = self._region(tensor)
-        if region is None:
-            return None
-        if region not in self._files:
-            self._files[region] = _open(region)
-        descriptor = self._files[region]
-        if descriptor is None:
-            return None
-        return Place(region.path, descriptor, region.offset + tensor.data_ptr() - region.start)
-
-    def release(self, tensor: Tensor) -> None:
-        """Let go of the memory of all that is mapped together with a tensor; what is used again is read again."""
-        region, madvise = self._region(tensor), _madvise()
-        if region is not None and madvise is not None:
-            madvise(region.start, region.stop - region.start, mmap.MADV_DONTNEED)
-
-    def _region(self, tensor: Tensor) -> Region | None:
-        at = bisect_right(self._starts, tensor.data_ptr()) - 1
-        if at < 0 or not tensor.is_contiguous():
-            return None
-        region = self._regions[at]
-        return region if tensor.data_ptr() + tensor.nbytes <= region.stop else None
-
-
-class Place(NamedTuple):
-    """A place in an open file."""
+class FileRegion(NamedTuple):
+    """An open file from an offset on."""
 
     path: str
     descriptor: int
     offset: int
 
     def read(self, start: int, target: Array) -> None:
-        """Fill a flat array of bytes with what begins `start` bytes behind this place.
+        """Fill a flat array of bytes with the file's content from `offset + start` on.
 
-        Raises CheckpointError, naming the file, when the system cannot read it or it has become shorter.
+        Raises:
+            CheckpointError: the system cannot read the file, or it has become shorter.
         """
-        done = 0
-        while done < len(target):
+        num_read = 0
+        while num_read < len(target):
+            position = self.offset + start + num_read
             try:
-                count = os.preadv(self.descriptor, [target[done:].data], self.offset + start + done)
+                count = os.preadv(self.descriptor, [target[num_read:].data], position)
             except OSError as error:
                 raise CheckpointError(
                     f"{self.path}: cannot be read ({error.strerror}); copy it again."
@@ -99,49 +64,105 @@ class Place(NamedTuple):
                 raise CheckpointError(
                     f"{self.path}: has become shorter while it was read; copy or make it again."
                 )
-            done += count
+            num_read += count
 
 
-def _open(region: Region) -> int | None:
-    """The file of a region, open for reading; None where another one has its name by now."""
+class FileRegions:
+    """Finds the file regions of tensors that are mapped when this is made.
+
+    It is a context that closes the files. A tensor has no region if it is not mapped, or if its
+    mapping was written to. On systems other than Linux no tensor has one.
+    """
+
+    def __init__(self) -> None:
+        self._mapped = sorted(_mapped_files())
+        self._starts = [mapped.start for mapped in self._mapped]
+        self._descriptors: dict[MappedFile, int | None] = {}
+
+    def __enter__(self) -> FileRegions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors.values():
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptors.clear()
+
+    def find(self, tensor: Tensor) -> FileRegion | None:
+        """The region that begins with a contiguous tensor's first byte."""
+        mapped = self._mapped_file(tensor)
+        if mapped is None:
+            return None
+        if mapped not in self._descriptors:
+            self._descriptors[mapped] = _open(mapped)
+        descriptor = self._descriptors[mapped]
+        if descriptor is None:
+            return None
+        offset = mapped.offset + tensor.data_ptr() - mapped.start
+        return FileRegion(mapped.path, descriptor, offset)
+
+    def release(self, tensor: Tensor) -> None:
+        """Free the memory of everything that is mapped together with a tensor.
+
+        Its content is read from the file again when it is used.
+        """
+        mapped = self._mapped_file(tensor)
+        madvise = _madvise()
+        if mapped is not None and madvise is not None:
+            madvise(mapped.start, mapped.stop - mapped.start, mmap.MADV_DONTNEED)
+
+    def _mapped_file(self, tensor: Tensor) -> MappedFile | None:
+        i = bisect_right(self._starts, tensor.data_ptr()) - 1
+        if i < 0 or not tensor.is_contiguous():
+            return None
+        mapped = self._mapped[i]
+        return mapped if tensor.data_ptr() + tensor.nbytes <= mapped.stop else None
+
+
+def _open(mapped: MappedFile) -> int | None:
+    """The descriptor of a mapped file, or None if another file has its path now."""
     try:
-        descriptor = os.open(region.path, os.O_RDONLY)
+        descriptor = os.open(mapped.path, os.O_RDONLY)
     except OSError:
         return None
-    if os.fstat(descriptor).st_ino == region.inode:
+    if os.fstat(descriptor).st_ino == mapped.inode:
         return descriptor
     os.close(descriptor)
     return None
 
 
-def _regions() -> list[Region]:
-    """The mapped files of this process, less those of which a page was written into and is the process's own."""
-    regions: list[Region] = []
-    mapped = False
+def _mapped_files() -> list[MappedFile]:
+    """The mapped files of this process.
+
+    Without those of which a page was written to: this page belongs to the process, and the file
+    does not have it.
+    """
+    mapped: list[MappedFile] = []
+    is_file = False
     try:
         with open("/proc/self/smaps", "rb") as lines:
             for line in lines:
                 name, _, rest = line.partition(b" ")
                 if not name.endswith(b":"):  # start-stop, permissions, offset, device, inode, path
-                    mapped = False
-                    words = rest.split(None, 4)
-                    if len(words) == 5 and words[3] != b"0":
-                        mapped = True
-                        start, stop = (int(word, 16) for word in name.split(b"-"))
-                        path = os.fsdecode(words[4].rstrip(b"\n"))
-                        regions.append(Region(start, stop, int(words[1], 16), int(words[3]), path))
-                elif mapped and name in (b"Anonymous:", b"Swap:") and rest.split()[0] != b"0":
-                    mapped = False
-                    regions.pop()
+                    fields = rest.split(None, 4)
+                    is_file = len(fields) == 5 and fields[3] != b"0"
+                    if is_file:
+                        start, stop = (int(address, 16) for address in name.split(b"-"))
+                        offset = int(fields[1], 16)
+                        path = os.fsdecode(fields[4].rstrip(b"\n"))
+                        mapped.append(MappedFile(start, stop, offset, int(fields[3]), path))
+                elif is_file and name in (b"Anonymous:", b"Swap:") and rest.split()[0] != b"0":
+                    is_file = False
+                    mapped.pop()
     except OSError:
         return []
-    return regions
+    return mapped
 
 
 @cache
 def _madvise() -> Any:
     if sys.platform != "linux":
         return None
-    found = ctypes.CDLL(None).madvise
-    found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return found
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise

@@ -1,4 +1,4 @@
-"""Write one soup or many as safetensors, block by block, whole or not at all."""
+"""Soups on disk: safetensors files that name their ingredients, and appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,100 +18,131 @@ from radin.checkpoints.zoo import Zoo
 from radin.errors import ParameterError
 from radin.files import atomic_files, reserve
 from radin.ranking.candidates import check_weights
-from radin.soup.average import _layout
-from radin.soup.blockwise import Gathered, Shares, gather, mix_blocks, shares
-from radin.soup.shards import Plan, parse_size, plan, write_at
+from radin.soup.average import tensor_specs
+from radin.soup.blockwise import Shares, Sources, gather, mix_blocks, to_shares
+from radin.soup.shards import CheckpointLayout, checkpoint_layout, parse_size, write_at
 
-_AT_ONCE = (
-    1 << 24
-)  # numbers of a soup that are handed to the disk together, while the next are read
+_ELEMENTS_PER_SYNC = 1 << 24  # of a soup, sent to the disk together while more are read
 
 
 def save_soup(
     zoo: Zoo,
     weights: Tensor | Sequence[float],
     path: str | Path,
+    *,
     provenance: Mapping[str, object] | None = None,
     state: Mapping[str, Tensor] | None = None,
     max_shard_size: int | str | None = None,
 ) -> Path:
-    """Average the ingredients into a safetensors file that remembers where it came from, a few blocks at a time.
+    """Average the ingredients into a safetensors file, a few blocks at a time, atomically.
 
-    The header's `radin` entry is JSON: the ingredients' names and content hashes, their weights, and
-    whatever `provenance` adds (recipe, budget, accuracy, ...). The file is written atomically.
+    The header's `radin` entry is JSON: the names and content hashes of the ingredients, their
+    weights, and `provenance`.
 
     Args:
-        state: the soup's tensors, where they are more than the average: with batch norm what
-            `radin.inference.batch_norm.refresh_batch_norm` returns. Without it, a soup with batch norm is saved with a warning.
-        max_shard_size: the most bytes of tensors in one file, or a text such as "2GB". A larger soup becomes shards
-            beside `path`, `name-00001-of-00003.safetensors` and so on, with the index `name.safetensors.index.json`
-            that Hugging Face's readers take; the index appears last, and a tensor is never cut.
+        zoo: N ingredients.
+        weights: (N,) mixing weights.
+        path: ends in .safetensors.
+        provenance: more entries for the header (recipe, budget, accuracy, ...).
+        state: the soup's tensors, if they are not just the average: with batch norm, what
+            `radin.inference.batch_norm.refresh_batch_norm` returns. Without it, a soup with batch
+            norm is saved with a warning.
+        max_shard_size: bytes of tensors in one file, or a text such as "2GB". A larger soup becomes
+            shards beside `path`, `name-00001-of-00003.safetensors` and so on, with the index
+            `name.safetensors.index.json` that Hugging Face's readers take. The index appears
+            last, and a tensor is never cut.
 
     Returns:
         The path to open: `path`, or the index of the shards.
 
-    Raises ParameterError for a path that does not end in .safetensors or a size that is none, RadinError when the
-    disk refuses.
+    Raises:
+        ParameterError: the path does not end in .safetensors, or an impossible size or weights.
+        RadinError: the system refuses to write.
+
+    >>> import pathlib, tempfile, radin, torch
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for k in (1.0, 3.0):
+    ...     torch.save({"w": torch.tensor([k, 0.0])}, folder / f"{k}.pt")
+    >>> zoo = radin.Zoo.open(str(folder / "*.pt"), progress=False)
+    >>> path = radin.save_soup(zoo, [0.5, 0.5], folder / "soup.safetensors")
+    >>> path.name
+    'soup.safetensors'
     """
     p = check_weights(weights, len(zoo))
-    _check_paths(zoo, [Path(path)], p.unsqueeze(0), warn=state is None)
+    _check_paths([Path(path)], 1)
+    if state is None:
+        _warn_of_batch_norm(zoo, [Path(path)])
     used = p.unsqueeze(0) if state is None else torch.ones(1, 1)
-    sources = [zoo[k] for k in range(len(zoo))] if state is None else [state]
+    states = [zoo[k] for k in range(len(zoo))] if state is None else [state]
     header = _header(zoo, p, provenance)
-    return _save(sources, used, zoo.keys(), [Path(path)], [header], max_shard_size)[0]
+    max_bytes = None
+    if max_shard_size is not None:
+        max_bytes = parse_size("max_shard_size", max_shard_size)
+    return _save(states, used, zoo.keys(), [Path(path)], headers=[header], max_bytes=max_bytes)[0]
 
 
 def save_soups(
     zoo: Zoo,
     rows: Tensor | Sequence[Sequence[float]],
     paths: Sequence[str | Path],
+    *,
     provenances: Sequence[Mapping[str, object] | None] | None = None,
 ) -> list[Path]:
-    """Write several soups in one reading of the ingredients, each byte for byte what `save_soup` makes of its row.
+    """Write several soups in one reading of the ingredients; each has the bytes of `save_soup`.
 
-    All of them appear when all are on disk; a failure before leaves none. M files are open at once.
+    All of them appear when all are on disk. After an error none appears. M files are open at the
+    same time.
 
     Args:
+        zoo: N ingredients.
         rows: (M, N) mixing weights.
-        paths: M files, all different, each ending in .safetensors.
-        provenances: M times what `save_soup` takes.
+        paths: M different files, each ending in .safetensors.
+        provenances: M times the `provenance` of `save_soup`.
 
-    Raises ParameterError for numbers or endings that do not fit, RadinError when the disk refuses.
+    Raises:
+        ParameterError: numbers or endings that do not fit, or impossible weights.
+        RadinError: the system refuses to write.
     """
     p = check_weights(rows, len(zoo), rows=True)
     targets = [Path(path) for path in paths]
-    _check_paths(zoo, targets, p)
-    told = [None] * len(p) if provenances is None else list(provenances)
-    if len(told) != len(p):
+    _check_paths(targets, len(p))
+    _warn_of_batch_norm(zoo, targets)
+    entries = [None] * len(p) if provenances is None else list(provenances)
+    if len(entries) != len(p):
         raise ParameterError(
-            f"{len(p)} soups need {len(p)} provenances, one for each; these are {len(told)}."
+            f"{len(p)} soups need {len(p)} provenances, one for each; these are {len(entries)}."
         )
-    headers = [_header(zoo, row, each) for row, each in zip(p, told, strict=True)]
-    return _save([zoo[k] for k in range(len(zoo))], p, zoo.keys(), targets, headers, None)
+    headers = [_header(zoo, row, entry) for row, entry in zip(p, entries, strict=True)]
+    states = [zoo[k] for k in range(len(zoo))]
+    return _save(states, p, zoo.keys(), targets, headers=headers, max_bytes=None)
 
 
-def _check_paths(zoo: Zoo, paths: list[Path], p: Tensor, warn: bool = True) -> None:
+def _check_paths(paths: list[Path], num_soups: int) -> None:
     for path in paths:
         if path.suffix != ".safetensors":
             raise ParameterError(f"{path}: a soup is saved as .safetensors; change the ending.")
-    if len(paths) != len(p):
+    if len(paths) != num_soups:
         raise ParameterError(
-            f"{len(p)} soups need {len(p)} paths, one for each; these are {len(paths)}."
+            f"{num_soups} soups need {num_soups} paths, one for each; these are {len(paths)}."
         )
     if len({os.path.abspath(path) for path in paths}) < len(paths):
         raise ParameterError(
             f"Several soups cannot be saved under one name; these are {', '.join(map(str, paths))}."
         )
-    if warn and any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
+
+
+def _warn_of_batch_norm(zoo: Zoo, paths: list[Path]) -> None:
+    if any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
         warnings.warn(
-            f"{', '.join(map(str, paths))}: saved with averaged running statistics of batch norm, which fit no soup; "
-            "pass state=radin.inference.batch_norm.refresh_batch_norm(zoo, weights, training_split) to save_soup.",
+            f"{', '.join(map(str, paths))}: saved with averaged running statistics of batch norm, "
+            "which fit no soup; pass state=radin.inference.batch_norm.refresh_batch_norm(zoo, "
+            "weights, training_split) to save_soup.",
             stacklevel=3,
         )
 
 
 def _header(zoo: Zoo, p: Tensor, provenance: Mapping[str, object] | None) -> dict[str, str]:
-    """The texts in a soup's head. Readers in the manner of Hugging Face's refuse a file that does not say "pt"."""
+    """The metadata of a soup's file."""
     ingredients = [
         {"name": name, "sha256": fingerprint, "weight": weight}
         for name, fingerprint, weight in zip(zoo.names, zoo.fingerprints, p.tolist(), strict=True)
@@ -119,58 +150,77 @@ def _header(zoo: Zoo, p: Tensor, provenance: Mapping[str, object] | None) -> dic
     content = json.dumps(
         {**(provenance or {}), "ingredients": ingredients}, sort_keys=True, default=str
     )
-    return {"format": "pt", "radin": content}
+    return {"format": "pt", "radin": content}  # Hugging Face's readers refuse files without "pt"
 
 
 def _save(
-    sources: Sequence[Mapping[str, Tensor]],
+    states: Sequence[Mapping[str, Tensor]],
     weights: Tensor,
     keys: list[str],
     paths: Sequence[Path],
+    *,
     headers: Sequence[Mapping[str, str]],
-    max_shard_size: int | str | None,
+    max_bytes: int | None,
 ) -> list[Path]:
-    most = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
-    rows = shares(weights)
-    with gather(sources, rows, keys) as gathered:
-        plans = [
-            plan(path, _layout(gathered, row), header, most)
+    rows = to_shares(weights)
+    with gather(states, rows, keys) as sources:
+        layouts = [
+            checkpoint_layout(path, tensor_specs(sources, row), header, max_shard_size=max_bytes)
             for path, row, header in zip(paths, rows, headers, strict=True)
         ]
-        _write(plans, gathered, rows)
-    return [each.path for each in plans]
+        _write(layouts, sources, rows)
+    return [layout.path for layout in layouts]
 
 
-def _write(plans: Sequence[Plan], gathered: Gathered, rows: Sequence[Shares]) -> None:
-    files = [file for each in plans for file in each.files]
-    indices = [each for each in plans if each.contents]
-    places = [
-        *(file.path for file in files),
-        *(each.path for each in indices),
-    ]  # an index comes after its shards
-    stale = [path for each in plans for path in each.stale()]
-    with atomic_files(places, stale=stale) as opened:
-        unwritten = iter(opened)
-        where: list[dict[str, tuple[BinaryIO, Lock, int]]] = []
-        for each in plans:
-            where.append({})
-            for planned in each.files:
-                file, lock = next(unwritten), Lock()
-                reserve(file, planned.size)
-                write_at(file, 0, planned.head)
-                where[-1] |= {key: (file, lock, start) for key, start in planned.starts.items()}
-        for each in indices:
-            write_at(next(unwritten), 0, each.contents)
+class _Target(NamedTuple):
+    """Where a tensor of a soup is written: an open file, its lock, and a position."""
 
-        def put(number: int, key: str, start: int, block: Tensor) -> None:
-            file, lock, begin = where[number][key]
-            with lock:  # between its going to the place and its writing
-                write_at(file, begin + start * block.element_size(), block)
+    file: BinaryIO
+    lock: Lock
+    start: int
 
-        waiting = 0
-        for count in mix_blocks(gathered, rows, put):
-            waiting += count
-            if waiting >= _AT_ONCE:
-                waiting = 0
-                for file in opened:
+
+def _write(layouts: Sequence[CheckpointLayout], sources: Sources, rows: Sequence[Shares]) -> None:
+    """Average the sources into files. Row m is written to the files of layout m."""
+    tensor_paths = [file.path for layout in layouts for file in layout.files]
+    index_paths = [layout.path for layout in layouts if layout.index]
+    stale = [path for layout in layouts for path in layout.stale()]
+    # The indices come last: files are moved in this order, and an index follows its shards.
+    with atomic_files([*tensor_paths, *index_paths], stale=stale) as files:
+        targets = _write_headers(layouts, files)
+
+        def write_block(row: int, key: str, start: int, block: Tensor) -> None:
+            target = targets[row][key]
+            with target.lock:  # one seek and write at a time
+                write_at(target.file, target.start + start * block.element_size(), block)
+
+        num_waiting = 0
+        for num_elements in mix_blocks(sources, rows, write_block):
+            num_waiting += num_elements
+            if num_waiting >= _ELEMENTS_PER_SYNC:
+                num_waiting = 0
+                for file in files:
                     os.fsync(file.fileno())
+
+
+def _write_headers(
+    layouts: Sequence[CheckpointLayout], files: Sequence[BinaryIO]
+) -> list[dict[str, _Target]]:
+    """Write headers and indices; returns the target of each tensor of each layout."""
+    unwritten = iter(files)
+    targets = []
+    for layout in layouts:
+        of_layout: dict[str, _Target] = {}
+        for file_layout in layout.files:
+            file = next(unwritten)
+            lock = Lock()
+            reserve(file, file_layout.num_bytes)
+            write_at(file, 0, file_layout.header)
+            of_layout |= {
+                key: _Target(file, lock, start) for key, start in file_layout.starts.items()
+            }
+        targets.append(of_layout)
+    for layout in layouts:
+        if layout.index:
+            write_at(next(unwritten), 0, layout.index)
+    return targets

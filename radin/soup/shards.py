@@ -1,4 +1,4 @@
-"""Safetensors files, whole or in shards, planned before the first number is known."""
+"""The layout of safetensors files, whole or in shards, before any element is computed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from torch import Tensor
 from radin.checkpoints.formats import INDEX_SUFFIX, read_index
 from radin.errors import CheckpointError, ParameterError
 
-Layout = Mapping[
-    str, tuple[torch.dtype, tuple[int, ...]]
-]  # of every tensor its kind of number and shape
+TensorSpecs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # dtype and shape of each key
 _SUFFIX = ".safetensors"
-_UNITS = ("", "K", "M", "G", "T")
-# What safetensors calls each kind of number. It lays tensors down from the last of these to the first, so that each
-# begins at a multiple of its own size.
-_KINDS = {
+_PREFIXES = ("", "K", "M", "G", "T")
+# The names of dtypes in safetensors. It writes tensors from the last of these to the first, so that
+# each begins at a multiple of its own element size.
+_DTYPE_NAMES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.int8: "I8",
@@ -43,170 +41,175 @@ _KINDS = {
 }
 
 
-class FilePlan(NamedTuple):
-    """A safetensors file that is yet to be written; its bytes are those of `safetensors.torch.save_file`.
+class FileLayout(NamedTuple):
+    """The layout of a safetensors file, with the bytes of `safetensors.torch.save_file`.
 
     Attributes:
-        path: where it goes.
-        head: the bytes before the first number.
-        starts: of every tensor, where in the file its first number goes.
-        size: of the whole file, in bytes.
+        path: of the file.
+        header: the bytes before the first tensor.
+        starts: for each key, where in the file its tensor begins.
+        num_bytes: of the whole file.
     """
 
     path: Path
-    head: bytes
+    header: bytes
     starts: dict[str, int]
-    size: int
+    num_bytes: int
 
 
-class Plan(NamedTuple):
-    """A checkpoint that is yet to be written.
+class CheckpointLayout(NamedTuple):
+    """The layout of a checkpoint: one file, or shards with an index.
 
     Attributes:
-        path: what a reader opens: the one file, or the index.
+        path: the file to open: the only one, or the index.
         files: the file, or the shards.
-        contents: the bytes of the index; empty when there is one file.
+        index: the bytes of the index; empty if there is one file.
     """
 
     path: Path
-    files: list[FilePlan]
-    contents: bytes
+    files: list[FileLayout]
+    index: bytes
 
     def stale(self) -> list[Path]:
-        """What must be gone before the new files come, lest two soups have one name: an index of it and the shards that
-        only that one names, and, where the new ones are shards, the one file."""
+        """Files to remove before the new ones appear, so that no two soups have one name.
+
+        These are an old index of this name with the shards that only it names, and the single file
+        of this name if the new files are shards.
+        """
         stem = self.path.name.removesuffix(INDEX_SUFFIX).removesuffix(_SUFFIX)
-        index, single = (
-            self.path.with_name(stem + INDEX_SUFFIX),
-            self.path.with_name(stem + _SUFFIX),
-        )
-        gone = [single] if self.contents and single.is_file() else []
+        index = self.path.with_name(stem + INDEX_SUFFIX)
+        single = self.path.with_name(stem + _SUFFIX)
+        stale = [single] if self.index and single.is_file() else []
         if not index.is_file():
-            return gone
+            return stale
         try:
             old = set(read_index(index).values())
         except CheckpointError:
             old = set()
-        left = sorted(old - {file.path.name for file in self.files})
-        return [*gone, index, *(self.path.with_name(name) for name in left)]
+        unused = sorted(old - {file.path.name for file in self.files})
+        return [*stale, index, *(self.path.with_name(name) for name in unused)]
 
 
-def plan(
-    path: Path, layout: Layout, metadata: Mapping[str, str], max_shard_size: int | None
-) -> Plan:
-    """How a state dict is written: as one file, or as shards with an index, named as Hugging Face does.
+def checkpoint_layout(
+    path: Path, specs: TensorSpecs, metadata: Mapping[str, str], *, max_shard_size: int | None
+) -> CheckpointLayout:
+    """How a state dict is written: as one file, or as shards with an index, as Hugging Face does.
 
     Args:
-        path: of the one file; shards become `name-00001-of-00003.safetensors` and so on beside it, and their index
-            `name.safetensors.index.json`.
-        layout: of the tensors, in the order in which they are dealt to shards.
-        metadata: texts for the head of every file.
-        max_shard_size: the most bytes of tensors in a file, unless one alone is larger; None for one file.
+        path: of the one file. Shards are `name-00001-of-00003.safetensors` and so on beside it,
+            and their index is `name.safetensors.index.json`.
+        specs: of the tensors, in the order in which they are divided into shards.
+        metadata: texts for the header of every file.
+        max_shard_size: bytes of tensors in a file, unless one tensor is larger; None for one file.
 
-    Raises ParameterError for a kind of number that safetensors does not have.
+    Raises:
+        ParameterError: safetensors does not have a dtype.
     """
-    dealt = _deal(layout, max_shard_size)
-    if len(dealt) == 1:
-        return Plan(path, [plan_file(path, layout, metadata)], b"")
+    shards = _split_keys(specs, max_shard_size)
+    if len(shards) == 1:
+        return CheckpointLayout(path, [file_layout(path, specs, metadata)], b"")
     stem = path.name.removesuffix(_SUFFIX)
-    files: list[FilePlan] = []
-    where: dict[str, str] = {}
-    for number, keys in enumerate(dealt, 1):
-        name = f"{stem}-{number:05d}-of-{len(dealt):05d}{_SUFFIX}"
-        files.append(plan_file(path.with_name(name), {key: layout[key] for key in keys}, metadata))
-        where |= dict.fromkeys(keys, name)
-    total = sum(_size(*tensor) for tensor in layout.values())
-    index = (
-        json.dumps(
-            {"metadata": {"total_size": total}, "weight_map": where}, indent=2, sort_keys=True
-        )
-        + "\n"
-    )
-    return Plan(path.with_name(stem + INDEX_SUFFIX), files, index.encode())
+    files: list[FileLayout] = []
+    shard_names: dict[str, str] = {}
+    for number, keys in enumerate(shards, 1):
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}{_SUFFIX}"
+        files.append(file_layout(path.with_name(name), {key: specs[key] for key in keys}, metadata))
+        shard_names |= dict.fromkeys(keys, name)
+    total = sum(_num_bytes(*spec) for spec in specs.values())
+    content = {"metadata": {"total_size": total}, "weight_map": shard_names}
+    index = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return CheckpointLayout(path.with_name(stem + INDEX_SUFFIX), files, index.encode())
 
 
-def _deal(layout: Layout, most: int | None) -> list[list[str]]:
-    """The keys of every shard, dealt as Hugging Face does: in order; a tensor that is too large has its own shard."""
-    if most is None:
-        return [list(layout)]
-    dealt: list[list[str]] = []
-    open_shard: list[str] = []
-    used = 0
-    for key, tensor in layout.items():
-        size = _size(*tensor)
-        if size > most:
-            dealt.append([key])
-            continue
-        if used + size > most:
-            dealt.append(open_shard)
-            open_shard, used = [], 0
-        open_shard.append(key)
-        used += size
-    return [*dealt, open_shard] if open_shard else dealt
+def _split_keys(specs: TensorSpecs, max_bytes: int | None) -> list[list[str]]:
+    """The keys of every shard, in order, divided as Hugging Face does.
 
-
-def plan_file(path: Path, layout: Layout, metadata: Mapping[str, str]) -> FilePlan:
-    """Where everything goes in one safetensors file.
-
-    Raises ParameterError for a kind of number that safetensors does not have.
+    A tensor that is larger than a shard has its own.
     """
-    kinds = list(_KINDS)
-    for key, (dtype, _) in layout.items():
-        if dtype not in _KINDS:
+    if max_bytes is None:
+        return [list(specs)]
+    shards: list[list[str]] = []
+    current: list[str] = []
+    used = 0
+    for key, spec in specs.items():
+        size = _num_bytes(*spec)
+        if size > max_bytes:
+            shards.append([key])
+            continue
+        if used + size > max_bytes:
+            shards.append(current)
+            current = []
+            used = 0
+        current.append(key)
+        used += size
+    return [*shards, current] if current else shards
+
+
+def file_layout(path: Path, specs: TensorSpecs, metadata: Mapping[str, str]) -> FileLayout:
+    """The layout of one safetensors file.
+
+    Raises:
+        ParameterError: safetensors does not have a dtype.
+    """
+    for key, (dtype, _) in specs.items():
+        if dtype not in _DTYPE_NAMES:
             raise ParameterError(
                 f"{key}: {dtype} has no name in safetensors; convert that tensor first."
             )
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    starts, end = {}, 0
-    for key in sorted(layout, key=lambda key: (-kinds.index(layout[key][0]), key)):
-        dtype, shape = layout[key]
-        starts[key], end = end, end + _size(dtype, shape)
-        header[key] = {
-            "dtype": _KINDS[dtype],
+    order = {dtype: -i for i, dtype in enumerate(_DTYPE_NAMES)}
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    begins = {}
+    end = 0
+    for key in sorted(specs, key=lambda key: (order[specs[key][0]], key)):
+        dtype, shape = specs[key]
+        begins[key] = end
+        end += _num_bytes(dtype, shape)
+        entries[key] = {
+            "dtype": _DTYPE_NAMES[dtype],
             "shape": list(shape),
-            "data_offsets": [starts[key], end],
+            "data_offsets": [begins[key], end],
         }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    return FilePlan(
-        path, head, {key: len(head) + start for key, start in starts.items()}, len(head) + end
-    )
+    header = len(text).to_bytes(8, "little") + text
+    starts = {key: len(header) + begin for key, begin in begins.items()}
+    return FileLayout(path, header, starts, len(header) + end)
 
 
-def _size(dtype: torch.dtype, shape: Sequence[int]) -> int:
+def _num_bytes(dtype: torch.dtype, shape: Sequence[int]) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
 def write_at(file: BinaryIO, position: int, content: Tensor | bytes) -> None:
-    """Write bytes, or the numbers of a flat tensor, at a place of an unbuffered file."""
-    rest = (
-        memoryview(content)
-        if isinstance(content, bytes)
-        else content.cpu().view(torch.uint8).numpy().data
-    )
+    """Write bytes, or the elements of a flat tensor, at a position of an unbuffered file."""
+    if isinstance(content, bytes):
+        rest = memoryview(content)
+    else:
+        rest = content.cpu().view(torch.uint8).numpy().data
     file.seek(position)
-    while len(rest):  # a system may take less than it is given at once
+    while len(rest):  # the system can write less than it is given
         rest = rest[file.write(rest) :]
 
 
 def parse_size(name: str, size: int | str) -> int:
-    """Bytes, from a whole number of them or from a text such as "2GB" (10^9 each) or "500 MiB" (2^20 each).
+    """Bytes, from their number or from a text such as "2GB" (10^9 each) or "500 MiB" (2^20 each).
 
-    Raises ParameterError, with the argument's name, for anything else.
+    Args:
+        name: of the argument, for the error message.
+        size: the number or text.
+
+    Raises:
+        ParameterError: it is neither.
     """
     if isinstance(size, numbers.Integral) and not isinstance(size, bool) and size > 0:
         return int(size)
-    found = (
-        re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B", size.strip().upper())
-        if isinstance(size, str)
-        else None
-    )
-    count = (
-        int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index(found[2]))
-        if found
-        else 0
-    )
+    match = None
+    if isinstance(size, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B", size.strip().upper())
+    count = 0
+    if match:
+        amount, prefix, binary = match.groups()
+        count = int(float(amount) * (1024 if binary else 1000) ** _PREFIXES.index(prefix))
     if count < 1:
         raise ParameterError(
             f'{name} must be a number of bytes or a text such as "2GB", not {size!r}.'

@@ -49,7 +49,7 @@ def test_without_a_folder_to_keep_them_in_loops_are_compiled_all_the_same():
     exec("def add_one(x): return x + 1", names)  # of no file, so numba finds no folder beside it
     with pytest.raises(RuntimeError, match="no locator"):
         njit(names["add_one"], cache=True)
-    assert cpu_kernels._loop(names["add_one"])(1) == 2
+    assert cpu_kernels.compiled_loop(names["add_one"])(1) == 2
 
 
 @st.composite

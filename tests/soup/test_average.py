@@ -1,4 +1,4 @@
-"""radin/soup/average.py: the average is the average, whatever the precision, the order and the kind of number."""
+"""radin/soup/average.py: the average is exact in any precision, order and dtype."""
 
 from __future__ import annotations
 
@@ -185,7 +185,9 @@ def test_buffers_that_lie_transposed_can_be_saved(tmp_path):
 
 def test_a_saved_soup_is_the_soup_and_says_where_it_came_from(zoo, tmp_path):
     weights = [0.5, 0.25, 0.25, 0]
-    path = save_soup(zoo, weights, tmp_path / "soup.safetensors", {"recipe": "radin", "budget": 4})
+    path = save_soup(
+        zoo, weights, tmp_path / "soup.safetensors", provenance={"recipe": "radin", "budget": 4}
+    )
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["radin"])
         for key, tensor in average(zoo, weights).items():
@@ -216,7 +218,9 @@ def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def test_a_saved_soup_is_what_safetensors_would_write(zoo, tmp_path):
-    path = save_soup(zoo, [0.5, 0.25, 0.25, 0], tmp_path / "soup.safetensors", {"recipe": "radin"})
+    path = save_soup(
+        zoo, [0.5, 0.25, 0.25, 0], tmp_path / "soup.safetensors", provenance={"recipe": "radin"}
+    )
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     save_file(average(zoo, [0.5, 0.25, 0.25, 0]), tmp_path / "theirs.safetensors", metadata)
@@ -242,14 +246,14 @@ def test_several_soups_at_once_are_those_made_one_by_one(zoo, tmp_path):
         assert all(same_bits(soup[key], alone[key]) for key in alone)
     told = [{"recipe": "greedy"}, None, {"accuracy": 81.25}]
     paths = save_soups(
-        zoo, torch.tensor(ROWS), [tmp_path / f"{m}.safetensors" for m in range(3)], told
+        zoo, torch.tensor(ROWS), [tmp_path / f"{m}.safetensors" for m in range(3)], provenances=told
     )
     for row, path, about in zip(ROWS, paths, told, strict=True):
-        alone = save_soup(zoo, row, tmp_path / "alone.safetensors", about)
+        alone = save_soup(zoo, row, tmp_path / "alone.safetensors", provenance=about)
         assert path.read_bytes() == alone.read_bytes()
 
 
-def test_soups_at_once_may_differ_in_their_kind_of_number(tmp_path):
+def test_soups_at_once_may_differ_in_their_dtype(tmp_path):
     states = [
         {"w": torch.ones(3, dtype=kind), "b": torch.ones(2)}
         for kind in (torch.float16, torch.float32)
@@ -285,7 +289,7 @@ def test_soups_at_once_are_refused_before_any_work(zoo, tmp_path, rows, names, t
         for name in names
     ]
     with pytest.raises(ParameterError, match=said):
-        save_soups(zoo, rows, paths, told)
+        save_soups(zoo, rows, paths, provenances=told)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -313,7 +317,9 @@ def shards_of(index: Path) -> dict[str, list[str]]:
 def test_a_large_soup_becomes_shards_with_an_index(wide_zoo, tmp_path):
     weights = [0.5, 0.25, 0.25]
     soup, about = average(wide_zoo, weights), {"recipe": "radin"}
-    index = save_soup(wide_zoo, weights, tmp_path / "soup.safetensors", about, max_shard_size=200)
+    index = save_soup(
+        wide_zoo, weights, tmp_path / "soup.safetensors", provenance=about, max_shard_size=200
+    )
     assert index == tmp_path / "soup.safetensors.index.json"
     shards = shards_of(index)
     count = len(shards)
@@ -384,7 +390,7 @@ def test_a_given_state_can_be_sharded(wide_zoo, tmp_path):
 def test_a_soup_can_take_the_place_of_its_ingredient(tmp_path, monkeypatch):
     """Also where the ingredients are read from their files while the soup is written."""
     for large in (0, 1 << 40):
-        monkeypatch.setattr("radin.soup.blockwise.LARGE", large)
+        monkeypatch.setattr("radin.soup.blockwise.MIN_BYTES_TO_READ_FILES", large)
         zoo = open_states(tmp_path / str(large), state(0), state(1))
         soup = average(zoo, [0.5, 0.5])
         save_soup(zoo, [0.5, 0.5], zoo.paths[0])
@@ -405,7 +411,9 @@ zoo = Zoo.open(save_states(out.parent / "zoo", *states), progress=False)
 resource.setrlimit(resource.RLIMIT_FSIZE, (36_300, 36_300))
 for write in (
     lambda: save_soup(zoo, [0.5, 0.5], out / "soup.safetensors"),
-    lambda: save_soup(zoo, [0.5, 0.5], out / "soup.safetensors", max_shard_size="39KB"),  # with its head it is larger
+    lambda: save_soup(
+        zoo, [0.5, 0.5], out / "soup.safetensors", max_shard_size="39KB"
+    ),  # without the header
     lambda: save_soups(zoo, [[0.5, 0.5], [1, 0]], [out / "a.safetensors", out / "b.safetensors"]),
 ):
     for reserved in (True, False):
@@ -427,13 +435,13 @@ for write in (
 )
 def test_a_disk_that_really_refuses_a_soup(tmp_path):
     said = finish(run_python("import os\n" + LIMITED, tmp_path)).splitlines()
-    place = tmp_path / "out"
+    out = tmp_path / "out"
     assert [
         line.split(": could not be written (File too large); free some space")[0] for line in said
     ] == [
-        *[str(place / "soup.safetensors")] * 2,
-        *[f"{place / 'soup-00001-of-00002.safetensors'} and 2 more"] * 2,
-        *[f"{place / 'a.safetensors'} and 1 more"] * 2,
+        *[str(out / "soup.safetensors")] * 2,
+        *[f"{out / 'soup-00001-of-00002.safetensors'} and 2 more"] * 2,
+        *[f"{out / 'a.safetensors'} and 1 more"] * 2,
     ]
 
 
@@ -478,8 +486,9 @@ from radin.checkpoints.checkpoint import open_checkpoint
 from radin.soup import blockwise, save
 from radin.soup.save import save_soups
 
-folder, blockwise.PIECE = Path(sys.argv[1]), blockwise.BLOCK
-states = [{name: torch.rand(2 * blockwise.BLOCK + 5) for name in "abcd"} for _ in range(3)]
+folder = Path(sys.argv[1])
+blockwise.PIECE_ELEMENTS = blockwise.BLOCK_ELEMENTS
+states = [{name: torch.rand(2 * blockwise.BLOCK_ELEMENTS + 5) for name in "abcd"} for _ in range(3)]
 zoo = Zoo.open(save_states(folder / "zoo", *states), progress=False)
 old, new = [1, 0, 0], [0.25, 0.5, 0.25]
 one, other = (average(zoo, weights) for weights in (old, new))
@@ -495,9 +504,10 @@ def step(name):
         return real[name](*arguments, **options)
     return stepped
 
-for place, name in ((save, "write_at"), (os, "fsync"), (os, "replace"), (os, "unlink"), (files, "lock")):
-    real[name] = getattr(place, name)
-    setattr(place, name, step(name))
+steps_of = ((save, "write_at"), (os, "fsync"), (os, "replace"), (os, "unlink"), (files, "lock"))
+for module, name in steps_of:
+    real[name] = getattr(module, name)
+    setattr(module, name, step(name))
 
 def write(kind, out, weights):
     if kind == "file":
@@ -505,7 +515,8 @@ def write(kind, out, weights):
     elif kind == "shards":
         save_soup(zoo, weights, out / "soup.safetensors", max_shard_size="600KB")
     else:
-        save_soups(zoo, [weights, weights[::-1]], [out / "soup.safetensors", out / "second.safetensors"])
+        paths = [out / "soup.safetensors", out / "second.safetensors"]
+        save_soups(zoo, [weights, weights[::-1]], paths)
 
 def content(out):
     return {name: (out / name).read_bytes() for name in files_below(out)}
@@ -529,7 +540,10 @@ for kind in ("file", "shards", "several"):
         shown = out / ("soup.safetensors.index.json" if kind == "shards" else "soup.safetensors")
         if shown.exists():  # an index is gone while its shards are replaced
             found = open_checkpoint(shown)
-            assert any(all(torch.equal(found[key], each[key]) for key in found) for each in (one, other)), moment
+            same = [
+                all(torch.equal(found[key], each[key]) for key in found) for each in (one, other)
+            ]
+            assert any(same), moment
         else:
             assert kind == "shards"
     write(kind, out, new)

@@ -1,4 +1,4 @@
-"""radin/soup/blockwise.py: the bits of an average depend on its ingredients and its weights, on nothing else."""
+"""radin/soup/blockwise.py: the bits of an average depend on ingredients and weights only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helpers import finish, run_python, save
 from radin.checkpoints.checkpoint import open_checkpoint
 from radin.errors import CheckpointError
 from radin.soup import blockwise
-from radin.soup.blockwise import BLOCK, average, gather, mix_blocks, shares
+from radin.soup.blockwise import BLOCK_ELEMENTS, gather, mix_blocks, to_shares, weighted_sum
 
 N = 6
 
@@ -31,24 +31,24 @@ def threads(request) -> Iterator[int]:
 
 
 def states(
-    num_models: int = N, kinds: tuple[torch.dtype, ...] = (torch.float32,)
+    num_models: int = N, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
 ) -> list[dict[str, Tensor]]:
-    """Tensors that end in the middle of a block, in several kinds of number, orders and sizes."""
+    """Tensors that end in the middle of a block, in several dtypes of number, orders and sizes."""
     rng = torch.Generator().manual_seed(0)
 
-    def some(k: int, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng).to(kinds[k % len(kinds)])
+    def random(k: int, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng).to(dtypes[k % len(dtypes)])
 
     return [
         {
-            "long": some(k, 2 * BLOCK + 7),
-            "wide": some(k, 3, BLOCK // 2 + 1),
-            "turned": some(k, BLOCK, 2).t(),
-            "short": some(k, 5),
-            "single": some(k),
-            "empty": some(k, 0, 3),
+            "long": random(k, 2 * BLOCK_ELEMENTS + 7),
+            "wide": random(k, 3, BLOCK_ELEMENTS // 2 + 1),
+            "turned": random(k, BLOCK_ELEMENTS, 2).t(),
+            "short": random(k, 5),
+            "single": random(k),
+            "empty": random(k, 0, 3),
             "count": torch.tensor(10 * k),
-            "ids": torch.arange(BLOCK + 3) + k,
+            "ids": torch.arange(BLOCK_ELEMENTS + 3) + k,
             "mask": torch.arange(9) % (k + 2) == 0,
         }
         for k in range(num_models)
@@ -58,28 +58,28 @@ def states(
 def mixed(
     sources: list[Mapping[str, Tensor]], rows: Tensor, keys: list[str] | None = None
 ) -> list[dict[str, Tensor]]:
-    """What `mix_blocks` puts, set together; no number twice and none forgotten."""
+    """The blocks of `mix_blocks` joined: each element is written exactly once."""
     keys = keys or list(sources[0])
     found: dict[tuple[int, str], dict[int, Tensor]] = {
         (m, key): {} for m in range(len(rows)) for key in keys
     }
     lock = threading.Lock()
 
-    def put(number: int, key: str, start: int, block: Tensor) -> None:
+    def write_block(row: int, key: str, start: int, block: Tensor) -> None:
         with lock:
-            assert start not in found[number, key]
-            found[number, key][start] = block.clone()
+            assert start not in found[row, key]
+            found[row, key][start] = block.clone()
 
-    with gather(sources, shares(rows), keys) as gathered:
-        counted = sum(mix_blocks(gathered, shares(rows), put))
+    with gather(sources, to_shares(rows), keys) as gathered:
+        counted = sum(mix_blocks(gathered, to_shares(rows), write_block))
     whole: list[dict[str, Tensor]] = [{} for _ in rows]
-    for (number, key), pieces in found.items():
+    for (row, key), pieces in found.items():
         end = 0
         for start, block in sorted(pieces.items()):
             assert start == end
             end += len(block)
         assert end == sources[0][key].numel()
-        whole[number][key] = (
+        whole[row][key] = (
             torch.cat([pieces[start] for start in sorted(pieces)]) if pieces else torch.empty(0)
         )
     assert counted == sum(sources[0][key].numel() for key in keys)
@@ -107,9 +107,9 @@ ROWS = torch.tensor(
 )
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_the_bits_are_those_of_one_sum_after_another(kind, threads):
-    sources = states(kinds=(kind,))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_the_bits_are_those_of_one_sum_after_another(dtype, threads):
+    sources = states(dtypes=(dtype,))
     for p, soup in zip(ROWS, mixed(sources, ROWS), strict=True):
         for key in ("long", "wide", "turned", "short", "single"):
             assert same_bits(soup[key], reference([source[key] for source in sources], p)), key
@@ -121,27 +121,27 @@ def test_the_bits_are_those_of_one_sum_after_another(kind, threads):
 @settings(max_examples=30, deadline=None)
 def test_compiled_and_plain_sums_have_the_same_bits(data):
     num_models = data.draw(st.integers(1, 10))
-    size = data.draw(st.integers(BLOCK, 3 * BLOCK))
-    kind = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    size = data.draw(st.integers(BLOCK_ELEMENTS, 3 * BLOCK_ELEMENTS))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     tensors = [
-        torch.randn(size, generator=rng, dtype=kind) * 10.0 ** (k - 5) for k in range(num_models)
+        torch.randn(size, generator=rng, dtype=dtype) * 10.0 ** (k - 5) for k in range(num_models)
     ]
     rows = [
         [(k, data.draw(st.floats(1e-3, 1))) for k in data.draw(st.permutations(range(num_models)))]
         for _ in range(data.draw(st.integers(1, 3)))
     ]
-    from radin.soup.cpu_kernel import averages
+    from radin.soup.cpu_kernel import weighted_sums
 
-    for row, compiled in zip(rows, averages(tensors, rows), strict=True):
-        assert same_bits(compiled, average([(tensors[k], p) for k, p in row], kind))
+    for row, compiled in zip(rows, weighted_sums(tensors, rows), strict=True):
+        assert same_bits(compiled, weighted_sum([(tensors[k], p) for k, p in row], dtype))
 
 
 def test_extreme_numbers_pass_through_the_compiled_sum():
     values = torch.tensor(
         [0.0, -0.0, torch.inf, -torch.inf, torch.finfo().max, torch.finfo().tiny, 1e-45]
     )
-    tensor = values.repeat(BLOCK)
+    tensor = values.repeat(BLOCK_ELEMENTS)
     soup = mixed([{"w": tensor}, {"w": tensor}], torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
     assert all(same_bits(each["w"], tensor) for each in soup)
     broken = mixed(
@@ -152,12 +152,12 @@ def test_extreme_numbers_pass_through_the_compiled_sum():
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize(
-    "kinds", [(torch.float32,), (torch.bfloat16,), (torch.float16, torch.float64, torch.float32)]
+    "dtypes", [(torch.float32,), (torch.bfloat16,), (torch.float16, torch.float64, torch.float32)]
 )
 def test_files_that_are_read_give_the_bits_of_those_that_are_mapped(
-    tmp_path, monkeypatch, threads, suffix, kinds
+    tmp_path, monkeypatch, threads, suffix, dtypes
 ):
-    tensors = states(kinds=kinds)
+    tensors = states(dtypes=dtypes)
     if suffix == ".safetensors":  # it keeps tensors in their own order only
         tensors = [{key: tensor.contiguous() for key, tensor in each.items()} for each in tensors]
     sources = [
@@ -166,20 +166,20 @@ def test_files_that_are_read_give_the_bits_of_those_that_are_mapped(
     from_memory = mixed(tensors, ROWS)
     asked = []
     for large, cached, piece in (
-        (1 << 40, 1, BLOCK),
-        (0, 1, BLOCK),
-        (0, 1 << 30, 3 * BLOCK),
+        (1 << 40, 1, BLOCK_ELEMENTS),
+        (0, 1, BLOCK_ELEMENTS),
+        (0, 1 << 30, 3 * BLOCK_ELEMENTS),
         (0, 1 << 30, 1 << 20),
     ):
-        monkeypatch.setattr(blockwise, "LARGE", large)
-        monkeypatch.setattr(blockwise, "CACHED", cached)
-        monkeypatch.setattr(blockwise, "PIECE", piece)
-        with gather(sources, shares(ROWS), list(tensors[0])) as gathered:
+        monkeypatch.setattr(blockwise, "MIN_BYTES_TO_READ_FILES", large)
+        monkeypatch.setattr(blockwise, "CACHE_BYTES", cached)
+        monkeypatch.setattr(blockwise, "PIECE_ELEMENTS", piece)
+        with gather(sources, to_shares(ROWS), list(tensors[0])) as gathered:
             asked.append(
                 {
-                    part.place is not None
-                    for parts in gathered.parts.values()
-                    for part in parts.values()
+                    source.region is not None
+                    for of_key in gathered.by_key.values()
+                    for source in of_key.values()
                 }
             )
         for soup, expected in zip(mixed(sources, ROWS), from_memory, strict=True):
@@ -190,7 +190,7 @@ def test_files_that_are_read_give_the_bits_of_those_that_are_mapped(
 
 
 def test_several_rows_at_once_are_what_each_gives_alone(threads):
-    sources = states(kinds=(torch.float32, torch.float16))
+    sources = states(dtypes=(torch.float32, torch.float16))
     together = mixed(sources, ROWS)
     for p, soup in zip(ROWS, together, strict=True):
         alone = mixed(sources, p.unsqueeze(0))[0]
@@ -212,7 +212,7 @@ class Forbidden(Mapping):
 
 @pytest.mark.parametrize("large", [0, 1 << 40])
 def test_an_ingredient_of_weight_zero_is_not_touched(monkeypatch, large):
-    monkeypatch.setattr(blockwise, "LARGE", large)
+    monkeypatch.setattr(blockwise, "MIN_BYTES_TO_READ_FILES", large)
     sources = [states(1)[0], Forbidden(), states(2)[1]]
     rows = torch.tensor([[1.0, 0, 0], [0.5, 0, 0.5]])
     soup = mixed(sources, rows, list(sources[0]))
@@ -222,28 +222,30 @@ def test_an_ingredient_of_weight_zero_is_not_touched(monkeypatch, large):
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, CheckpointError])
 def test_a_failure_ends_the_work(monkeypatch, threads, failure):
     """It reaches the caller, and pieces that were not begun are left alone."""
-    monkeypatch.setattr(blockwise, "PIECE", BLOCK)
-    sources = [{"w": torch.zeros(200 * BLOCK)}]
+    monkeypatch.setattr(blockwise, "PIECE_ELEMENTS", BLOCK_ELEMENTS)
+    sources = [{"w": torch.zeros(200 * BLOCK_ELEMENTS)}]
     calls = []
 
-    def put(*_: object) -> None:
+    def write_block(*_: object) -> None:
         calls.append(1)
         raise failure("on purpose")
 
     with (
-        gather(sources, shares(torch.ones(1, 1)), ["w"]) as gathered,
+        gather(sources, to_shares(torch.ones(1, 1)), ["w"]) as gathered,
         pytest.raises(failure, match="on purpose"),
     ):
-        for _ in mix_blocks(gathered, shares(torch.ones(1, 1)), put):
+        for _ in mix_blocks(gathered, to_shares(torch.ones(1, 1)), write_block):
             pass
     assert len(calls) < 100
     assert not [thread for thread in threading.enumerate() if "radin-averaging" in thread.name]
 
 
 def test_a_caller_who_leaves_ends_the_work(monkeypatch, threads):
-    monkeypatch.setattr(blockwise, "PIECE", BLOCK)
-    with gather([{"w": torch.zeros(50 * BLOCK)}], shares(torch.ones(1, 1)), ["w"]) as gathered:
-        for _ in mix_blocks(gathered, shares(torch.ones(1, 1)), lambda *_: None):
+    monkeypatch.setattr(blockwise, "PIECE_ELEMENTS", BLOCK_ELEMENTS)
+    with gather(
+        [{"w": torch.zeros(50 * BLOCK_ELEMENTS)}], to_shares(torch.ones(1, 1)), ["w"]
+    ) as gathered:
+        for _ in mix_blocks(gathered, to_shares(torch.ones(1, 1)), lambda *_: None):
             break
     assert not [thread for thread in threading.enumerate() if "radin-averaging" in thread.name]
 
@@ -257,11 +259,12 @@ from radin.checkpoints.checkpoint import open_checkpoint
 
 folder, suffix, size = Path(sys.argv[1]), sys.argv[2], 8 << 20
 paths = [
-    save({f"w{i}": torch.full((size // 8,), k + i / 8) for i in range(8)}, folder / f"{k}{suffix}") for k in range(8)
+    save({f"w{i}": torch.full((size // 8,), k + i / 8) for i in range(8)}, folder / f"{k}{suffix}")
+    for k in range(8)
 ]
 zoo = Zoo(paths, [open_checkpoint(path) for path in paths], ["0"] * 8)
 small = Zoo(paths[:1], [open_checkpoint(paths[0])], ["0"])
-save_soup(small, [1], folder / "first.safetensors")  # what is loaded and compiled once is no part of it
+save_soup(small, [1], folder / "first.safetensors")  # loads and compiles what is needed once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 save_soup(zoo, [1 / 8] * 8, folder / "soup.safetensors")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (4 * size))

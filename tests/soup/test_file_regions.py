@@ -1,4 +1,4 @@
-"""radin/soup/file_regions.py: a tensor is read from its file only where the file holds what the tensor does."""
+"""radin/soup/file_regions.py: a tensor is read from its file only if the file has its content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from helpers import save
 from radin.errors import CheckpointError
-from radin.soup.file_regions import Place, Places
+from radin.soup.file_regions import FileRegion, FileRegions
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells what is mapped where"
@@ -36,9 +36,9 @@ def mapped(path: Path) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in tensors}
 
 
-def content(place: Place, start: int, size: int) -> bytes:
+def content(region: FileRegion, start: int, size: int) -> bytes:
     target = np.zeros(size, np.uint8)
-    place.read(start, target)
+    region.read(start, target)
     return target.tobytes()
 
 
@@ -58,21 +58,21 @@ def resident(tensor: Tensor) -> int:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_the_file_holds_what_the_tensor_does(tmp_path, suffix):
     tensors = mapped(tmp_path / f"a b{suffix}")
-    with Places() as places:
+    with FileRegions() as regions:
         for tensor in tensors.values():
-            place = places.find(tensor)
-            assert place.path == str(tmp_path / f"a b{suffix}")
+            region = regions.find(tensor)
+            assert region.path == str(tmp_path / f"a b{suffix}")
             bytes_of = tensor.numpy().tobytes()
-            assert content(place, 0, len(bytes_of)) == bytes_of
-            assert content(place, len(bytes_of) // 2, 1) == bytes_of[len(bytes_of) // 2 :][:1]
-        inner = places.find(tensors["a"][1000:2000])
+            assert content(region, 0, len(bytes_of)) == bytes_of
+            assert content(region, len(bytes_of) // 2, 1) == bytes_of[len(bytes_of) // 2 :][:1]
+        inner = regions.find(tensors["a"][1000:2000])
         assert content(inner, 0, 4) == tensors["a"][1000].numpy().tobytes()
-        assert places.find(tensors["a"].view(1000, 300).t()) is None
+        assert regions.find(tensors["a"].view(1000, 300).t()) is None
 
 
-def test_memory_has_no_place(tmp_path):
+def test_memory_has_no_region(tmp_path):
     tensors = mapped(tmp_path / "a.pt")
-    with Places() as places:
+    with FileRegions() as regions:
         for tensor in (
             torch.arange(float(SIZE)),
             torch.empty(SIZE),
@@ -80,18 +80,18 @@ def test_memory_has_no_place(tmp_path):
             *(t + 1 for t in tensors.values()),
         ):
             before = tensor.clone()
-            assert places.find(tensor) is None
-            places.release(tensor)
+            assert regions.find(tensor) is None
+            regions.release(tensor)
             assert torch.equal(tensor.nan_to_num(), before.nan_to_num())
 
 
-def test_a_mapping_that_was_written_into_has_no_place(tmp_path):
+def test_a_mapping_that_was_written_into_has_no_region(tmp_path):
     """What a program writes into a mapped tensor is its own, and the file does not have it."""
     tensors = mapped(tmp_path / "a.pt")
     tensors["a"][5] = -1
-    with Places() as places:
-        assert all(places.find(tensor) is None for tensor in tensors.values())
-        places.release(tensors["a"])
+    with FileRegions() as regions:
+        assert all(regions.find(tensor) is None for tensor in tensors.values())
+        regions.release(tensors["a"])
     assert tensors["a"][5] == -1
     assert torch.load(tmp_path / "a.pt", weights_only=True)["a"][5] == 5
 
@@ -105,21 +105,21 @@ def test_a_file_that_has_lost_its_name_is_not_read(tmp_path, change):
         os.replace(tmp_path / "b.pt", tmp_path / "a.pt")
     elif change == "gone":
         (tmp_path / "a.pt").unlink()
-    with Places() as places:
-        if change == "moved":  # when its place is asked for, another file is there
+    with FileRegions() as regions:
+        if change == "moved":  # when its region is asked for, another file is there
             os.replace(tmp_path / "a.pt", tmp_path / "b.pt")
             save({"a": torch.zeros(SIZE)}, tmp_path / "a.pt")
-        assert places.find(tensors["a"]) is None
+        assert regions.find(tensors["a"]) is None
     assert torch.equal(tensors["a"], before)
 
 
 def test_a_file_that_becomes_shorter_is_named(tmp_path):
     tensors = mapped(tmp_path / "a.pt")
-    with Places() as places:
-        place = places.find(tensors["a"])
+    with FileRegions() as regions:
+        region = regions.find(tensors["a"])
         os.truncate(tmp_path / "a.pt", 100_000)
         with pytest.raises(CheckpointError, match=r"a\.pt: has become shorter while it was read"):
-            content(place, 0, 4 * SIZE)
+            content(region, 0, 4 * SIZE)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -127,11 +127,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     tensors = mapped(tmp_path / "a.pt")
-    with Places() as places:
-        place = places.find(tensors["a"])
+    with FileRegions() as regions:
+        region = regions.find(tensors["a"])
         monkeypatch.setattr("os.preadv", broken)
         with pytest.raises(CheckpointError, match=r"a\.pt: cannot be read \(Input/output error\)"):
-            content(place, 0, 4)
+            content(region, 0, 4)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -139,8 +139,8 @@ def test_memory_is_let_go_of_and_comes_back(tmp_path, suffix):
     tensors = mapped(tmp_path / f"a{suffix}")
     total = tensors["a"].sum()
     assert resident(tensors["a"]) >= 4 * SIZE
-    with Places() as places:
-        places.release(tensors["c"])  # and all that is mapped with it
+    with FileRegions() as regions:
+        regions.release(tensors["c"])  # and all that is mapped with it
     assert resident(tensors["a"]) == 0
     assert tensors["a"].sum() == total
 
@@ -148,9 +148,9 @@ def test_memory_is_let_go_of_and_comes_back(tmp_path, suffix):
 def test_files_are_closed(tmp_path):
     tensors = mapped(tmp_path / "a.pt")
     before = os.listdir("/proc/self/fd")
-    with Places() as places:
-        assert {places.find(tensor).descriptor for tensor in tensors.values()} == {
-            places.find(tensors["a"]).descriptor
+    with FileRegions() as regions:
+        assert {regions.find(tensor).descriptor for tensor in tensors.values()} == {
+            regions.find(tensors["a"]).descriptor
         }
         assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     assert os.listdir("/proc/self/fd") == before
@@ -163,7 +163,7 @@ def test_systems_that_do_not_tell(tmp_path, monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", refuse)
-    places = Places()
+    regions = FileRegions()
     monkeypatch.undo()
-    assert places.find(tensors["a"]) is None
-    places.release(tensors["a"])
+    assert regions.find(tensors["a"]) is None
+    regions.release(tensors["a"])

@@ -1,4 +1,4 @@
-"""radin/soup/shards.py: files planned before a number is known are those that safetensors and Hugging Face write."""
+"""radin/soup/shards.py: the files are those that safetensors and Hugging Face write."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ from radin import average, save_soup
 from radin.checkpoints.checkpoint import open_checkpoint
 from radin.checkpoints.formats import read_index
 from radin.errors import ParameterError
-from radin.soup.shards import FilePlan, Layout, parse_size, plan, plan_file, write_at
+from radin.soup.shards import (
+    FileLayout,
+    TensorSpecs,
+    checkpoint_layout,
+    file_layout,
+    parse_size,
+    write_at,
+)
 
-KINDS = [
+DTYPES = [
     torch.float64,
     torch.float32,
     torch.float16,
@@ -33,59 +40,61 @@ KINDS = [
 ]
 
 
-def layout_of(tensors: dict[str, Tensor]) -> Layout:
+def specs_of(tensors: dict[str, Tensor]) -> TensorSpecs:
     return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def write(planned: FilePlan, tensors: dict[str, Tensor]) -> None:
-    with open(planned.path, "wb", buffering=0) as file:
-        for name, start in reversed(planned.starts.items()):  # any order will do
+def write(layout: FileLayout, tensors: dict[str, Tensor]) -> None:
+    with open(layout.path, "wb", buffering=0) as file:
+        for name, start in reversed(layout.starts.items()):  # the order does not matter
             write_at(file, start, tensors[name].reshape(-1))
-        write_at(file, 0, planned.head)
-    assert planned.path.stat().st_size == planned.size
+        write_at(file, 0, layout.header)
+    assert layout.path.stat().st_size == layout.num_bytes
 
 
 @given(st.data())
 @settings(max_examples=60)
-def test_planned_files_are_those_of_safetensors(tmp_path_factory, data):
-    """Byte for byte: any mixture of kinds and shapes, empty tensors and single numbers among them."""
-    folder = tmp_path_factory.mktemp("planned")
+def test_files_are_those_of_safetensors(tmp_path_factory, data):
+    """Byte for byte, for any dtypes and shapes, with empty tensors and scalars."""
+    folder = tmp_path_factory.mktemp("files")
     names = data.draw(
         st.lists(st.text("ab.é_", min_size=1, max_size=6), unique=True, min_size=1, max_size=6)
     )
     shapes = st.lists(st.integers(0, 3), max_size=3)
     tensors = {
-        name: torch.arange(math.prod(shape)).reshape(shape).to(kind)
+        name: torch.arange(math.prod(shape)).reshape(shape).to(dtype)
         for name in names
-        for shape, kind in [(data.draw(shapes), data.draw(st.sampled_from([*KINDS, torch.bool])))]
+        for shape, dtype in [(data.draw(shapes), data.draw(st.sampled_from([*DTYPES, torch.bool])))]
     }
     metadata = data.draw(st.sampled_from([{}, {"radin": '{"a": "\u00e9", "b": 1}'}]))
     save_file(tensors, folder / "theirs.safetensors", metadata=metadata or None)
-    write(plan_file(folder / "ours.safetensors", layout_of(tensors), metadata), tensors)
+    write(file_layout(folder / "ours.safetensors", specs_of(tensors), metadata), tensors)
     assert (folder / "ours.safetensors").read_bytes() == (
         folder / "theirs.safetensors"
     ).read_bytes()
 
 
-def test_kinds_of_number_without_a_name_are_refused():
+def test_dtypes_without_a_name_are_refused():
     with pytest.raises(ParameterError, match="w: torch.complex128 has no name in safetensors"):
-        plan_file(Path("a.safetensors"), {"w": (torch.complex128, (1,))}, {})
+        file_layout(Path("a.safetensors"), {"w": (torch.complex128, (1,))}, {})
 
 
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), most=st.integers(1, 30))
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), max_bytes=st.integers(1, 30))
 @settings(max_examples=40, deadline=None)
-def test_shards_are_those_of_hugging_face(tmp_path_factory, sizes, most):
+def test_shards_are_those_of_hugging_face(tmp_path_factory, sizes, max_bytes):
     """Names, contents and index, for tensors larger than a shard, too."""
     ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
     tensors = {f"w{i}": torch.arange(float(size)) + i for i, size in enumerate(sizes)}
     save_torch_state_dict(
-        tensors, theirs, filename_pattern="soup{suffix}.safetensors", max_shard_size=most
+        tensors, theirs, filename_pattern="soup{suffix}.safetensors", max_shard_size=max_bytes
     )
-    planned = plan(ours / "soup.safetensors", layout_of(tensors), {"format": "pt"}, most)
-    for file in planned.files:
+    layout = checkpoint_layout(
+        ours / "soup.safetensors", specs_of(tensors), {"format": "pt"}, max_shard_size=max_bytes
+    )
+    for file in layout.files:
         write(file, tensors)
-    if planned.contents:
-        planned.path.write_bytes(planned.contents)
+    if layout.index:
+        layout.path.write_bytes(layout.index)
     assert sorted(path.name for path in ours.iterdir()) == sorted(
         path.name for path in theirs.iterdir()
     )
@@ -94,39 +103,40 @@ def test_shards_are_those_of_hugging_face(tmp_path_factory, sizes, most):
             assert json.loads(path.read_text()) == json.loads((theirs / path.name).read_text())
         else:
             assert path.read_bytes() == (theirs / path.name).read_bytes()
-    for key, tensor in open_checkpoint(planned.path).items():
+    for key, tensor in open_checkpoint(layout.path).items():
         assert torch.equal(tensor, tensors[key])
-    for file in planned.files:
+    for file in layout.files:
         for key, tensor in load_state_dict_from_file(file.path).items():
             assert torch.equal(tensor, tensors[key])
 
 
 def test_a_file_that_is_large_enough_needs_no_index():
-    layout = {"a": (torch.float32, (2,)), "b": (torch.float32, (3,))}
-    for most in (None, 20, 1 << 40):
-        planned = plan(Path("x/soup.safetensors"), layout, {}, most)
-        assert planned.path == Path("x/soup.safetensors")
-        assert [file.path for file in planned.files] == [planned.path]
-        assert planned.contents == b""
-        assert planned.stale() == []
-    assert len(plan(Path("x/soup.safetensors"), layout, {}, 19).files) == 2
+    specs = {"a": (torch.float32, (2,)), "b": (torch.float32, (3,))}
+    path = Path("x/soup.safetensors")
+    for max_bytes in (None, 20, 1 << 40):
+        layout = checkpoint_layout(path, specs, {}, max_shard_size=max_bytes)
+        assert layout.path == Path("x/soup.safetensors")
+        assert [file.path for file in layout.files] == [layout.path]
+        assert layout.index == b""
+        assert layout.stale() == []
+    assert len(checkpoint_layout(path, specs, {}, max_shard_size=19).files) == 2
 
 
 def test_what_an_index_of_the_same_name_had_is_stale(tmp_path):
-    layout = dict.fromkeys("abcd", (torch.float32, (1,)))
+    specs = dict.fromkeys("abcd", (torch.float32, (1,)))
     index = tmp_path / "soup.safetensors.index.json"
-    planned = plan(tmp_path / "soup.safetensors", layout, {}, 8)
-    assert planned.path == index
-    assert planned.stale() == []
+    layout = checkpoint_layout(tmp_path / "soup.safetensors", specs, {}, max_shard_size=8)
+    assert layout.path == index
+    assert layout.stale() == []
     old = {"a": "soup-00001-of-00002.safetensors", "b": "soup-00001-of-00004.safetensors"}
     index.write_text(json.dumps({"weight_map": old}))
-    assert planned.stale() == [index, tmp_path / "soup-00001-of-00004.safetensors"]
+    assert layout.stale() == [index, tmp_path / "soup-00001-of-00004.safetensors"]
     for hostile in (
         "../precious.safetensors",
         "/precious.safetensors",
     ):  # an index names no file outside its folder
         index.write_text(json.dumps({"weight_map": {"a": hostile}}))
-        assert planned.stale() == [index]
+        assert layout.stale() == [index]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +167,7 @@ def test_what_is_no_size_is_refused(wrong):
 
 
 def test_one_name_never_holds_two_soups(tmp_path):
-    """Shards over one file, and one file over shards: the other form goes, and other people's files stay."""
+    """Shards replace one file, one file replaces shards, and other files stay."""
     zoo, path = tiny_zoo(tmp_path / "zoo", 2), tmp_path / "soup.safetensors"
     (tmp_path / "other.safetensors").write_bytes(b"another's")
     single = {"soup.safetensors", "other.safetensors"}
