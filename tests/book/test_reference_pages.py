@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import architecture
 import radin
 
 
@@ -17,18 +20,96 @@ def test_every_public_name_is_on_the_api_page(root):
     assert not missing
 
 
+def modules(root: Path) -> set[str]:
+    """The dotted name of every module and room below `radin`."""
+    names = set()
+    for path in (root / "radin").rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        names.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names - {"radin"}
+
+
 def test_every_module_is_on_the_api_page(root):
     page = (root / "book" / "api.md").read_text("utf-8")
-    modules = {path.stem for path in (root / "radin").glob("*.py")} - {"__init__", "files", "cli"}
-    exported = {
-        vars(radin)[name].__module__
-        for name in radin.__all__
-        if hasattr(vars(radin)[name], "__module__")
+    found = modules(root)
+    assert len(found) > 70
+    missing = {name for name in found if not re.search(rf"\b{re.escape(name)}\b", page)}
+    assert missing == set()
+
+
+WALK = re.compile(r"^## A .*?(?=^## |\Z)", re.M | re.S)
+STEP = re.compile(r"^\d+\. .*(?:\n {4}.*)*", re.M)
+FILE = re.compile(r"`((?:radin|book|notebooks|tests)/[\w/.]+\.\w+)`")
+FUNCTION = re.compile(r"`([A-Za-z_][\w.]*)`")
+
+
+def steps(root: Path) -> list[str]:
+    page = (root / "book" / "architecture.md").read_text("utf-8")
+    walks = WALK.findall(page)
+    assert len(walks) == 3
+    return [step for walk in walks for step in STEP.findall(walk)]
+
+
+def defined(path: Path) -> set[str]:
+    """The functions, classes and methods of a file; of a notebook the words of its cells."""
+    text = path.read_text("utf-8")
+    if path.suffix != ".py":
+        return set(re.findall(r"\w+", text))
+    names = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{each.name}" for each in node.body if hasattr(each, "name")}
+    return names
+
+
+def test_every_file_and_function_of_the_walks_exists(root):
+    found = steps(root)
+    assert len(found) > 25
+    for step in found:
+        files = FILE.findall(step)
+        assert files, f"this step names no file: {step}"
+        for file in files:
+            assert (root / file).is_file(), file
+            if file.endswith(".md"):
+                continue
+            functions = FUNCTION.findall(re.sub(r"\{term\}`[^`]*`", "", step))
+            assert functions, f"this step names no function: {step}"
+            assert set(functions) <= defined(root / file), (file, functions)
+
+
+def test_the_map_is_drawn_from_the_imports(root, tmp_path):
+    page = tmp_path / "book" / "architecture.md"
+    page.parent.mkdir()
+    page.write_bytes((root / "book" / "architecture.md").read_bytes())
+    architecture.write_architecture(tmp_path, root / "radin")
+    text = page.read_text("utf-8")
+    assert "inference imports" in text
+    assert all(f"**`{architecture.shown(room)}`**" in text for room in architecture.FLOOR)
+    picture = page.parent / architecture.PICTURE
+    first = picture.read_bytes()
+    assert first.startswith(b"<?xml")
+    page.write_bytes((root / "book" / "architecture.md").read_bytes())
+    architecture.write_architecture(tmp_path, root / "radin")
+    assert picture.read_bytes() == first, "the same imports give the same picture"
+
+
+def test_arrows_follow_a_made_up_module(tmp_path):
+    for room, source in {
+        "ranking": "import radin.files",
+        "soup": "from radin.ranking import bank",
+        "theory": "def late():\n    from radin.soup.save import save_soup\n    import radin.files",
+    }.items():
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "module.py").write_text(source)
+    found = architecture.arrows(tmp_path)
+    assert {room: others for room, others in found.items() if others} == {
+        "ranking": {"files"},
+        "soup": {"ranking"},
+        "theory": {"soup", "files"},
     }
-    missing = {name for name in modules if f"radin.{name}" not in page} - {
-        name.split(".")[-1] for name in exported
-    }
-    assert not missing
+    assert architecture.without_detours(found)["theory"] == {"soup"}
 
 
 def test_the_bibliography_holds_what_is_cited_and_nothing_else(root):
