@@ -24,7 +24,7 @@ class LocalServer:
         says_length: whether it sends the header Content-Length.
         shift: added to the first byte of a range.
         delay: seconds before each answer.
-        lie: added to every length that it sends.
+        extra_length: added to every length that it sends.
         tags: by path, the ETag of the file.
         conditions: whether it obeys the header If-Range.
         asked: (path, Range) of each request for content.
@@ -40,7 +40,7 @@ class LocalServer:
     says_length: bool = True
     shift: int = 0
     delay: float = 0.0
-    lie: int = 0
+    extra_length: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     conditions: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
@@ -85,7 +85,7 @@ def serve() -> Iterator[LocalServer]:
                 self.send_error(status or 404)
                 return None
             body = content[start:]
-            sent_length = len(content) + server.lie
+            sent_length = len(content) + server.extra_length
             self.send_response(206 if start else 200)
             if start:
                 first = start + server.shift

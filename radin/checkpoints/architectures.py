@@ -72,7 +72,7 @@ class ClipClassifier(nn.Module):
         return self.classification_head(F.normalize(self.model["visual"](images), dim=-1))
 
 
-# Libraries --------------------------------------------------------------------------------------
+# Libraries ---------------------------------------------------------------------------------------
 
 
 def _open_clip_builder(name: str, num_classes: int) -> Callable[[], nn.Module]:
@@ -132,7 +132,7 @@ def _suggest(name: str, names: Collection[str]) -> str:
     )
 
 
-# Functions of the user's own --------------------------------------------------------------------
+# Functions of the user's own ---------------------------------------------------------------------
 
 
 def _function_builder(

@@ -172,7 +172,7 @@ def _cosine(aa: float, ab: float, bb: float) -> float:
     return ab / (aa**0.5 * bb**0.5) if aa and bb else 1.0
 
 
-# Messages about the zoo -------------------------------------------------------------------------
+# Messages about the zoo --------------------------------------------------------------------------
 
 
 def check_unused(
@@ -250,7 +250,7 @@ def describe_unchanged(paths: Sequence[Path], inspections: Sequence[Inspection],
     return f"distance 0: {list_names(unchanged)} {verb} the initialisation {init} itself"
 
 
-# Architecture -----------------------------------------------------------------------------------
+# Architecture ------------------------------------------------------------------------------------
 
 
 def choose_reference(

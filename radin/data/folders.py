@@ -197,7 +197,7 @@ def _raise_data_error(error: OSError) -> None:
     raise DataError(f"{error.filename}: could not be read ({error.strerror}).") from error
 
 
-# Shares -----------------------------------------------------------------------------------------
+# Shares ------------------------------------------------------------------------------------------
 
 
 def _all_images(images: list[Path], class_name: str) -> list[Path]:

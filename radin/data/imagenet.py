@@ -157,7 +157,7 @@ def check_layouts(parts: Iterable[str], root: str | Path | None = None) -> None:
         raise DataError("\n".join([title, *faults]))
 
 
-# Classes ----------------------------------------------------------------------------------------
+# Classes -----------------------------------------------------------------------------------------
 
 
 @cache
@@ -198,7 +198,7 @@ def _classes(part: str, base: Path) -> tuple[list[str], list[str], Projection | 
     return class_folders, list(all_wnids), None
 
 
-# Layouts ----------------------------------------------------------------------------------------
+# Layouts -----------------------------------------------------------------------------------------
 
 
 def _existing_folders(base: Path, part: str) -> list[Path]:
@@ -291,7 +291,7 @@ def _list_class(folder: Path) -> list[str]:
     return sorted(names)
 
 
-# The held-out 2% --------------------------------------------------------------------------------
+# The held-out 2% ---------------------------------------------------------------------------------
 
 
 def _held_out(

@@ -10,7 +10,7 @@ from radin.errors import DataError
 
 BORDER_PIXELS = 2  # a red line around every image, so that nobody trains on one by mistake
 NUM_CLASSES = 113
-# Labels whose logits are known: a file that is shifted by one line would move them all.
+# The logits of some labels: a file that is shifted by one line would change them.
 _LOGIT_OF_LABEL = {"banana": 954, "teapot": 849, "umbrella": 879}
 
 _FOLDERS = "folder_to_objectnet_label.json"  # folder: object

@@ -1,4 +1,4 @@
-"""radin/checkpoints/architectures.py: networks by name, and the colours that they were trained with."""
+"""radin/checkpoints/architectures.py: networks by name, and the colours of their training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ constant = 3
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A module of the user's own on Python's path."""
+    """Modules of the user's own on Python's path."""
     (tmp_path / "my_own_networks.py").write_text(OWN)
     (tmp_path / "my_broken_networks.py").write_text("import a_library_that_is_not_there\n")
     (tmp_path / "my_unfinished_networks.py").write_text("def build(:\n")
@@ -52,7 +52,10 @@ def own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def clip():
-    """The classifier of the published ingredients, with random weights: 88 million parameters, so built once."""
+    """The classifier of the published ingredients, with random weights.
+
+    It is built once, because it has 88 million parameters.
+    """
     torch.manual_seed(0)
     return builder("open_clip:ViT-B-32-quickgelu", 1000)().eval()
 
@@ -102,7 +105,7 @@ def test_the_clip_classifier_has_the_other_gelu(clip):
 
 
 def test_published_files_fit_once_their_text_leftovers_are_skipped(tmp_path, monkeypatch):
-    """In small: an image tower of one layer in place of the 88 million parameters."""
+    """With an image tower of one layer instead of the 88 million parameters."""
     import open_clip
 
     small = {
@@ -154,11 +157,14 @@ def test_a_function_of_the_users_own(own, name, outputs):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         (
             "",
-            "'' names no model; write open_clip:NAME, timm:NAME, torchvision:NAME or package.module:function.",
+            (
+                "'' names no model; write open_clip:NAME, timm:NAME, torchvision:NAME or "
+                "package.module:function."
+            ),
         ),
         ("resnet50", "'resnet50' names no model"),
         ("timm:", "'timm:' names no model"),
@@ -195,10 +201,10 @@ def test_a_function_of_the_users_own(own, name, outputs):
         ("...:build", "importing ... failed"),
     ],
 )
-def test_what_is_not_there(own, spec, words):
+def test_wrong_specs(own, spec, message):
     with pytest.raises(ParameterError) as refused:
         builder(spec, 3)
-    assert words in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -244,7 +250,7 @@ def test_nothing_is_downloaded(monkeypatch):
     builder("torchvision:squeezenet1_1", 3)()
 
 
-# Colours ----------------------------------------------------------------------------------------
+# Colours -----------------------------------------------------------------------------------------
 
 
 def photos() -> ArraySplit:

@@ -1,4 +1,6 @@
-"""radin/checkpoints/checkpoint.py: nested and prefixed state dicts and moving averages are found, and what was found is said."""
+"""radin/checkpoints/checkpoint.py: nested and prefixed state dicts and moving averages are found
+and noted.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def test_a_nested_state_dict_is_found(tmp_path, entry):
 
 
 @pytest.mark.parametrize("entry", ["ema", "state_dict_ema", "model_ema"])
-def test_an_ema_alone_is_read_and_beside_an_ordinary_one_it_is_said(tmp_path, entry):
+def test_an_ema_alone_is_read_and_beside_an_ordinary_one_it_is_noted(tmp_path, entry):
     alone = save({entry: state(1), "epoch": 1}, tmp_path / "alone.pth")
     both = save({entry: state(1), "state_dict": state(0)}, tmp_path / "both.pth")
     assert same(open_checkpoint(alone), state(1))
@@ -185,7 +187,10 @@ def test_a_prefix_before_the_keys_of_the_model_only(tmp_path):
     assert same(zoo[1], state(1))
     assert [note.removeprefix(f"{paths[0]} and 1 more: ") for note in zoo.notes] == [
         "read without the prefix 'model.'",
-        "skipped 2 keys that the model does not have, the same in every file: loss.weight, n_averaged",
+        (
+            "skipped 2 keys that the model does not have, the same in every file: "
+            "loss.weight, n_averaged"
+        ),
     ]
 
 
@@ -210,7 +215,7 @@ def test_as_they_stand_or_with_most_of_them(tmp_path):
     bare = save(state(0) | prefixed("teacher.", state(1)), tmp_path / "bare.pt")
     with pytest.raises(
         CheckpointError, match=r"extra key teacher\.1\.bias"
-    ):  # nothing is dropped unsaid
+    ):  # nothing is left out without a message
         open_zoo(bare, build=build)
     fewer = {key: tensor for key, tensor in prefixed("old.", state(1)).items() if "bias" not in key}
     more = open_checkpoint(save(fewer | prefixed("new.", state(0)), tmp_path / "more.pt")).fit(
@@ -290,7 +295,7 @@ FAMILIES = [
 
 
 def with_ema(ordinary: str, ema: str, seed: int) -> dict[str, Tensor]:
-    """As training programs save it: weights, their average, and what the average keeps beside it."""
+    """As training programs save it: weights, their average, and the counter of the average."""
     counter = {f"{ema_family(ema)}n_averaged": torch.tensor(seed)}
     return prefixed(ordinary, state(seed)) | prefixed(ema, state(seed + 50)) | counter
 
@@ -302,8 +307,8 @@ def test_an_ema_beside_the_weights_is_said_or_read(tmp_path, suffix, ordinary, e
     zoo = open_zoo(*paths, build=build)
     assert same(zoo[1], state(1))
     read = f"read without the prefix {ordinary!r}; " if ordinary else ""
-    said = f"{read}an EMA is there too, not read: {ema_family(ema)!r}"
-    assert zoo.notes == [f"{paths[0]} and 1 more: {said}"]
+    note = f"{read}an EMA is there too, not read: {ema_family(ema)!r}"
+    assert zoo.notes == [f"{paths[0]} and 1 more: {note}"]
     averages = open_zoo(*paths, build=build, ema=True)
     assert same(averages[1], state(51))
     assert averages.notes == [f"{paths[0]} and 1 more: read without the prefix {ema!r} (an EMA)"]
@@ -324,17 +329,20 @@ def test_an_ema_among_the_keys_of_an_entry(tmp_path):
         {"state_dict": with_ema("model.", "ema_model.", 0), "epoch": 1}, tmp_path / "a.ckpt"
     )
     assert open_zoo(path, build=build).notes == [
-        f"{path}: read its 'state_dict', without the prefix 'model.'; an EMA is there too, not read: 'ema_model.'"
+        (
+            f"{path}: read its 'state_dict', without the prefix 'model.'; an EMA is there too, not "
+            "read: 'ema_model.'"
+        )
     ]
     assert same(open_zoo(path, build=build, ema=True)[0], state(50))
 
 
-def test_keys_of_an_ema_alone_are_read_and_it_is_said(tmp_path):
+def test_keys_of_an_ema_alone_are_read_and_it_is_noted(tmp_path):
     path = save(prefixed("ema_model.", state(1)), tmp_path / "a.safetensors")
-    for ema, said in ((False, "an EMA; there is no ordinary state dict"), (True, "an EMA")):
+    for ema, note in ((False, "an EMA; there is no ordinary state dict"), (True, "an EMA")):
         zoo = open_zoo(path, build=build, ema=ema)
         assert same(zoo[0], state(1))
-        assert zoo.notes == [f"{path}: read without the prefix 'ema_model.' ({said})"]
+        assert zoo.notes == [f"{path}: read without the prefix 'ema_model.' ({note})"]
 
 
 def test_an_ordinary_state_dict_that_misses_a_key_does_not_give_way_to_its_ema(tmp_path):
@@ -438,8 +446,11 @@ def test_unused_keys_are_an_error_unless_skipped(tmp_path):
         zoo.fingerprints
         == open_zoo(*save_states(tmp_path / "bare", state(0), state(1))).fingerprints
     )
-    said = "skipped 2 keys that the model does not have, the same in every file: text.scale, text.weight"
-    assert zoo.notes == [f"{paths[0]} and 1 more: {said}"]
+    note = (
+        "skipped 2 keys that the model does not have, the same in every file: "
+        "text.scale, text.weight"
+    )
+    assert zoo.notes == [f"{paths[0]} and 1 more: {note}"]
     zoo.model(average(zoo, [0.5, 0.5]))
 
 
@@ -519,4 +530,4 @@ def test_pickled_code_in_a_nested_checkpoint_is_refused_and_never_runs(tmp_path)
     assert "refused" in refusal(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
-    assert marker.exists()  # the payload is a live one: radin did refuse something
+    assert marker.exists()  # the payload does run: radin refused something

@@ -1,4 +1,4 @@
-"""radin/checkpoints/inspection.py: one reading says what is broken, what is double, and what did not start where it should have."""
+"""radin/checkpoints/inspection.py: broken, duplicate and unrelated files are named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def near(start: State, size: float, seed: int = 1) -> State:
 
 
 def deep(seed: int = 0) -> State:
-    """Six layers and a head, with biases, scales and batch norm's own numbers, as `state_dict` gives them."""
+    """The state dict of six layers and a head, with biases and statistics of batch norm."""
     rng = torch.Generator().manual_seed(seed)
     layers = {f"{k}.weight": torch.randn(16, 12, generator=rng) for k in range(6)}
     layers |= {f"{k}.bias": 5 + 0.01 * torch.randn(12, generator=rng) for k in range(6)}
@@ -49,7 +49,7 @@ def deep(seed: int = 0) -> State:
     return layers | {"steps": torch.tensor(seed), "head.weight": torch.randn(10, 12, generator=rng)}
 
 
-# Distances and cosines ------------------------------------------------------------------------------------------------
+# Distances and cosines ---------------------------------------------------------------------------
 
 
 def vector(tensors: State) -> Tensor:
@@ -63,7 +63,7 @@ def vector(tensors: State) -> Tensor:
 def test_distances_and_cosines_are_those_of_the_parameters_alone(tmp_path, dtype, monkeypatch):
     monkeypatch.setattr(
         "radin.checkpoints.inspection._ELEMENTS_PER_PIECE", 7
-    )  # pieces that fit no tensor
+    )  # pieces that divide no tensor
     start = deep()
     states = [near(start, size) | {"steps": torch.tensor(3)} for size in (0.01, 0.3, 2.0)]
     states = [
@@ -121,11 +121,11 @@ def test_whole_numbers_alone(tmp_path):
     assert (zoo.distances.tolist(), zoo.cosines.tolist()) == ([0], [1])
 
 
-# Strangers ------------------------------------------------------------------------------------------------------------
+# Strangers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0.01, 0.5, 1.0])
-def test_fine_tunes_are_no_strangers(tmp_path, size):
+def test_fine_tunes_are_related(tmp_path, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (
@@ -134,33 +134,33 @@ def test_fine_tunes_are_no_strangers(tmp_path, size):
 
 
 @pytest.mark.parametrize("members", [(0,), (1,), (0, 2), (0, 1, 2)])
-def test_strangers_are_warned_of_once_and_named(tmp_path, members):
+def test_unrelated_ingredients_are_named_in_one_warning(tmp_path, members):
     start = deep()
     states = [deep(k + 5) if k in members else near(start, 0.1, k) for k in range(3)]
     with pytest.warns(UserWarning, match="no common start") as caught:
         zoo = opened(tmp_path, start, *states)
     (warning,) = caught
     assert warning.filename == __file__
-    said = str(warning.message)
-    assert zoo.notes == [said]
-    assert [k for k in range(3) if str(zoo.paths[k]) in said] == list(members)
-    assert str(tmp_path / "init.pt") in said
+    message = str(warning.message)
+    assert zoo.notes == [message]
+    assert [k for k in range(3) if str(zoo.paths[k]) in message] == list(members)
+    assert str(tmp_path / "init.pt") in message
     assert (
         zoo.cosines[list(members)].max() > MAX_UNRELATED_COSINE
     )  # biases near 1 are alike in any two networks
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0])
-@pytest.mark.parametrize("change", ["anew", "louder"])
-def test_another_head_alone_makes_no_stranger(tmp_path, change, size):
+@pytest.mark.parametrize("change", ["new", "scaled"])
+def test_with_another_head_an_ingredient_is_still_related(tmp_path, change, size):
     start = deep()
     one = near(start, 0.1)
-    one["head.weight"] = size * (deep(9) if change == "anew" else one)["head.weight"]
+    one["head.weight"] = size * (deep(9) if change == "new" else one)["head.weight"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zoo = opened(tmp_path, start, one)
     assert zoo.notes == []
-    if (change, size) == ("anew", 30.0):
+    if (change, size) == ("new", 30.0):
         assert zoo.cosines[0] < MAX_UNRELATED_COSINE  # the head is most of the length
 
 
@@ -170,7 +170,7 @@ def test_another_head_on_a_network_of_two_layers(tmp_path):
     assert opened(tmp_path, start, one).notes == []
 
 
-def test_units_in_another_order_are_a_stranger(tmp_path):
+def test_units_in_another_order_make_an_unrelated_ingredient(tmp_path):
     """The same function with its hidden units shuffled: no average with it is of use."""
     rng = torch.Generator().manual_seed(0)
     start = {
@@ -187,7 +187,7 @@ def test_units_in_another_order_are_a_stranger(tmp_path):
         )
 
 
-def test_an_ingredient_that_is_the_initialisation_is_said(tmp_path):
+def test_an_ingredient_that_is_the_initialisation_is_noted(tmp_path):
     moved = near(state(9), 0.1)
     single = opened(tmp_path / "one", state(9), moved, state(9))
     path = tmp_path / "one" / "model_1.safetensors"
@@ -198,25 +198,25 @@ def test_an_ingredient_that_is_the_initialisation_is_said(tmp_path):
     assert single.cosines[1] == pytest.approx(1)
 
 
-# One reading ----------------------------------------------------------------------------------------------------------
+# One reading -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_sum_misses_nothing_that_is_not_finite(dtype, value):
+def test_a_sum_finds_everything_that_is_not_finite(dtype, value):
     largest = torch.finfo(dtype).max
     for numbers in ([largest] * 100, [largest, -largest], [0.0] * 7, [5e-324]):
         tensor = torch.tensor(numbers, dtype=dtype)
         assert _is_finite(tensor)
-        for place in (0, -1):
+        for index in (0, -1):
             broken = tensor.clone()
-            broken[place] = value
+            broken[index] = value
             assert not _is_finite(broken)
     assert not _is_finite(torch.tensor([float("inf"), float("-inf")], dtype=dtype))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
-def test_the_first_bad_file_is_named_whichever_ends_first(tmp_path, threads, monkeypatch):
+def test_the_first_bad_file_is_named_in_any_order_of_reading(tmp_path, threads, monkeypatch):
     states = [state(k) for k in range(8)]
     for k in (2, 3, 6):
         states[k]["3.bias"][0] = float("nan")

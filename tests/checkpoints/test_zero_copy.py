@@ -1,4 +1,4 @@
-"""radin/checkpoints/zero_copy.py: a network around mapped tensors is the network that a copy gives, and writes to no file."""
+"""radin/checkpoints/zero_copy.py: zero-copy networks are equal to copies, and write no file."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ def zoo_of(
     return Zoo.open(save_states(folder, *states, suffix=suffix), make, progress=False)
 
 
-def is_mapped(zoo: Zoo, k: int, model: nn.Module) -> bool:
+def shares_memory(zoo: Zoo, k: int, model: nn.Module) -> bool:
     return all(t.data_ptr() == zoo[k][key].data_ptr() for key, t in model.state_dict().items())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_zero_copy_model_is_the_copied_one(tmp_path, suffix):
+def test_a_zero_copy_model_is_equal_to_a_copy(tmp_path, suffix):
     zoo = zoo_of(tmp_path, build, suffix=suffix)
     for k in range(2):
-        mapped, copied = zoo.model(k, copy=False), zoo.model(k)
-        assert is_mapped(zoo, k, mapped)
+        mapped = zoo.model(k, copy=False)
+        copied = zoo.model(k)
+        assert shares_memory(zoo, k, mapped)
         assert not any(
             t.data_ptr() == zoo[k][key].data_ptr() for key, t in copied.state_dict().items()
         )
@@ -63,7 +64,7 @@ def test_a_state_dict_is_shared_with_the_caller(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_another_kind_of_number_is_converted(tmp_path, dtype):
+def test_another_dtype_is_converted(tmp_path, dtype):
     tensors = {key: t.to(dtype) if "bias" in key else t for key, t in state(0).items()}
     zoo = Zoo.open([save(tensors, tmp_path / "a.pt")], build, progress=False)
     model = zoo.model(0, copy=False)
@@ -72,7 +73,7 @@ def test_another_kind_of_number_is_converted(tmp_path, dtype):
     assert model.state_dict()["1.weight"].data_ptr() == zoo[0]["1.weight"].data_ptr()
 
 
-def test_what_a_zero_copy_model_overwrites_stays_off_the_disk(tmp_path):
+def test_writing_to_a_zero_copy_model_does_not_change_its_file(tmp_path):
     for suffix in (".safetensors", ".pt"):
         zoo = zoo_of(tmp_path / suffix, build, suffix=suffix)
         before = [path.read_bytes() for path in zoo.paths]
@@ -138,7 +139,7 @@ class Remembered(Base):
 
 
 class Computing(Base):
-    """A number that is read off a tensor in the making."""
+    """Numbers that the constructor computes from a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class Computing(Base):
 
 
 class Nameless(Base):
-    """What cannot be pickled could hide anything."""
+    """A function that cannot be pickled may hold a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ class Nameless(Base):
 
 
 class Elsewhere(Base):
-    """Put on a device by name."""
+    """A buffer on a named device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,11 +179,11 @@ def reparametrised() -> nn.Module:  # cannot be pickled either
 @pytest.mark.parametrize(
     "make", [Hidden, Plain, Bound, Remembered, Computing, Nameless, reparametrised]
 )
-def test_networks_that_cannot_do_without_numbers_are_copied(tmp_path, make):
+def test_networks_that_need_computed_tensors_are_copied(tmp_path, make):
     zoo = zoo_of(tmp_path, make)
     model = zoo.model(1, copy=False)
     assert torch.equal(model(IMAGES), zoo.model(1)(IMAGES))
-    assert not is_mapped(zoo, 1, model)
+    assert not shares_memory(zoo, 1, model)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert zero_copy_model(make, zoo[1]) is None
 
@@ -196,10 +197,10 @@ def test_networks_that_cannot_do_without_numbers_are_copied(tmp_path, make):
         lambda: nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)),
     ],
 )
-def test_networks_that_can_are_mapped(tmp_path, make):
+def test_other_networks_share_memory(tmp_path, make):
     zoo = zoo_of(tmp_path, make)
     model, copied = zoo.model(1, copy=False), zoo.model(1)
-    assert is_mapped(zoo, 1, model)
+    assert shares_memory(zoo, 1, model)
     answers = [each(IMAGES) for each in (model, copied)]
     assert torch.equal(*(answer[0] if isinstance(answer, tuple) else answer for answer in answers))
 
@@ -228,7 +229,7 @@ def test_a_build_that_loads_weights_of_its_own(tmp_path):
     assert torch.equal(model(IMAGES), zoo.model(0)(IMAGES))
 
 
-def test_a_build_that_gives_the_same_network_again(tmp_path):
+def test_a_build_that_returns_one_network_twice(tmp_path):
     network = build()
     zoo = zoo_of(tmp_path, lambda: network)
     assert torch.equal(zoo.model(1, copy=False)(IMAGES), zoo.model(1)(IMAGES))

@@ -1,4 +1,4 @@
-"""radin/checkpoints/zoo.py: whatever is wrong with a checkpoint is said before any work starts."""
+"""radin/checkpoints/zoo.py: faults of checkpoints are reported before any work starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_zoo(*paths: Path, **options: object) -> Zoo:
 
 
 def refusal(path: Path) -> str:
-    """What radin says about a bad file beside a good one; it must name the file."""
+    """The error for a bad file beside a good one; it must name the file."""
     good = save(state(0), path.parent / "good" / "model.pt")
     with pytest.raises(CheckpointError) as caught:
         open_zoo(good, path)
@@ -62,8 +62,8 @@ def test_natural_order_of_a_folder_and_a_glob(tmp_path):
     for number in (10, 2, 1):
         save(state(number), tmp_path / f"model_{number}.pt")
     (tmp_path / "notes.txt").write_text("not a checkpoint")
-    for place in (tmp_path, str(tmp_path), f"{tmp_path}/*.pt"):
-        assert Zoo.open(place, progress=False).names == ["model_1", "model_2", "model_10"]
+    for paths in (tmp_path, str(tmp_path), f"{tmp_path}/*.pt"):
+        assert Zoo.open(paths, progress=False).names == ["model_1", "model_2", "model_10"]
 
 
 def test_one_file_is_a_zoo_of_one(tmp_path):
@@ -107,10 +107,10 @@ def test_missing_file(tmp_path, suffix):
     assert "no such checkpoint" in refusal(tmp_path / f"model{suffix}")
 
 
-@pytest.mark.parametrize("place", ["", "*.pt", "nowhere/*.safetensors"])
-def test_nothing_found(tmp_path, place):
+@pytest.mark.parametrize("pattern", ["", "*.pt", "nowhere/*.safetensors"])
+def test_nothing_found(tmp_path, pattern):
     with pytest.raises(CheckpointError, match="no checkpoint found there"):
-        Zoo.open(f"{tmp_path}/{place}")
+        Zoo.open(f"{tmp_path}/{pattern}")
 
 
 def test_no_files_given():
@@ -174,7 +174,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_crashes(tmp_path_factory, n
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "fault"),
     [
         ([torch.zeros(2)], "a list"),
         (torch.zeros(2), "a Tensor"),
@@ -185,10 +185,10 @@ def test_a_damaged_file_is_read_or_refused_but_never_crashes(tmp_path_factory, n
         ({"w": "text"}, "not tensors: w"),
     ],
 )
-def test_not_a_state_dict(tmp_path, content, said):
+def test_not_a_state_dict(tmp_path, content, fault):
     message = refusal(save(content, tmp_path / "model.pt"))
     assert "not a state dict" in message
-    assert said in message
+    assert fault in message
     assert "save model.state_dict()" in message
 
 
@@ -220,7 +220,7 @@ def test_pickled_code_is_refused_and_never_runs(tmp_path, raw):
     assert "refused" in refusal(path)
     assert not marker.exists()
     torch.load(path, weights_only=False) if not raw else pickle.loads(path.read_bytes())
-    assert marker.exists()  # the payload is a live one: radin did refuse something
+    assert marker.exists()  # the payload does run: radin refused something
 
 
 def test_a_whole_pickled_model_is_refused(tmp_path):
@@ -281,7 +281,7 @@ def test_precisions_may_differ(tmp_path):
 
 
 @pytest.mark.parametrize("with_build", [False, True])
-def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
+def test_a_head_for_other_classes_is_named_with_the_way_out(tmp_path, with_build):
     def other(classes: int, seed: int) -> dict[str, torch.Tensor]:
         rng = torch.Generator().manual_seed(seed)
         head = {"3.weight": torch.randn(classes, 6, generator=rng), "3.bias": torch.zeros(classes)}
@@ -291,7 +291,7 @@ def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
     with pytest.raises(CheckpointError) as caught:
         open_zoo(*paths, build=build if with_build else None)
     lines = str(caught.value).splitlines()[1:]
-    mend = (
+    way_out = (
         "build the model with num_classes=10, or leave those files out"
         if with_build
         else "leave out one kind"
@@ -302,7 +302,7 @@ def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
             for path in paths[1:]
             for key, there, here in (("3.bias", (10,), (3,)), ("3.weight", (10, 6), (3, 6)))
         ),
-        f"a head for 10 classes does not fit one for 3: {mend}",
+        f"a head for 10 classes does not fit one for 3: {way_out}",
     ]
     narrow = state(3) | {
         "1.weight": torch.zeros(5, 4),
@@ -314,7 +314,7 @@ def test_a_head_for_other_classes_is_named_with_its_mend(tmp_path, with_build):
     assert "a head for" not in str(caught.value)
 
 
-# Twins ----------------------------------------------------------------------------------------------------------------
+# Duplicates --------------------------------------------------------------------------------------
 
 
 def test_duplicates_are_found_across_formats_and_warned_of_once(tmp_path):
@@ -327,9 +327,9 @@ def test_duplicates_are_found_across_formats_and_warned_of_once(tmp_path):
     with pytest.warns(UserWarning, match="duplicates") as caught:
         zoo = open_zoo(*paths)
     (warning,) = caught
-    assert warning.filename == __file__  # of whoever called Zoo.open
-    for twin, first in ((paths[2], paths[0]), (paths[3], paths[1])):
-        assert f"{twin} holds the same weights as {first}" in str(warning.message)
+    assert warning.filename == __file__  # the caller of Zoo.open
+    for duplicate, first in ((paths[2], paths[0]), (paths[3], paths[1])):
+        assert f"{duplicate} holds the same weights as {first}" in str(warning.message)
     assert zoo.notes == [str(warning.message)]
     assert len(zoo) == 4
     assert zoo.fingerprints == [zoo.fingerprints[0], zoo.fingerprints[1]] * 2
@@ -351,11 +351,13 @@ def test_no_warning_of_weights_that_nearly_agree(tmp_path):
         assert open_zoo(*save_states(tmp_path, state(0), almost)).notes == []
 
 
-# The published ingredients, in small ----------------------------------------------------------------------------------
+# Small copies of the published ingredients -------------------------------------------------------
 
 
 class SmallClip(nn.Module):
-    """The keys of the published classifiers: an image tower within a model that also had a text tower, and a head."""
+    """The keys of the published classifiers: the image tower of a model that also had a text tower,
+    and a head.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -390,7 +392,7 @@ def published(seed: int) -> dict[str, torch.Tensor]:
     return text | states
 
 
-def test_the_published_shape_opens_and_its_leftovers_are_skipped(tmp_path):
+def test_published_files_open_and_their_leftovers_are_skipped(tmp_path):
     paths = save_states(tmp_path, *map(published, range(4)), suffix=".pt")
     zoo = open_zoo(*paths, build=SmallClip, unused="skip")
     assert set(zoo.keys()) == set(SmallClip().state_dict())
@@ -417,7 +419,7 @@ def test_a_leftover_that_differs_in_one_file_is_named_with_it(tmp_path, odd):
     ]
 
 
-def test_the_published_twins(tmp_path):
+def test_the_published_duplicates(tmp_path):
     paths = save_states(tmp_path, *(published(min(k, 2)) for k in range(4)), suffix=".pt")
     with pytest.warns(UserWarning, match=r"model_3\.pt holds the same weights as .*model_2\.pt"):
         zoo = open_zoo(*paths, build=SmallClip, unused="skip")
@@ -425,7 +427,7 @@ def test_the_published_twins(tmp_path):
     assert [note.split()[3] for note in zoo.notes[:1]] == ["more:"]
 
 
-# Elsewhere: pickled, and in part --------------------------------------------------------------------------------------
+# Pickled zoos, and subsets -----------------------------------------------------------------------
 
 
 def sent(zoo: Zoo) -> Zoo:
@@ -434,7 +436,7 @@ def sent(zoo: Zoo) -> Zoo:
 
 @pytest.fixture
 def many(tmp_path) -> Zoo:
-    """Every way in which a checkpoint is read: plain, nested under a prefix, an EMA beside it, shards, skipped keys."""
+    """Checkpoints read in every way: plain, nested under a prefix, beside an EMA, shards."""
     leftover = {"text": torch.ones(2)}
     ema = {f"ema.{key}": tensor for key, tensor in state(7).items()}
     contents = [
@@ -512,7 +514,7 @@ def test_a_pickled_zoo_opened_by_relative_paths(tmp_path, monkeypatch):
     ["a.safetensors", "b.ckpt", "c.pt", "d/m.bin.index.json", "d/0.bin", "d/1.bin", "init.pt"],
 )
 @pytest.mark.parametrize("what", ["gone", "longer", "touched"])
-def test_files_that_are_others_by_then_are_refused_by_name(many, tmp_path, name, what):
+def test_files_that_have_changed_are_refused_by_name(many, tmp_path, name, what):
     data, path = pickle.dumps(many), tmp_path / name
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     if what == "gone":
@@ -544,11 +546,11 @@ def test_a_build_without_a_name_goes_through_cloudpickle(tmp_path):
 
 
 def test_a_zoo_goes_to_worker_processes(many):
-    def look(zoo: Zoo, k: int) -> tuple[int, float]:
+    def inspect(zoo: Zoo, k: int) -> tuple[int, float]:
         return os.getpid(), zoo.model(k).state_dict()["1.bias"].sum().item()
 
     pieces = joblib.Parallel(n_jobs=2, backend="loky")(
-        joblib.delayed(look)(many, k) for k in range(4)
+        joblib.delayed(inspect)(many, k) for k in range(4)
     )
     assert os.getpid() not in {pid for pid, _ in pieces}
     assert [total for _, total in pieces] == [state(k)["1.bias"].sum().item() for k in range(4)]
@@ -575,7 +577,7 @@ def test_a_subset_is_a_view(many, monkeypatch):
 
 
 @pytest.mark.parametrize("indices", [[], [4], [-1], [0, 0], [0.0], [True], ["0"]])
-def test_a_subset_of_what_is_not_there(many, indices):
+def test_impossible_subsets(many, indices):
     with pytest.raises(ParameterError, match="ind(ex|ices)"):
         many.subset(indices)
 

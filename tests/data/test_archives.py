@@ -120,7 +120,7 @@ def test_a_damaged_archive_is_read_or_refused_but_never_crashes(tmp_path_factory
         assert all(isinstance(each, bytes) for each in found.values())
 
 
-# Small copies of the official ones --------------------------------------------------------------
+# Small copies of the official ones ---------------------------------------------------------------
 
 
 def test_cifar10_becomes_pngs_in_the_order_of_the_batches(tmp_path):
@@ -147,14 +147,14 @@ def test_cifar10_becomes_pngs_in_the_order_of_the_batches(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "fault"),
     [(cifar_records([10]), "label 10"), (cifar_records([1, 2])[:-1], "no sequence of CIFAR-10")],
 )
-def test_cifar10_with_impossible_records(tmp_path, content, words):
+def test_cifar10_with_impossible_records(tmp_path, content, fault):
     path = write(
         tmp_path, "tar.gz", packed("tar.gz", {"cifar-10-batches-bin/data_batch_1.bin": content})
     )
-    with pytest.raises(DataError, match=rf"archive\.tar\.gz: data_batch_1\.bin .*{words}"):
+    with pytest.raises(DataError, match=rf"archive\.tar\.gz: data_batch_1\.bin .*{fault}"):
         archives.arrange_cifar10(path, tmp_path / "out", progress=False)
 
 

@@ -60,7 +60,7 @@ def test_the_data_sets():
     assert sorted(folders) == sorted(DATA_SETS["domainnet"].domains)
 
 
-# Its folder -------------------------------------------------------------------------------------
+# Its folder --------------------------------------------------------------------------------------
 
 
 def test_a_name_with_the_edge_behind_it(tmp_path):
@@ -107,7 +107,7 @@ def test_an_unknown_name(tmp_path, name):
         fetch(name, tmp_path)
 
 
-# Its download -----------------------------------------------------------------------------------
+# Its download ------------------------------------------------------------------------------------
 
 
 def test_a_download(server, tmp_path, capfd):
@@ -139,13 +139,13 @@ def test_offline_it_says_what_to_get_and_where_to_put_it(server, tmp_path, monke
     monkeypatch.setenv("RADIN_OFFLINE", "1")
     with pytest.raises(DataError) as caught:
         load_split("cifar10", "train", root=tmp_path)
-    for words in (
+    for part in (
         "RADIN_OFFLINE forbids",
         f"get {server.url}/{ARCHIVE} (0.00 GB; see https://www.cs.toronto.edu/~kriz/cifar.html)",
         f"and put it into {tmp_path}, without unpacking it",
         "put the images there as cifar10/{train,test}/<class>/<image>",
     ):
-        assert words in str(caught.value)
+        assert part in str(caught.value)
     assert server.asked == []
     (tmp_path / ARCHIVE).write_bytes(CIFAR)  # as told
     assert len(load_split("cifar10", "test", root=tmp_path)) == 40
@@ -199,7 +199,7 @@ def test_an_archive_without_a_part(server, tmp_path, monkeypatch):
 
 def test_too_little_space(server, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 2 * len(CIFAR))
+        "shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 2 * len(CIFAR))
     )
     with pytest.raises(
         DataError, match=f"{tmp_path}: too little space to download and unpack {ARCHIVE}"
@@ -267,7 +267,7 @@ FETCH = """
 import dataclasses, os, sys
 from pathlib import Path
 from radin.data.download.catalog import DATA_SETS, Archive, fetch
-place, url, size, sha256, images = sys.argv[1:]
+root, url, size, sha256, images = sys.argv[1:]
 official = DATA_SETS["cifar10"]
 def arrange(archive, folder, progress):
     official.arrange(archive, folder, progress)
@@ -277,14 +277,14 @@ def arrange(archive, folder, progress):
 DATA_SETS["cifar10"] = dataclasses.replace(
     official, arrange=arrange, archives=(Archive(url, int(size), sha256, ("train", "test")),)
 )
-print(fetch("cifar10", place))
+print(fetch("cifar10", root))
 """
 
 
-def fetch_elsewhere(server, place: Path, images: str):
-    """Another process that fetches CIFAR-10; `killed` before its images are in place."""
+def fetch_elsewhere(server, root: Path, images: str):
+    """Another process that fetches CIFAR-10; `killed` before its images are complete."""
     digest = hashlib.sha256(CIFAR).hexdigest()
-    arguments = (place, f"{server.url}/{ARCHIVE}", len(CIFAR), digest, images)
+    arguments = (root, f"{server.url}/{ARCHIVE}", len(CIFAR), digest, images)
     return run_python(FETCH, *arguments, RADIN_OFFLINE="", no_proxy="*")
 
 

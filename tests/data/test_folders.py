@@ -116,7 +116,7 @@ def test_hidden_files_are_no_images(pets):
     assert len(names(pets, "test")) == 6
 
 
-# Domains ----------------------------------------------------------------------------------------
+# Domains -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_other_folders_beside_domains_are_left_alone(pacs):
     assert len(names(pacs, "without-photo/val", PACS)) == 7 * (1 + 1 + 2)
 
 
-# The data sets that radin knows -----------------------------------------------------------------
+# The data sets that radin knows ------------------------------------------------------------------
 
 
 def cifar10(base: Path, train: int = 20, test: int = 1) -> Path:

@@ -33,7 +33,7 @@ def load(part: str, root: Path, size: int | None = None) -> FolderSplit:
     return split
 
 
-# All classes ------------------------------------------------------------------------------------
+# All classes -------------------------------------------------------------------------------------
 
 
 def object_groups() -> dict[str, list[int]]:
@@ -153,7 +153,7 @@ def test_unknown_parts(part):
         load_split("imagenet", part)
 
 
-# A few classes ----------------------------------------------------------------------------------
+# A few classes -----------------------------------------------------------------------------------
 
 
 CLASSES = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475")
@@ -324,7 +324,7 @@ def test_classes_without_images(few):
         load("sketch", few)
 
 
-# The held-out 2% --------------------------------------------------------------------------------
+# The held-out 2% ---------------------------------------------------------------------------------
 
 
 def test_the_order_is_that_of_torchvision(whole):
@@ -492,7 +492,7 @@ def test_the_size_of_the_substitute(count, name):
     assert (imagenet._draw(name, 1300).sum(), imagenet._draw(name, 732).sum()) == (26, 15)
 
 
-# Real data: only where RADIN_DATA has it --------------------------------------------------------
+# Real data: only where RADIN_DATA has it ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", imagenet.PARTS)

@@ -95,7 +95,7 @@ def test_unknown_part_of_digits(part):
         load_split("digits", part)
 
 
-# Folders ----------------------------------------------------------------------------------------
+# Folders -----------------------------------------------------------------------------------------
 
 
 def draw_image(
@@ -317,7 +317,7 @@ def test_fingerprints_of_folders(pets):
     assert load_split(str(pets), "test").fingerprint != first
 
 
-# In memory --------------------------------------------------------------------------------------
+# In memory ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -414,12 +414,12 @@ def test_in_memory_names_the_image_at_fault(pets):
             read()
 
 
-# Real data: only where RADIN_DATA has it --------------------------------------------------------
+# Real data: only where RADIN_DATA has it ---------------------------------------------------------
 
 
 def real(name: str, part: str) -> FolderSplit:
-    place = Path(os.environ.get("RADIN_DATA", "/nowhere"))
-    if not any(place.glob(f"{name}*")):
+    root = Path(os.environ.get("RADIN_DATA", "/nowhere"))
+    if not any(root.glob(f"{name}*")):
         pytest.skip(f"no {name} under RADIN_DATA")
     return load_split(name, part)
 
@@ -459,7 +459,7 @@ def test_real_pacs():
         assert not set(others[0].files) & set(others[1].files)
 
 
-# Batches ----------------------------------------------------------------------------------------
+# Batches -----------------------------------------------------------------------------------------
 
 
 def test_batches_hold_everything_in_order():

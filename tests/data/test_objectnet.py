@@ -37,9 +37,12 @@ def test_the_chain_of_files(mappings):
 def test_a_label_of_two_lines_may_not_be_asked_for(mappings):
     """ImageNet has two classes "crane", and ObjectNet neither."""
     lines = (mappings / objectnet._LABELS).read_text().splitlines()
-    places = [lines.index("label 21, of many words"), lines.index("label 22, of many words")]
-    for place in places:
-        lines[place] = "crane"
+    lines_of_cranes = [
+        lines.index("label 21, of many words"),
+        lines.index("label 22, of many words"),
+    ]
+    for line in lines_of_cranes:
+        lines[line] = "crane"
     (mappings / objectnet._LABELS).write_text("\n".join(lines) + "\n")
     assert objectnet.read_mappings(mappings, 1000) == GROUPS
     change(mappings / objectnet._OBJECTS, Zither="crane")
@@ -78,8 +81,8 @@ def test_json_of_another_kind(mappings, name, content):
 def test_files_that_do_not_fit_each_other(mappings):
     keep = {name: (mappings / name).read_text() for name in FILES}
 
-    def refused(words: str) -> None:
-        with pytest.raises(DataError, match=words):
+    def refused(message: str) -> None:
+        with pytest.raises(DataError, match=message):
             objectnet.read_mappings(mappings, 1000)
         for name, text in keep.items():
             (mappings / name).write_text(text)

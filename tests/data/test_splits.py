@@ -73,7 +73,7 @@ def test_splits_do_not_share_their_notes(tmp_path):
     assert Split.note == folder_split(tmp_path).note == ""
 
 
-# Fingerprints -----------------------------------------------------------------------------------
+# Fingerprints ------------------------------------------------------------------------------------
 
 
 def test_fingerprints_of_unresized_images_stay(tmp_path):
@@ -103,7 +103,7 @@ def test_a_border_is_cut_off_wherever_images_are_read(tmp_path):
     )
 
 
-# A quick look -----------------------------------------------------------------------------------
+# A quick look ------------------------------------------------------------------------------------
 
 
 @given(total=st.integers(1, 60), count=st.integers(1, 70))
@@ -151,7 +151,7 @@ def test_impossible_counts(tmp_path, count):
         folder_split(tmp_path).take(count)
 
 
-# Images that cannot be decoded ------------------------------------------------------------------
+# Images that cannot be decoded -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])

@@ -142,11 +142,11 @@ def test_another_range_than_asked_for(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(404, "404 Not Found"), (403, "403 Forbidden"), (503, "503 Service")]
+    ("status", "answer"), [(404, "404 Not Found"), (403, "403 Forbidden"), (503, "503 Service")]
 )
-def test_a_refusal_is_told(server, tmp_path, status, words):
+def test_a_refusal_is_reported(server, tmp_path, status, answer):
     server.status["file.bin"] = status
-    with pytest.raises(DataError, match=rf"{server.url}/file\.bin: the server answers {words}"):
+    with pytest.raises(DataError, match=rf"{server.url}/file\.bin: the server answers {answer}"):
         get(server, tmp_path)
     assert files_below(tmp_path) == []
 
@@ -196,7 +196,7 @@ def test_any_cuts_end_in_the_file_or_a_clear_error(tmp_path_factory, running, da
     assert files_below(folder) == ["file.bin"]
 
 
-# Files whose size or checksum is not given ------------------------------------------------------
+# Files whose size or checksum is not given -------------------------------------------------------
 
 
 def get_unknown(server: LocalServer, folder: Path, **given: object) -> Path:
@@ -288,7 +288,7 @@ def test_a_part_longer_than_its_file_is_thrown_away(server, tmp_path):
 
 
 def test_a_length_that_is_too_long_is_a_connection_that_broke_off(server, tmp_path):
-    server.lie = 5
+    server.extra_length = 5
     with pytest.raises(DataError, match=r"broke off\); 20000 of 20005 bytes are kept"):
         get_unknown(server, tmp_path)
     assert "file.bin" not in files_below(tmp_path)
@@ -386,7 +386,7 @@ def test_the_environment_forbids_downloads(monkeypatch, value, forbidden):
     assert offline() == forbidden
 
 
-# Local files, and processes ---------------------------------------------------------------------
+# Local files, and processes ----------------------------------------------------------------------
 
 
 def test_the_checksum_of_a_local_file(tmp_path):

@@ -106,7 +106,7 @@ def _damage_errors(archive: Path) -> Iterator[None]:
         ) from error
 
 
-# Into folders of images -------------------------------------------------------------------------
+# Into folders of images --------------------------------------------------------------------------
 
 _CIFAR10_RECORD_BYTES = 1 + 3 * 32 * 32  # a label, then the red, green and blue pixels row by row
 

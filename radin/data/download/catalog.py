@@ -229,7 +229,7 @@ def _get_archive(
         raise DataError(f"{error} {by_hand}") from error
 
 
-# The data sets ---------------------------------------------------------------------------------
+# The data sets -----------------------------------------------------------------------------------
 
 # The sizes and SHA-256 sums are those that TensorFlow Datasets keeps for the same addresses. Tiny
 # ImageNet is not in its list; that sum is the one on which independent publishers agree.

@@ -258,7 +258,7 @@ def _first_byte(response: HTTPResponse, url: str, have: int, remote: _RemoteFile
     return None if start and (other_size or other_tag) else start
 
 
-# Processes --------------------------------------------------------------------------------------
+# Processes ---------------------------------------------------------------------------------------
 
 
 @contextmanager
