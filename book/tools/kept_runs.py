@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import ast
-import functools
-import hashlib
-import importlib.util
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
 
-from notebook_page import installed_version
-from parameters import BuildError, Parameters, declared_parameters
+from fingerprint import data_fingerprint, fingerprint
+from parameters import Parameters, declared_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,35 +32,6 @@ class Run:
     ]  # part: fingerprint of its labels, right answers by recipe
     numbers: dict[str, float]
     seconds: float
-
-
-def mark(source: Path, parameters: Parameters) -> Parameters:
-    """What a run depends on: its parameters, and a fingerprint of notebook, module, torch and data root."""
-    return {"parameters": parameters, "fingerprint": fingerprint(source)}
-
-
-def fingerprint(source: Path) -> str:
-    """Changes with the notebook, any file of the module, the version of torch, or the place of the data."""
-    spec = importlib.util.find_spec("radin")
-    if spec is None or spec.origin is None:
-        raise BuildError("radin is not installed beside the book's tools; `make` does that")
-    digest = hashlib.sha256(source.read_bytes())
-    digest.update(module_digest(Path(spec.origin).parent))
-    digest.update(
-        f"|torch {installed_version('torch')}|{os.environ.get('RADIN_DATA', '')}".encode()
-    )
-    return digest.hexdigest()[:16]
-
-
-@functools.cache  # a command asks for each run and each chapter; the sources hold still meanwhile
-def module_digest(module: Path) -> bytes:
-    """Changes with the name or the content of any file in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(module.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"|{path.relative_to(module).as_posix()}|".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.digest()
 
 
 def kept_mark(path: Path) -> Parameters:
@@ -92,7 +59,8 @@ def read_runs(source: Path, folder: Path) -> tuple[list[Run], int]:
         kept = kept_mark(path)
         if path.name.endswith(UNFINISHED) or not kept:
             continue
-        if kept["fingerprint"] != current:
+        data = data_fingerprint(kept["parameters"])
+        if (kept["fingerprint"], kept.get("data")) != (current, data):
             left_out += 1
             continue
         kept["parameters"] = {
@@ -109,12 +77,12 @@ def in_order(run: Run) -> list[tuple[str, Any]]:
 
 def read_run(path: Path, kept: Parameters) -> Run:
     """Everything that a kept notebook recorded and glued."""
-    from radin.experiments.notebook import RECORD, recorded
+    from radin.experiments.notebook import RECORD_PREFIX, read_record
 
     answers, numbers = {}, {}
     for name, value in glued(nbformat.read(path, as_version=4)).items():
-        if name.startswith(RECORD):
-            answers[name.removeprefix(RECORD)] = recorded(value)
+        if name.startswith(RECORD_PREFIX):
+            answers[name.removeprefix(RECORD_PREFIX)] = read_record(value)
         elif type(value) in (int, float) and math.isfinite(value):
             numbers[name] = value
     return Run(kept["parameters"], answers, numbers, kept["seconds"])

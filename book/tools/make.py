@@ -2,9 +2,14 @@
 
     python book/tools/make.py --budget 8 --seed 3
 
-Every parameter that a notebook declares in its `parameters` cell is an option here. The source tree is
-never written to: the work happens under `_build/stage`, the finished book lands in `_build/html`, and a
-build that fails leaves the former book where it was. `make book` does the set-up and then calls this.
+Every parameter that a notebook declares in its `parameters` cell is an option here. A notebook runs
+only where no execution of the same code with the same parameters, radin, packages and data is kept
+under RADIN_CACHE; `--fresh 1` runs all of them. The pages are made anew unless nothing has changed:
+Sphinx's own way to update some of them would not repeat the warnings of the others.
+
+The source tree is never written to: the work happens under `_build/stage`, the finished book is put
+into `_build/html`, and a build that fails leaves the former book there. `make book` does the set-up
+and then calls this.
 """
 
 from __future__ import annotations
@@ -16,25 +21,29 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from explorer import write_explorer
-from generated import add_reruns, fill, way_to_times
-from notebook_page import finish_notebook, git
+from architecture import write_architecture
+from chapters import execute_chapters, finish_chapters, read_chapters
+from execution import parse_jobs, prepare_environment
+from fingerprint import digest, folder_digest, surroundings
+from generated import add_reruns, fill
+from kept_pages import MAX_KEPT, last_use
+from notebook_page import git
 from parameters import (
     BuildError,
     Parameters,
     all_parameters,
     check_given,
-    declared_parameters,
     parse_value,
 )
-from pictures import save_glued_pictures
-from radin.experiments.notebook import own_kernel
-from times import Times
+from radin.files import cache_root
+from times import times_page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "CHANGELOG.md")
@@ -70,6 +79,14 @@ def pages_in_toc(root: Path) -> list[Path]:
     return [find_page(root, name) for name in names]
 
 
+def notebooks_in_toc(root: Path) -> list[Path]:
+    """The notebooks among these pages that are run, below the root."""
+    pages = [page.relative_to(root) for page in pages_in_toc(root)]
+    return [
+        page for page in pages if page.suffix == ".ipynb" and not page.is_relative_to(ASSIGNMENTS)
+    ]
+
+
 def find_page(root: Path, name: str) -> Path:
     for candidate in (root / name, root / f"{name}.md", root / f"{name}.ipynb"):
         if candidate.is_file():
@@ -77,29 +94,42 @@ def find_page(root: Path, name: str) -> Path:
     raise BuildError(f"_toc.yml names {name}, but there is no {name}.md and no {name}.ipynb")
 
 
-def parse_options(argv: list[str] | None, defaults: Parameters) -> tuple[Path, Parameters]:
-    """The output folder, and the notebook parameters given on the command line."""
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the notebooks' parameters."""
+
+    out: Path
+    fresh: bool
+    jobs: int | None
+
+
+def parse_options(argv: list[str] | None, defaults: Parameters) -> tuple[Options, Parameters]:
+    """The options of the build, and the notebook parameters given on the command line."""
     parser = OptionParser(prog="book/tools/make.py", allow_abbrev=False, description=WHAT)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "_build", help="where to build (default: _build)"
     )
-    given = parser.add_argument_group("notebook parameters")
+    parser.add_argument("--fresh", default="0", help="1: run every notebook, also those kept")
+    parser.add_argument("--jobs", default="", help="notebooks at a time (default: one per core)")
+    group = parser.add_argument_group("notebook parameters")
     for name, default in defaults.items():
         option = "--" + name.replace("_", "-")
-        given.add_argument(
+        group.add_argument(
             option, dest=f"parameter {name}", metavar="VALUE", help=f"default {default!r}"
         )
-    options, unknown = parser.parse_known_args(argv)
+    given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise BuildError(
             f"no notebook declares {unknown[0]}; they declare {', '.join(defaults) or 'nothing'}"
         )
-    texts = {name: getattr(options, f"parameter {name}") for name in defaults}
-    given_texts = {name: text for name, text in texts.items() if text is not None}
+    texts = {name: getattr(given, f"parameter {name}") for name in defaults}
     parameters = {
-        name: parse_value(name, text, defaults[name]) for name, text in given_texts.items()
+        name: parse_value(name, text, defaults[name])
+        for name, text in texts.items()
+        if text is not None
     }
-    return options.out.resolve(), parameters
+    fresh = parse_value("fresh", given.fresh, False)
+    return Options(given.out.resolve(), fresh, parse_jobs(given.jobs)), parameters
 
 
 # ---------------------------------------------------------------- staging
@@ -157,61 +187,6 @@ def repository_name() -> str:
     return remote[1] if remote else REPOSITORY
 
 
-# ---------------------------------------------------------------- running the notebooks
-
-
-def prepare_environment(out: Path) -> None:
-    """What the kernels inherit: this interpreter, no progress bars, paths that hold in any folder."""
-    os.environ |= own_kernel(out)
-    # Libraries' notes to their own developers are not for readers of the book.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore:IProgress not found")
-    os.environ.setdefault("RADIN_CACHE", str(out / "cache"))
-    for name in ("RADIN_CACHE", "RADIN_DATA"):
-        if name in os.environ:
-            os.environ[name] = os.path.abspath(os.environ[name])
-
-
-@contextlib.contextmanager
-def kernels_speak_to(log: Path) -> Iterator[None]:
-    """Send to `log` what kernels write to the terminal themselves, such as tracebacks when they are stopped."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with log.open("ab") as stream:
-        os.dup2(stream.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-
-
-def run_notebook(path: Path, name: str, parameters: Parameters, target: Path | None = None) -> Any:
-    """Execute the notebook, into `target` or in place; a failed cell becomes one sentence and the notebook stays."""
-    import papermill
-
-    target = target or path
-    try:
-        return papermill.execute_notebook(
-            path,
-            target,
-            parameters=parameters,
-            cwd=path.parent,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-        )
-    except papermill.PapermillExecutionError as error:
-        reason = f"{error.ename}: {error.evalue}".strip().splitlines()[-1].rstrip(".")
-        raise BuildError(
-            f"{name}, cell [{error.exec_count}]: {reason} (as it failed: {target})"
-        ) from error
-    except Exception as error:  # a kernel that died or never came up has many classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise BuildError(
-            f"{name} did not run to its end: {reason} (the notebook so far: {target})"
-        ) from error
-
-
 # ---------------------------------------------------------------- pages
 
 
@@ -244,6 +219,25 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
+def add_explorer(stage: Path, *, fresh: bool) -> None:
+    """Add the budget explorer to the stage; its files are kept as the executed notebooks are."""
+    key = digest((TOOLS / "explorer.py").read_text("utf-8"), *surroundings())
+    kept = cache_root() / "explorer" / key
+    if fresh or not kept.is_dir():
+        from explorer import write_explorer  # its libraries take seconds
+
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as folder:
+            write_explorer(Path(folder) / "new")
+            shutil.rmtree(kept, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another build was faster
+                (Path(folder) / "new").rename(kept)
+        newest_first = sorted(kept.parent.glob("[!.]*"), key=last_use, reverse=True)
+        for old in newest_first[MAX_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(kept, stage, dirs_exist_ok=True)
+
+
 @contextlib.contextmanager
 def progress(step: str) -> Iterator[None]:
     """One line for one step of the build: its name at once, its time when it is done."""
@@ -258,50 +252,54 @@ def progress(step: str) -> Iterator[None]:
 
 
 def build(argv: list[str] | None) -> Path:
-    """The whole road from sources to `index.html`, whose path it returns."""
-    pages = [page.relative_to(ROOT) for page in pages_in_toc(ROOT)]
-    notebooks = [
-        page for page in pages if page.suffix == ".ipynb" and not page.is_relative_to(ASSIGNMENTS)
+    """The whole way from sources to `index.html`, whose path it returns."""
+    chapters = read_chapters(ROOT, notebooks_in_toc(ROOT))
+    defaults = {name: value for chapter in chapters for name, value in chapter.declared.items()}
+    options, parameters = parse_options(argv, defaults)
+    chapters = [
+        replace(chapter, given={k: v for k, v in parameters.items() if k in chapter.declared})
+        for chapter in chapters
     ]
-    declared = {path: declared_parameters(ROOT / path) for path in notebooks}
-    defaults = {
-        name: value for parameters in declared.values() for name, value in parameters.items()
-    }
-    out, parameters = parse_options(argv, defaults)
-    given = {
-        path: {name: parameters[name] for name in declared[path] if name in parameters}
-        for path in notebooks
-    }
-    for path in notebooks:
-        check_given(ROOT / path, path.as_posix(), given[path])
+    for chapter in chapters:
+        check_given(chapter.path, chapter.name, chapter.given)
+    out = options.out
     stage = out / "stage"
     with only_build_in(out):
         make_stage(stage, repository_name())
-        (out / "kernels.log").unlink(missing_ok=True)
+        log = out / "kernels.log"
+        log.unlink(missing_ok=True)
         prepare_environment(out)
-        times = Times(Path(os.environ["RADIN_CACHE"]))
-        add_reruns(stage, [ROOT / path for path in notebooks], out / "reruns")
-        sources = [(stage / path, path.as_posix()) for path in notebooks]
+        add_reruns(stage, [chapter.path for chapter in chapters], out / "reruns")
         fill(
             stage / "book" / "rerun.md",
             "parameters of the notebooks",
-            all_parameters(sources, "tab-parameters"),
+            all_parameters([(c.path, c.name) for c in chapters], "tab-parameters"),
         )
-        for path in notebooks:
-            with progress(path.as_posix()):
-                with kernels_speak_to(out / "kernels.log"), times.of(path.as_posix()):
-                    run_notebook(stage / path, path.as_posix(), given[path])
-                times_page = way_to_times(stage, path)
-                finish_notebook(
-                    stage / path, path.as_posix(), declared[path], given[path], ROOT, times_page
-                )
-                save_glued_pictures(stage / path, stage / "book" / "figures")
-        fill(stage / "book" / "times.md", "execution times", times.page())
+        executed = execute_chapters(
+            chapters, stage, log, root=ROOT, fresh=options.fresh, jobs=options.jobs
+        )
+        executions = finish_chapters(chapters, stage, executed)
+        fill(stage / "book" / "times.md", "execution times", times_page(executions))
+        write_architecture(stage, ROOT / "radin")
         with progress("explorer"):
-            write_explorer(stage)
+            add_explorer(stage, fresh=options.fresh)
         with progress("pages"):
-            replace_folder(build_pages(stage, out / "sphinx.log"), out / "html")
+            update_pages(stage, out, fresh=options.fresh)
     return out / "html" / "index.html"
+
+
+def update_pages(stage: Path, out: Path, *, fresh: bool) -> None:
+    """Make the pages anew, unless those that are there were made of the very same."""
+    html = out / "html"
+    record = out / "pages.key"
+    key = digest(folder_digest(stage), folder_digest(TOOLS), *surroundings())
+    there = (html / "index.html").is_file() and record.is_file()
+    if there and not fresh and record.read_text("utf-8") == key:
+        return
+    new = build_pages(stage, out / "sphinx.log")
+    record.unlink(missing_ok=True)
+    replace_folder(new, html)
+    record.write_text(key, "utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:

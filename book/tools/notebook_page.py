@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+from fingerprint import installed_version
 from parameters import Parameters, parameter_table
 
 PROGRESS_BAR = re.compile(r"\d+%\||\dit/s|\ds/it|\?it/s")
 
 
 def finish_notebook(
-    path: Path, name: str, declared: Parameters, given: Parameters, root: Path, times: str = ""
+    path: Path,
+    name: str,
+    declared: Parameters,
+    given: Parameters,
+    execution: Parameters,
+    *,
+    times: str = "",
 ) -> None:
-    """Make the executed notebook a page: its parameters explained, provenance at the foot, nothing of this machine.
+    """Make the executed notebook a page: its parameters explained, provenance at the foot.
 
-    How long it ran stands on the page `times`, so that this one is the same after every build.
+    Nothing of this machine stays, and no time but that of the execution.
+
+    Args:
+        execution: what `describe_execution` says.
+        times: the path from the page to the execution times; empty without such a page.
     """
     table = parameter_table(path, name)
     notebook = nbformat.read(path, as_version=4)
@@ -32,7 +43,7 @@ def finish_notebook(
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
-            cell.id = "injected-parameters"  # papermill's own is random, and two builds are to be the same
+            cell.id = "injected-parameters"  # papermill's own is random
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
     if table:
@@ -40,7 +51,7 @@ def finish_notebook(
     if given:
         note = f"*This page was rerun with {assignments(given)} in place of the values above.*"
         add_below_parameters(notebook, note, "rerun-note")
-    foot = provenance(name, declared | given, root, times)
+    foot = provenance(name, declared | given, execution, times)
     notebook.cells.append(nbformat.v4.new_markdown_cell(foot, id="provenance"))
     nbformat.write(notebook, path)
 
@@ -84,12 +95,23 @@ def is_plain_text(text: str) -> bool:
     return False
 
 
-def provenance(name: str, parameters: Parameters, root: Path, times: str = "") -> str:
-    """A folded box: what ran, on what, and the command that runs it again."""
-    took = f"; see [Execution times]({times})" if times else ""
-    versions = ", ".join(
-        f"{package} {installed_version(package)}" for package in ("torch", "radin")
-    )
+def describe_execution(
+    parameters: Parameters, root: Path, *, seconds: float, threads: int
+) -> Parameters:
+    """When and with what a notebook was executed, for the foot of its page."""
+    versions = (f"{package} {installed_version(package)}" for package in ("torch", "radin"))
+    return {
+        "executed": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "seconds": round(seconds, 1),
+        "commit": commit(root),
+        "device": device_in_use(str(parameters.get("device", "auto")), threads),
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+    }
+
+
+def provenance(name: str, parameters: Parameters, execution: Parameters, times: str = "") -> str:
+    """A folded box: what ran, when and on what, and the command that runs it again."""
+    more = f"; see [Execution times]({times})" if times else ""
     return f"""\
 ::::{{admonition}} Provenance
 :class: dropdown provenance
@@ -97,14 +119,17 @@ def provenance(name: str, parameters: Parameters, root: Path, times: str = "") -
 Parameters
 : {assignments(parameters) or "none"}
 
+Executed
+: {execution["executed"]}, in {execution["seconds"]:.0f} s{more}
+
 Commit
-: {commit(root)}
+: {execution["commit"]}
 
 Device
-: {device_in_use(str(parameters.get("device", "auto")))}{took}
+: {execution["device"]}
 
 Versions
-: Python {platform.python_version()}, {versions}
+: {execution["versions"]}
 
 To run this page again, at the same commit:
 
@@ -123,22 +148,16 @@ def commit(root: Path) -> str:
     )
 
 
-def installed_version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def device_in_use(choice: str) -> str:
-    """What the parameter `device` came to on this machine, in words."""
+def device_in_use(choice: str, threads: int | None = None) -> str:
+    """The device that the parameter `device` chose on this machine, for readers."""
     import torch
 
     from radin.inference.devices import pick_device
 
     device = pick_device(choice)
     if device.type == "cpu":
-        return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+        number = threads or torch.get_num_threads()
+        return f"cpu ({platform.machine()}, {number} thread{'s' * (number > 1)})"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"{device} ({name})"
 

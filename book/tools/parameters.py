@@ -146,7 +146,7 @@ def check_given(notebook: Path, name: str, values: Parameters) -> None:
 
 def allowed_values(notebook: Path, name: str) -> dict[str, str]:
     """What each parameter may be, in words; empty for a notebook that checks nothing."""
-    from radin.experiments.notebook import ZOOS, allowed
+    from radin.experiments.notebook import ZOOS, describe_allowed
 
     check = own_check(notebook)
     if check is None:
@@ -157,7 +157,7 @@ def allowed_values(notebook: Path, name: str) -> dict[str, str]:
 
     declared = declared_parameters(notebook)
     known = call(check, name, declared, check_parameters=zoos)
-    return {parameter: allowed(parameter, known) for parameter in declared}
+    return {parameter: describe_allowed(parameter, known) for parameter in declared}
 
 
 # ---------------------------------------------------------------- tables for the book

@@ -28,20 +28,23 @@ from tqdm import tqdm
 
 import comparison
 import kept_runs
-from make import (
-    ROOT,
-    OptionParser,
+from execution import (
+    jobs_at_once,
     kernels_speak_to,
-    only_build_in,
+    parse_jobs,
     prepare_environment,
     run_notebook,
+    set_threads,
+    side_by_side,
+    threads_of_each,
 )
+from fingerprint import data_fingerprint, make_mark
+from make import ROOT, OptionParser, only_build_in
 from parameters import BuildError, Parameters, check_given, declared_parameters, parse_value
 
 Run = tuple[
     str, Parameters
 ]  # the name of its file, and the parameters that are not the chapter's own
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 LONGEST_NAME = 150  # letters; a file system takes 255, less what is put around
 AT_WORK = re.compile(
     r"\..*\.(?P<pid>\d+)\.unfinished\.ipynb"
@@ -137,14 +140,16 @@ def run_one(
     name, given = run
     at_work = folder / f".{name}.{os.getpid()}{kept_runs.UNFINISHED}"
     failed = folder / f"{name}{kept_runs.UNFINISHED}"
-    for variable in THREADS:
-        os.environ.setdefault(variable, str(threads))
+    set_threads(threads)
     problem, started = "", time.monotonic()
     with kernels_speak_to(folder / "kernels.log"):
         try:
             notebook = run_notebook(source, name, given, at_work)
             notebook.metadata[kept_runs.KEY] = {
                 **mark,
+                "data": data_fingerprint(
+                    mark["parameters"]
+                ),  # it may have downloaded what it reads
                 "seconds": round(time.monotonic() - started, 1),
             }
             nbformat.write(notebook, at_work)
@@ -167,55 +172,19 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def parse_jobs(asked: str) -> int | None:
-    """The number that JOBS means; None where it says nothing."""
-    if asked and (not asked.isdecimal() or int(asked) < 1):
-        raise BuildError(f"JOBS must be a whole number of at least 1, not {asked!r}")
-    return int(asked) if asked else None
-
-
-def jobs_at_once(asked: int | None, runs: int) -> int:
-    """How many runs go on together: as asked, else one for each core; never more than have 4 GiB of memory each."""
-    from radin.inference.devices import network_memory_bytes
-
-    wanted = asked or joblib.cpu_count()
-    room = max(1, network_memory_bytes() // 2**30)  # network_memory_bytes() is a quarter of the machine's
-    if asked and room < wanted:
-        print(f"{room} runs at a time instead of {wanted}: there is no memory for more")
-    return min(wanted, room, max(1, runs))
-
-
 def run_all(
     source: Path, folder: Path, runs: list[Run], marks: list[Parameters], jobs: int, quiet: bool
 ) -> list[str]:
     """Run the notebooks, some at a time; returns one sentence for each that failed."""
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
     failed = []
-    threads = max(1, joblib.cpu_count() // jobs)
-    # Workers whose master was killed end the run they are at, which is kept, and go a little later.
-    pool = joblib.Parallel(
-        n_jobs=jobs,
-        backend="loky",
-        return_as="generator_unordered",
-        batch_size=1,
-        idle_worker_timeout=10,
-    )
-    tasks = (
-        joblib.delayed(run_one)(source, folder, *each, threads)
-        for each in zip(runs, marks, strict=True)
-    )
-    try:
-        with tqdm(total=len(runs), unit="run", disable=quiet) as bar:
-            for name, problem, seconds in pool(tasks):
-                bar.update()
-                bar.write(f"{name}: {'failed' if problem else 'done'} after {seconds:.0f} s")
-                sys.stdout.flush()
-                failed += [problem] * bool(problem)
-    except TerminatedWorkerError as error:
-        raise BuildError(
-            "the system killed a run, most likely for memory: try again with fewer JOBS"
-        ) from error
+    threads = threads_of_each(jobs)
+    tasks = [(source, folder, *each, threads) for each in zip(runs, marks, strict=True)]
+    with tqdm(total=len(runs), unit="run", disable=quiet) as bar:
+        for name, problem, seconds in side_by_side(run_one, tasks, jobs):
+            bar.update()
+            bar.write(f"{name}: {'failed' if problem else 'done'} after {seconds:.0f} s")
+            sys.stdout.flush()
+            failed += [problem] * bool(problem)
     return failed
 
 
@@ -274,7 +243,7 @@ def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
         prepare_environment(Path(setup))
         remove_leftovers(folder)
         (folder / "kernels.log").unlink(missing_ok=True)
-        marks = {name: kept_runs.mark(source, declared | given) for name, given in runs}
+        marks = {name: make_mark(source, declared | given) for name, given in runs}
         missing = [
             run
             for run in runs

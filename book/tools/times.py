@@ -1,65 +1,35 @@
-"""How long each notebook took, and on what: only this page and the search index differ from build to build."""
+"""The page that says how long each notebook took, and on what machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from notebook_page import device_in_use, installed_version
-from parameters import list_table
+from fingerprint import installed_version
+from notebook_page import device_in_use
+from parameters import Parameters, list_table
 from radin.inference.devices import machine_memory_bytes
 
 
-class Times:
-    """Seconds that each notebook ran, and how many files it had to make that a later run finds again."""
-
-    def __init__(self, cache: Path):
-        self.cache = cache
-        self.rows: list[tuple[str, float, int]] = []
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Measure the block; one that fails leaves no row."""
-        before, started = count_files(self.cache), time.monotonic()
-        yield
-        self.rows.append((name, time.monotonic() - started, count_files(self.cache) - before))
-
-    def page(self) -> str:
-        """Hardware and times as Markdown, for the foot of the page."""
-        rows = [
-            [f"[](../{name})", f"{seconds:.0f}", cache_words(made)]
-            for name, seconds, made in self.rows
-        ]
-        total = sum(seconds for _, seconds, _ in self.rows)
-        rows.append(["**All notebooks**", f"**{total:.0f}**", ""])
-        head = ["Page", "Seconds", "What the page needed of earlier work"]
-        return f"{hardware()}\n\n{list_table([head, *rows], 'Execution times of this build', 'tab-times')}\n"
-
-
-def cache_words(made: int) -> str:
-    return (
-        "found it all"
-        if made <= 0
-        else f"made {made} file{'s' * (made > 1)} that the next build finds"
-    )
-
-
-def count_files(folder: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(folder))
+def times_page(executions: list[tuple[str, Parameters]]) -> str:
+    """Hardware, and the seconds of each notebook by its name, as Markdown."""
+    rows = [
+        [f"[](../{name})", f"{execution['seconds']:.0f}", execution["executed"]]
+        for name, execution in executions
+    ]
+    total = sum(execution["seconds"] for _, execution in executions)
+    rows.append(["**All notebooks**", f"**{total:.0f}**", ""])
+    head = ["Page", "Seconds", "Executed"]
+    return f"{hardware()}\n\n{list_table([head, *rows], 'Execution times', 'tab-times')}\n"
 
 
 def hardware() -> str:
     """This machine in a definition list."""
-    import torch
-
     facts = {
         "Processor": processor(),
-        "Threads": f"{os.cpu_count()} in the machine, {torch.get_num_threads()} used by torch",
+        "Threads": f"{os.cpu_count()} in the machine",
         "Memory": memory(),
         "Device": device_in_use("auto"),
         "System": f"{platform.system()}, Python {platform.python_version()}",
