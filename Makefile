@@ -2,6 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What tests, lint and the classroom need beside it: ray, dask, nbgrader with JupyterLab, mypy and the like.
+DEV_STAMP := $(VENV)/.installed-dev
 PORT ?= 8000
 PYTEST_ARGS ?=
 export RADIN_CACHE ?= $(CURDIR)/_build/cache
@@ -20,12 +22,13 @@ BOOK_OPTIONS = $(if $(BUDGET),--budget '$(BUDGET)') $(if $(PRIOR),--prior '$(PRI
 
 # `make rerun` takes a list for some of them, and any list as GRID="seed=0,1,2". SEEDS is the parameter `seeds`.
 RERUN_OPTIONS = $(if $(BUDGETS),--vary budget '$(BUDGETS)') $(if $(PRIORS),--vary prior '$(PRIORS)') \
-	$(if $(ZOOS),--vary zoo '$(ZOOS)') $(if $(GRID),--grid '$(GRID)') $(if $(JOBS),--jobs '$(JOBS)')
+	$(if $(ZOOS),--vary zoo '$(ZOOS)') $(if $(GRID),--grid '$(GRID)')
+JOBS_OPTION = $(if $(JOBS),--jobs '$(JOBS)')
 
-RERUN_ONLY := CHAPTER BUDGETS PRIORS ZOOS GRID JOBS
+RERUN_ONLY := CHAPTER BUDGETS PRIORS ZOOS GRID
 
 # A misspelt variable must not pass in silence. (make writes a blank inside a value as backslash, blank.)
-VARIABLES := $(PARAMETERS) $(RERUN_ONLY) SUBMISSIONS HIDDEN_SEED PORT PYTHON PYTEST_ARGS UPGRADE RADIN_CACHE RADIN_DATA
+VARIABLES := $(PARAMETERS) $(RERUN_ONLY) JOBS FRESH SUBMISSIONS HIDDEN_SEED PORT PYTHON PYTEST_ARGS ALL UPGRADE RADIN_CACHE RADIN_DATA
 NOTHING :=
 BLANK := $(NOTHING) $(NOTHING)
 GIVEN := $(foreach word,$(subst \$(BLANK),_,$(MAKEOVERRIDES)),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
@@ -54,14 +57,17 @@ help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
 	@echo 'The notebooks take $(PARAMETERS), as in: make book BUDGET=8 SEED=3'
 
-book: $(STAMP) ## run the notebooks and build the book; ends with the path of its index.html
-	@$(BIN)/python book/tools/make.py $(BOOK_OPTIONS)
+book: $(STAMP) ## build the book, and run the notebooks that changed (FRESH=1: all of them); prints the path of its index.html
+	@$(BIN)/python book/tools/make.py $(BOOK_OPTIONS) $(if $(FRESH),--fresh '$(FRESH)') $(JOBS_OPTION)
 
 rerun: $(STAMP) ## run one chapter many times: CHAPTER=04_cifar10 BUDGETS="1 2 4 8" PRIORS="0 1"
-	@$(BIN)/python book/tools/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS)
+	@$(BIN)/python book/tools/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS) $(JOBS_OPTION)
 
-test: $(STAMP) ## run every test (PYTEST_ARGS="-k soup" for some)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+# Some tests side by side: each takes one thread. The last -n wins, as in PYTEST_ARGS="-n 0 -k soup".
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
+test: $(DEV_STAMP) ## run the tests in some 10 minutes; ALL=1 adds those that take minutes each (PYTEST_ARGS="-k soup" for some)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(ALL),--all) $(PYTEST_ARGS)
 
 serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); builds it if there is none
 	@[ -f _build/html/index.html ] || $(MAKE) --no-print-directory book
@@ -72,13 +78,13 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 CLASSROOM = $(BIN)/python notebooks/assignments/classroom.py
 GRADED = '$(SUBMISSIONS)' $(if $(HIDDEN_SEED),--hidden-seed '$(HIDDEN_SEED)')
 
-assignments: $(STAMP) ## generate the students' version of every assignment
+assignments: $(DEV_STAMP) ## generate the students' version of every assignment
 	@$(CLASSROOM) generate
 
-grade: $(STAMP) ## grade a class: SUBMISSIONS=folder, one folder for each student (HIDDEN_SEED=1 for other hidden inputs)
+grade: $(DEV_STAMP) ## grade a class: SUBMISSIONS=folder, one folder for each student (HIDDEN_SEED=1 for other hidden inputs)
 	@$(CLASSROOM) grade $(GRADED)
 
-leaderboard: $(STAMP) ## rank a class by the regret of its recipes in assignment 3: SUBMISSIONS=folder
+leaderboard: $(DEV_STAMP) ## rank a class by the regret of its recipes in assignment 3: SUBMISSIONS=folder
 	@$(CLASSROOM) leaderboard $(GRADED)
 
 bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table goes to the book, too
@@ -87,36 +93,51 @@ bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table 
 zoos: $(STAMP) ## train the shipped zoos and evaluate all their soups again (hours; ZOO=cifar10 for one of them)
 	@$(BIN)/python -m radin.experiments.zoos.photos $(or $(ZOO),all) $(if $(DEVICE),--device '$(DEVICE)')
 
-lint: $(STAMP) ## check style and types
+lint: $(DEV_STAMP) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --quiet
+
 # The pins stay as they are where pyproject.toml still admits them; UPGRADE=1 moves them all to the newest.
-pins: $(STAMP) ## pin again after a change of dependencies: requirements.txt and environment.yml
-	@$(BIN)/uv pip compile pyproject.toml --extra book --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --quiet $(if $(UPGRADE),--upgrade) -o requirements.txt
-	@$(BIN)/python book/tools/pins.py
+pins: $(DEV_STAMP) ## pin again after a change of dependencies: both requirements files and environment.yml
+	@mkdir -p _build
+	@cat requirements.txt requirements-dev.txt > _build/pins.txt
+	@$(COMPILE) --extra book --extra dev $(if $(UPGRADE),--upgrade) -o _build/pins.txt
+	@$(COMPILE) --extra book --constraint _build/pins.txt -o requirements.txt
+	@$(BIN)/python book/tools/pins.py _build/pins.txt
 
 clean: ## remove _build (book, stage, trained zoos) and every tool's cache; .venv stays
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The marker tells an installation that was killed half-way, which is begun afresh, from one that pip ended
-# itself. The packages come with the hashes of requirements.txt; the project itself is built by the setuptools
-# pinned there, hence no build isolation.
+# itself. The packages come with the hashes of the requirements files; the project itself is built by the
+# setuptools pinned there, hence no build isolation.
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
+PIP_FAILED = { rm -f $(VENV)/.installing; echo "error: pip could not install the packages; pip's own message is above"; exit 1; }
+
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'error: $(PYTHON) is not a Python 3.11 or newer; name one, as in: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo 'error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: the package python3-venv)'; exit 1; }
-	@rm -f $(STAMP)
+	@rm -f $(STAMP) $(DEV_STAMP)
 	@if [ -e $(VENV)/.installing ] || ! [ -x $(BIN)/python ]; then \
 		echo 'creating $(VENV) with $(PYTHON)'; $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(VENV)/.installing
-	@echo 'installing the pinned packages into $(VENV) (the first time this takes minutes)'
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.txt && \
-		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . || \
-		{ rm -f $(VENV)/.installing; echo 'error: pip could not install the packages; its own words are above'; exit 1; }
+	@echo 'installing what the book needs into $(VENV) (the first time this takes minutes)'
+	@$(PIP) --require-hashes -r requirements.txt && $(PIP) --no-deps --no-build-isolation -e . || $(PIP_FAILED)
 	@rm -f $(VENV)/.installing
 	@touch $(STAMP)
+
+# While this runs there is no stamp at all: if it is killed, the rule above begins afresh.
+$(DEV_STAMP): requirements-dev.txt $(STAMP)
+	@rm -f $(STAMP) $(DEV_STAMP)
+	@touch $(VENV)/.installing
+	@echo 'installing what tests and the classroom need into $(VENV)'
+	@$(PIP) --require-hashes -r requirements.txt -r requirements-dev.txt || $(PIP_FAILED)
+	@rm -f $(VENV)/.installing
+	@touch $(STAMP) $(DEV_STAMP)

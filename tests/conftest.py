@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from browser import browser, server, visit  # noqa: F401  (fixtures)
@@ -18,7 +20,53 @@ from local_server import LocalServer, serve
 settings.register_profile("radin", deadline=None)
 settings.load_profile("radin")
 
+# One thread for each test and for each process that it starts: programs side by side that all ask
+# for every core slow each other down up to tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 ROOT = Path(__file__).resolve().parent.parent
+
+QUICK_BOOK = ("--quick", "1", "--budget", "3")
+
+# The longest first, so that no process is left alone with one of them at the end. The first four
+# need the whole book, which the process that runs them builds.
+BOOK_FILES = ("test_rerun.py", "test_pages.py", "test_chapters.py", "test_explorer.py")
+LONG_FILES = (
+    *BOOK_FILES,
+    "test_classroom.py",
+    "test_rerun_grid.py",
+    "test_cluster.py",
+    "test_accessibility.py",
+)
+
+
+# ---------------------------------------------------------------- which tests run, and where
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all`, which `make test ALL=1` gives."""
+    parser.addoption("--all", action="store_true", help="also the tests marked `whole`")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what takes too long for every day, and keep each file in one process."""
+    for item in items:
+        name = item.path.name
+        group = "book" if name in BOOK_FILES else item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("whole") and not config.getoption("--all"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: make test ALL=1 runs it"))
+    items.sort(key=lambda item: position(item.path.name))
+
+
+def position(name: str) -> int:
+    """Where the tests of a file come in the order of all."""
+    return LONG_FILES.index(name) if name in LONG_FILES else len(LONG_FILES)
+
+
+# ---------------------------------------------------------------- what tests share
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +75,17 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder for all processes that run these tests side by side."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def radin_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def radin_cache(shared_folder: Path) -> Path:
     """Where trained zoos are kept: RADIN_CACHE, as `make` sets it, else a folder for these tests."""
-    cache = Path(os.environ.setdefault("RADIN_CACHE", str(tmp_path_factory.mktemp("cache"))))
+    cache = Path(os.environ.setdefault("RADIN_CACHE", str(shared_folder / "cache")))
     return cache.absolute()
 
 
@@ -62,10 +117,18 @@ def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def jobs_of_a_build() -> int:
+    """How many notebooks a build may run at a time: its process has that many cores for itself."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
 @pytest.fixture(scope="session")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def book(shared_folder: Path) -> Path:
     """The real book, built once with quick parameters: the folder that holds `index.html`."""
-    out = tmp_path_factory.mktemp("book")
-    done = run_make_book(out, "--quick", "1", "--budget", "3")
-    assert done.returncode == 0, done.stdout + done.stderr
+    out, log = shared_folder / "book", shared_folder / "book.log"
+    with FileLock(shared_folder / "book.lock"):
+        if not log.exists():
+            done = run_make_book(out, *QUICK_BOOK, "--jobs", str(jobs_of_a_build()))
+            log.write_text(done.stdout + done.stderr, "utf-8")
+    assert (out / "html" / "index.html").is_file(), log.read_text("utf-8")
     return out / "html"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from conftest import run_make_book
+from conftest import QUICK_BOOK, jobs_of_a_build, run_make_book
 
 
 @pytest.fixture
@@ -49,10 +49,11 @@ def test_the_page_shows_the_budget_it_was_run_with(book):
     assert "papermill notebooks/01_soup_on_digits.ipynb out.ipynb -p budget 3 " in text
 
 
+@pytest.mark.whole
 def test_the_book_made_again_from_nothing_is_the_same(book, tmp_path, monkeypatch):
     """The zoo is trained anew, and every figure and number comes out the same."""
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    done = run_make_book(tmp_path, "--quick", "1", "--budget", "3")
+    done = run_make_book(tmp_path, *QUICK_BOOK, "--jobs", str(jobs_of_a_build()))
     assert done.returncode == 0, done.stdout + done.stderr
     again = tmp_path / "html"
     pictures = sorted(path.relative_to(book) for path in book.glob("_images/*.png"))
