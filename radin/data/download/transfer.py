@@ -191,7 +191,7 @@ def _receive(url: str, part: Path, remote: _RemoteFile, bar: tqdm) -> str:
         with response:
             start = _first_byte(response, url, have, remote)
             if start is not None:
-                _append(response, url, part, start, remote, bar)
+                _append(response, part, start, url=url, remote=remote, bar=bar)
                 return "the connection broke off"
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
@@ -203,7 +203,7 @@ def _receive(url: str, part: Path, remote: _RemoteFile, bar: tqdm) -> str:
 
 
 def _append(
-    response: HTTPResponse, url: str, part: Path, start: int, remote: _RemoteFile, bar: tqdm
+    response: HTTPResponse, part: Path, start: int, *, url: str, remote: _RemoteFile, bar: tqdm
 ) -> None:
     """Write an answer into `part` from byte `start` on."""
     with open(part, "ab") as file:
