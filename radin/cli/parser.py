@@ -93,7 +93,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--model": {
         "required": True,
         "metavar": "SPEC",
-        "help": f"the network: {SPEC_FORMS}, a function of your own that takes nothing, or num_classes",
+        "help": f"the network: {SPEC_FORMS}, a function of your own that takes nothing, or "
+        "num_classes",
     },
     "--data": {
         "required": True,
