@@ -19,8 +19,8 @@ def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
 
     Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest
     one if they differ), so the order of the ingredients does not matter. Integer and boolean
-    buffers (counters, position ids) are copied from the heaviest ingredient, the first of equals: their
-    average has no meaning. Ingredients of weight 0 are not read.
+    buffers (counters, position ids) are copied from the heaviest ingredient, the first of equals:
+    their average has no meaning. Ingredients of weight 0 are not read.
 
     Args:
         zoo: N ingredients.

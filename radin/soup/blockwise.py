@@ -61,7 +61,7 @@ class Piece(NamedTuple):
 
 
 def to_shares(weights: Tensor) -> list[Shares]:
-    """For each row of weights (M, N), the sources of positive weight and their shares of the sum."""
+    """For each row of weights (M, N), the sources of positive weight and their shares."""
     return [
         [(k, p) for k, p in enumerate(row) if p > 0]
         for row in (weights / weights.sum(1, keepdim=True)).tolist()

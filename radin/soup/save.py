@@ -183,7 +183,7 @@ class _Target(NamedTuple):
 def _write(layouts: Sequence[CheckpointLayout], sources: Sources, rows: Sequence[Shares]) -> None:
     """Average the sources into files. Row m is written to the files of layout m."""
     tensor_paths = [file.path for layout in layouts for file in layout.files]
-    index_paths = [layout.path for layout in layouts if layout.index]
+    index_paths = [layout.path for layout in layouts if layout.index_bytes]
     stale = [path for layout in layouts for path in layout.stale()]
     # The indices come last: files are moved in this order, and an index follows its shards.
     with atomic_files([*tensor_paths, *index_paths], stale=stale) as files:
@@ -221,6 +221,6 @@ def _write_headers(
             }
         targets.append(of_layout)
     for layout in layouts:
-        if layout.index:
-            write_at(next(unwritten), 0, layout.index)
+        if layout.index_bytes:
+            write_at(next(unwritten), 0, layout.index_bytes)
     return targets

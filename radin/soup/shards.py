@@ -63,12 +63,12 @@ class CheckpointLayout(NamedTuple):
     Attributes:
         path: the file to open: the only one, or the index.
         files: the file, or the shards.
-        index: the bytes of the index; empty if there is one file.
+        index_bytes: of the index; empty if there is one file.
     """
 
     path: Path
     files: list[FileLayout]
-    index: bytes
+    index_bytes: bytes
 
     def stale(self) -> list[Path]:
         """Files to remove before the new ones appear, so that no two soups have one name.
@@ -79,7 +79,7 @@ class CheckpointLayout(NamedTuple):
         stem = self.path.name.removesuffix(INDEX_SUFFIX).removesuffix(_SUFFIX)
         index = self.path.with_name(stem + INDEX_SUFFIX)
         single = self.path.with_name(stem + _SUFFIX)
-        stale = [single] if self.index and single.is_file() else []
+        stale = [single] if self.index_bytes and single.is_file() else []
         if not index.is_file():
             return stale
         try:

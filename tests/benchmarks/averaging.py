@@ -190,9 +190,9 @@ def warm_up_radin() -> None:
     """Load the compiled loop, as an import: it is compiled once for each machine."""
     import torch
 
-    from radin.soup.cpu_kernel import averages
+    from radin.soup.cpu_kernel import weighted_sums
 
-    averages([torch.zeros(1 << 15)] * 5, [[(k, 0.2) for k in range(5)]])
+    weighted_sums([torch.zeros(1 << 15)] * 5, [[(k, 0.2) for k in range(5)]])
 
 
 def timm_method(paths: list[Path], out: Path) -> Work:

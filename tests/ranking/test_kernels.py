@@ -20,14 +20,14 @@ from radin import LogitBank
 from radin.ranking import cpu_kernels, gpu_kernels
 
 BOTH = pytest.mark.parametrize("kernels", [cpu_kernels, gpu_kernels], ids=["numba", "torch"])
-Found = tuple[int, Tensor, Tensor, Tensor]
+MarginFields = tuple[int, Tensor, Tensor, Tensor]
 
 
 @njit
 def decode(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order, value = np.empty(len(bits), np.int64), np.empty(len(bits), np.float64)
     for i in range(len(bits)):
-        order[i], value[i] = cpu_kernels._order(bits[i]), cpu_kernels._value(bits[i])
+        order[i], value[i] = cpu_kernels._sort_key(bits[i]), cpu_kernels._to_double(bits[i])
     return order, value
 
 
@@ -85,7 +85,7 @@ def odd_banks(draw: st.DrawFn) -> LogitBank:
     return LogitBank(logits, bank.labels)
 
 
-def decisions(found: Found, weights: Sequence[Fraction]) -> list[bool]:
+def decisions(found: MarginFields, weights: Sequence[Fraction]) -> list[bool]:
     """Whether the ensemble is right on each contested image, from its margins, in fractions."""
     _, margins, wins_ties, starts = found
     averages = [
@@ -102,9 +102,9 @@ def fractions(weights: Tensor) -> list[Fraction]:
     return [Fraction(w) for w in weights.tolist()]
 
 
-def check_form(found: Found, num_models: int) -> None:
-    sure, margins, wins_ties, starts = found
-    assert isinstance(sure, int)
+def check_form(found: MarginFields, num_models: int) -> None:
+    always_right, margins, wins_ties, starts = found
+    assert isinstance(always_right, int)
     assert (margins.dtype, wins_ties.dtype, starts.dtype) == (
         torch.float64,
         torch.bool,
@@ -126,7 +126,7 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     check_form(found, bank.num_models)
 
     logits, labels = bank.logits.tolist(), bank.labels.tolist()
-    sure, contested = [], []
+    always_right, contested = [], []
     for i in range(first, last):
         y = labels[i]
         # For each other class, whether the label is ahead of it in each ingredient: the lower class wins ties.
@@ -136,10 +136,10 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
             if c != y
         ]
         if all(map(all, ahead)):
-            sure.append(i)
+            always_right.append(i)
         elif all(map(any, ahead)):
             contested.append(i)
-    assert found[0] == len(sure)
+    assert found[0] == len(always_right)
     assert len(found[3]) - 1 == len(contested)
 
     for p in [
@@ -150,7 +150,7 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
             row.index(max(row)) == y for row, y in zip(exact_ensemble(bank, p), labels, strict=True)
         ]
         assert decisions(found, fractions(p)) == [right[i] for i in contested]
-        assert sum(right[first:last]) == len(sure) + sum(right[i] for i in contested)
+        assert sum(right[first:last]) == len(always_right) + sum(right[i] for i in contested)
 
 
 @BOTH
@@ -167,7 +167,7 @@ def test_labels_that_no_model_predicts(kernels):
 
 
 def contested_bank(num_models: int, num_images: int, num_classes: int, seed: int = 0) -> LogitBank:
-    """Models that agree on much and are far from sure: many rivals, some of them dominated."""
+    """Models that agree on much and are far from always_right: many rivals, some of them dominated."""
     rng = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (num_images,), generator=rng)
     shared = torch.randn(num_images, num_classes, generator=rng)
@@ -176,10 +176,12 @@ def contested_bank(num_models: int, num_images: int, num_classes: int, seed: int
     return LogitBank(shared + 0.7 * noise, labels)
 
 
-def averaged_hits(kernels: ModuleType, found: Found, weights: Tensor) -> Tensor:
+def averaged_hits(kernels: ModuleType, found: MarginFields, weights: Tensor) -> Tensor:
     """On how many images each of the weights (M, N) is right, by what was collected."""
-    sure, margins, wins_ties, starts = found
-    return sure + kernels.count_candidates(margins, wins_ties, starts, weights.T.contiguous())
+    always_right, margins, wins_ties, starts = found
+    return always_right + kernels.count_candidates(
+        margins, wins_ties, starts, weights.T.contiguous()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -204,7 +206,7 @@ def test_dominated_rivals_never_decide(dtype):
 
 
 @st.composite
-def margins(draw: st.DrawFn, max_models: int = 6) -> Found:
+def margins(draw: st.DrawFn, max_models: int = 6) -> MarginFields:
     """What might have been collected of up to five images: whole numbers at some scale, many sums of them zero."""
     N, rivals = draw(st.integers(1, max_models)), draw(st.lists(st.integers(1, 4), max_size=5))
     R = sum(rivals)
@@ -224,7 +226,7 @@ def margins(draw: st.DrawFn, max_models: int = 6) -> Found:
 def test_counts_of_all_subsets(kernels, found, at_once):
     N = found[1].shape[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_kernels, "_AT_ONCE", at_once)
+        patch.setattr(gpu_kernels, "_MAX_BLOCK_ANSWERS", at_once)
         counted = kernels.count_subsets(*found[1:]).tolist()
     assert len(counted) == 2**N
     for mask in range(1, 2**N):
@@ -261,9 +263,9 @@ def test_a_table_of_4096_subsets():
         )
 
 
-def undecided(kernels: ModuleType, found: Found, caps: Tensor) -> Found:
-    sure, *rest = kernels.drop_decided(*found[1:], caps)
-    return found[0] + sure, *rest
+def undecided(kernels: ModuleType, found: MarginFields, caps: Tensor) -> MarginFields:
+    always_right, *rest = kernels.drop_decided(*found[1:], caps)
+    return found[0] + always_right, *rest
 
 
 def heaviest_first(caps: list[Fraction], order: Sequence[int]) -> list[Fraction]:

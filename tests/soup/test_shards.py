@@ -93,8 +93,8 @@ def test_shards_are_those_of_hugging_face(tmp_path_factory, sizes, max_bytes):
     )
     for file in layout.files:
         write(file, tensors)
-    if layout.index:
-        layout.path.write_bytes(layout.index)
+    if layout.index_bytes:
+        layout.path.write_bytes(layout.index_bytes)
     assert sorted(path.name for path in ours.iterdir()) == sorted(
         path.name for path in theirs.iterdir()
     )
@@ -117,7 +117,7 @@ def test_a_file_that_is_large_enough_needs_no_index():
         layout = checkpoint_layout(path, specs, {}, max_shard_size=max_bytes)
         assert layout.path == Path("x/soup.safetensors")
         assert [file.path for file in layout.files] == [layout.path]
-        assert layout.index == b""
+        assert layout.index_bytes == b""
         assert layout.stale() == []
     assert len(checkpoint_layout(path, specs, {}, max_shard_size=19).files) == 2
 
