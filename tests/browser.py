@@ -1,4 +1,4 @@
-"""Fixtures of the tests that read the built book in a browser: a server, Chromium, and a visit that sees no network."""
+"""Fixtures for tests that read the built book: a server, Chromium, a visit without a network."""
 
 from __future__ import annotations
 
@@ -98,12 +98,13 @@ class Visit:
         self.settle()
 
     def settle(self) -> None:
-        """Wait for the page's formulas and images, also those further down, and for the charts of an explorer."""
+        """Wait for all formulas and images of the page, and for the charts of an explorer."""
         self.tab.evaluate("async () => { await window.MathJax?.startup?.promise }")
         self.tab.evaluate("() => [...document.images].forEach(i => { i.loading = 'eager' })")
         self.tab.wait_for_function("[...document.images].every(i => i.complete)")
         self.tab.wait_for_function(
-            "[...document.querySelectorAll('.radin-explorer')].every(e => e.dataset.ready === 'yes')"
+            "[...document.querySelectorAll('.radin-explorer')]"
+            ".every(e => e.dataset.ready === 'yes')"
         )
 
     def use_scheme(self, scheme: str) -> None:

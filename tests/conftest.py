@@ -1,4 +1,4 @@
-"""What several test files share: where the repository is, one cache for all, the book built once."""
+"""What several test files share: the repository's folder, one cache, the book built once."""
 
 from __future__ import annotations
 
@@ -84,20 +84,20 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def radin_cache(shared_folder: Path) -> Path:
-    """Where trained zoos are kept: RADIN_CACHE, as `make` sets it, else a folder for these tests."""
+    """Where trained zoos are kept: RADIN_CACHE, as `make` sets it, or a folder for these tests."""
     cache = Path(os.environ.setdefault("RADIN_CACHE", str(shared_folder / "cache")))
     return cache.absolute()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> None:
-    """No test downloads a data set; those of downloads talk to a server of their own and lift this."""
+    """No test downloads a data set; tests of downloads use a local server and change this."""
     os.environ["RADIN_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
-    """What a file leaves in the environment is gone after it: engines for clusters set the number of threads there."""
+    """Restore the environment after each file: engines for clusters set thread counts there."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -106,13 +106,13 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalServer]:
-    """A server on this machine, in the place of those that data sets and checkpoints come from."""
+    """A server on this machine instead of those that data sets and checkpoints come from."""
     with serve() as local:
         yield local
 
 
 def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the build of `root` into `out`, with its words captured."""
+    """Run the build of `root` into `out`, and capture its output."""
     command = [sys.executable, root / "book" / "tools" / "make.py", "--out", out, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

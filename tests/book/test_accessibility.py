@@ -22,8 +22,9 @@ EVERY_PAGE = [*pages(), "search.html?q=soup", "genindex.html"]
 LOOKS = [(viewport, scheme) for viewport in (DESK, PHONE) for scheme in ("light", "dark")]
 # A formula's thousands of parts are MathJax's affair.
 FORMULAS = ["mjx-container"]
-# On every page each rule is asked once; the other three looks ask again what they can change there: colours at
-# night, what must scroll or be touched on a phone. Code has the same colours on all pages, and is slow to check.
+# On every page each rule is asked once, in the first look. The other three looks ask again what
+# they can change: colours at night, what must scroll or be touched on a phone. Code has the same
+# colours on all pages, and is slow to check.
 RULES: list[tuple[list[str], list[str] | None]] = [
     (FORMULAS, None),
     ([*FORMULAS, "pre"], ["color-contrast"]),

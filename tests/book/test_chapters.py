@@ -1,7 +1,8 @@
 """Every chapter has the same skeleton, and every solution is executed.
 
-A notebook's solutions are cells between `solution-start` and `solution-end`: the build of the book executes them.
-A page without cells holds its solutions in ```python blocks, executed here, or says of one that it is written in words.
+A notebook's solutions are cells between `solution-start` and `solution-end`: the build of the book
+executes them. A page without cells holds its solutions in ```python blocks, executed here, or says
+of one that it is written in words.
 """
 
 from __future__ import annotations
@@ -261,7 +262,8 @@ def test_each_exercise_of_a_page_has_one_solution(name):
             assert not blocks, f"{label} has code, so it is not only written"
         else:
             assert blocks, (
-                f"{label} holds no ```python block; an answer in words is marked `:class: dropdown written`"
+                f"{label} holds no ```python block; "
+                "an answer in words is marked `:class: dropdown written`"
             )
             assert any("assert " in block for block in blocks), f"{label} asserts nothing"
 

@@ -1,4 +1,4 @@
-"""book/tools/comparison.py: runs are paired where they saw the same images, and the page says so."""
+"""book/tools/comparison.py: runs are paired where they saw the same images; the page says so."""
 
 from __future__ import annotations
 

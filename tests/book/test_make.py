@@ -22,7 +22,10 @@ PARAMETERS = (
     'budget = 4  # evaluations\nprior: float = 1.0\nzoo = "digits"\nquick = False\nrows = None\n'
 )
 DEFAULTS = {"budget": 4, "prior": 1.0, "zoo": "digits", "quick": False, "rows": None}
-WORK = 'if budget < 1:\n    raise ValueError(f"budget must be at least 1, not {budget}")\nprint("spent", budget)'
+WORK = """\
+if budget < 1:
+    raise ValueError(f"budget must be at least 1, not {budget}")
+print("spent", budget)"""
 CONFIG = 'title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
 CONFIG += "parse: {myst_enable_extensions: [colon_fence, deflist]}\n"
 
@@ -223,7 +226,7 @@ def test_provenance_tells_a_commit_from_uncommitted_work(small_book):
 
 
 def test_build_rerun_and_failures_leave_a_good_book(small_book):
-    """One road through it all, for each build takes seconds: build, fail in a cell, fail in the pages."""
+    """Build, fail in a cell, fail in the pages: all in one test, for each build takes seconds."""
     out = small_book / "_build"
     page = out / "html" / "notebooks" / "01_a.html"
     source = (small_book / "notebooks" / "01_a.ipynb").read_bytes()

@@ -1,4 +1,4 @@
-"""The real book as a reader meets it: all pages there, whole without a network, on a phone, in the dark."""
+"""The real book as readers meet it: all pages, whole without a network, on a phone, in the dark."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def anchors(path: Path) -> frozenset[str]:
 
 
 def test_no_page_is_heavy(book, page):
-    """A page with what belongs to it alone: its text and pictures; where the explorer lives, that too."""
+    """A page with what belongs to it alone: text, pictures, and an explorer if it has one."""
     text = (book / page).read_text("utf-8")
     own = {(book / page).parent / str(image["src"]) for image in images(book, page)}
     own |= set((book / "_static" / "explorer").iterdir()) if EXPLORER.search(text) else set()

@@ -1,4 +1,4 @@
-"""book/tools/parameters.py: what a chapter says of its parameters is checked, and shown, from that one place."""
+"""book/tools/parameters.py: what a chapter says of its parameters is checked there, and shown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def chapter(tmp_path: Path) -> Path:
     cells = [v4.new_code_cell(SOURCE, metadata={"tags": ["parameters"]})]
     cells.append(
         v4.new_code_cell(
-            "from radin.experiments.notebook import check_parameters\n\ncheck_parameters(['a', 'b'], zoo=zoo)"
+            "from radin.experiments.notebook import check_parameters\n\n"
+            "check_parameters(['a', 'b'], zoo=zoo)"
         )
     )
     nbformat.write(v4.new_notebook(cells=cells), tmp_path / "a.ipynb")

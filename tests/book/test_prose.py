@@ -1,9 +1,10 @@
-"""Numbers in prose come from executed cells, terms are linked where a page first uses them, notebooks are clean.
+"""Numbers in prose come from executed cells, terms are linked at first use, notebooks are clean.
 
-A bare decimal in the text of a page or of a notebook is an error, and so is a whole number that counts or measures
-something, unless book/reported.yml lists it as a figure that others report. Code, mathematics, roles such as glue,
-link targets and directive options are no prose. A term of the glossary is a {term} link at its first use in running
-text: headings, titles, captions and links are no running text.
+A bare decimal in the text of a page or of a notebook is an error, and so is a whole number that
+counts or measures something, unless book/reported.yml lists it as a figure that others report.
+Code, mathematics, roles such as glue, link targets and directive options are no prose. A term of
+the glossary is a {term} link at its first use in running text: headings, titles, captions and
+links are no running text.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def bare_decimals(markdown: str) -> list[tuple[int, str]]:
     ]
 
 
-# What a number counts or measures where it is a result. One adjective may stand between: "200 random soups".
+# What a number counts or measures where it is a result. One adjective may stand between, as in
+# "200 random soups".
 COUNTED = re.compile(
     r"""(?<![\w.,§-])(?P<number>\d+(?:,\d{3})*)[ ]?
         (?: % | (?:[ ]?[a-z-]+[ ])?
@@ -166,7 +168,7 @@ def text_cells(notebook: Path) -> str:
 
 
 def notebooks(root: Path) -> list[Path]:
-    """The chapters and the assignments' two versions, but not what a teacher's class leaves beside them."""
+    """The chapters and the assignments' two versions, without what a class leaves there."""
     patterns = ("*.ipynb", "assignments/source/*/*.ipynb", "assignments/release/*/*.ipynb")
     return sorted(path for pattern in patterns for path in (root / "notebooks").glob(pattern))
 
@@ -179,7 +181,7 @@ def sources(root: Path) -> dict[str, str]:
 
 
 def chapters_and_pages(root: Path) -> dict[str, str]:
-    """`sources` less the assignments: those set tasks and marks, and are read in Jupyter, which knows no {term}."""
+    """`sources` less the assignments, which are read in Jupyter: it knows no {term}."""
     return {page: text for page, text in sources(root).items() if not page.startswith(ASSIGNMENTS)}
 
 
@@ -274,7 +276,7 @@ def test_the_check_lets_pass(markdown):
 # Pages where a first use need not be a link, with the reason.
 UNLINKED_PAGES = {
     "book/glossary": "it is where the links lead",
-    "book/api": "made from docstrings, which no role belongs in; its first lines point to the glossary",
+    "book/api": "made from docstrings, which hold no role; its first lines point to the glossary",
     "book/bibliography": "titles of papers",
 }
 # Terms whose first use need not be a link, with the reason.

@@ -1,4 +1,4 @@
-"""The chapter of ten questions and the pages beside it: what they promise is there, and what they show runs."""
+"""The chapter of ten questions and the pages beside it: their promises hold, their code runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""book/tools/rerun_grid.py: real runs of a tiny chapter, interrupted, mended and compared; and of a real one."""
+"""book/tools/rerun_grid.py: a tiny chapter interrupted, resumed and compared; a real one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ parts:
   - file: book/times
 """
 PAGES = {
-    "index": "# Small\n\n```{glossary}\npaired interval\n  Of a difference on the same images.\n```\n",
+    "index": "# Small\n\n```{glossary}\npaired interval\n  Of one set of images.\n```\n",
     "rerun": "# Rerun\n\n% parameters of the notebooks\n",
     "reruns": "# Compare\n\nNothing yet.\n",
     "times": "# Times\n\n% execution times\n",
@@ -194,7 +194,8 @@ def test_make_passes_lists_and_single_values_on(root):
     done = subprocess.run([*quiet, *words], cwd=root, capture_output=True, text=True, check=False)
     line = " ".join(done.stdout.splitlines()[-1].split())
     assert line.endswith(
-        "'04_cifar10' --quick '1' --vary budget '1 2' --vary prior '0 1' --grid 'seeds=2,3' --jobs '2'"
+        "'04_cifar10' --quick '1' --vary budget '1 2' --vary prior '0 1'"
+        " --grid 'seeds=2,3' --jobs '2'"
     )
     done = subprocess.run(
         ["make", "-n", "book", "BUDGETS=1 2"], cwd=root, capture_output=True, text=True, check=False
@@ -217,7 +218,7 @@ def test_no_more_runs_at_once_than_memory_allows(monkeypatch, capsys):
 
 
 def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
-    """One road through it all, for each run starts a kernel."""
+    """All in one test, for each run starts a kernel."""
     kept = small / "_build" / "reruns" / "tiny"
     source = small / "notebooks" / "tiny.ipynb"
 
