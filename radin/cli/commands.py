@@ -188,7 +188,7 @@ def bench_command(options: argparse.Namespace) -> None:
 def fetch_command(options: argparse.Namespace) -> None:
     """A download by name, and the number and size of its files."""
     name = options.dataset
-    root = Path(options.to).expanduser() if options.to else data_root()
+    root = data_root(options.to or None)
     if name == MODEL_SOUPS:
         ids = ingredient_ids(options.ids or "all")
         folder = root / MODEL_SOUPS
