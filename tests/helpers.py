@@ -96,7 +96,7 @@ def random_bank(
 
 @st.composite
 def tied_banks(draw: st.DrawFn) -> LogitBank:
-    """Small banks full of ties: whole-number logits, equal models, each image at a scale of its own."""
+    """Small banks full of ties: integer logits, equal models, each image at its own scale."""
     N, n, C = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(st.integers(2, 4))
     half = draw(st.booleans())
     logits = draw(st.lists(st.integers(-2, 2), min_size=N * n * C, max_size=N * n * C))

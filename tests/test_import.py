@@ -26,7 +26,8 @@ COST = """
 import json, time
 start = time.perf_counter()
 import MODULE
-print(json.dumps([time.perf_counter() - start, sorted({name.split(".")[0] for name in sys.modules})]))
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]))
 """
 
 

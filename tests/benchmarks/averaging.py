@@ -1,17 +1,20 @@
-"""Averaging files of one architecture: radin, three peers, and the floor, which is to read every byte once.
+"""Averaging files of one architecture: radin, three peers, and reading every byte once.
 
-    python tests/benchmarks/averaging.py --folder PLACE    # 13 files of 456 MB in two formats; some 15 minutes
+    # 13 files of 456 MB in two formats; some 15 minutes
+    python tests/benchmarks/averaging.py --folder FOLDER
     python tests/benchmarks/averaging.py --quick           # tiny files, printed only
 
-The files have the tensors of the published CLIP ViT-B/32 classifiers, text leftovers included, with random numbers;
-they are made once (`--folder` needs 13 GB for both formats) and used again. Each measurement has a process of its own
-and begins after its imports; the methods take turns. Peak memory is the growth of the resident set, to which pages of
-mapped files count; of it, what is private to the process is told apart. With `--cold-repeats` the files are dropped
-from the page cache first. The result goes to `radin/experiments/results/averaging.json`.
+The files have the tensors of the published CLIP ViT-B/32 classifiers, with the unused text tensors,
+filled with random numbers. They are made once (`--folder` needs 13 GB for both formats) and used
+again. Each measurement runs in its own process and begins after its imports; the methods take
+turns. Peak memory is the growth of the resident set, which includes pages of mapped files; the part
+private to the process is shown apart. With `--cold-repeats` the files are dropped from the page
+cache first. The result goes to `radin/experiments/results/averaging.json`.
 
-Peers, each on the same files and each writing its average: mergekit's linear merge of raw state dicts (in an
-environment of its own, whose Python is given as `--mergekit-python`; left out without it), the method of timm's script
-(load one state dict after another, add it in double precision, divide, convert), and torch's AveragedModel.
+The peers read the same files, and each writes its average: mergekit's linear merge of raw state
+dicts (in its own environment, whose Python is given as `--mergekit-python`; left out without it),
+the method of timm's script (load one state dict after another, add it in double precision, divide,
+convert), and torch's AveragedModel.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-# torch and radin are imported by those who need them: the floor does not, and mergekit's Python may have no radin.
+# Imported where they are needed: the floor needs neither, and mergekit's Python may have no radin.
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FORMATS = ("pt", "safetensors")
@@ -43,7 +46,7 @@ Work = Callable[[], Results]
 
 
 def shapes(scale: int = 1) -> dict[str, tuple[int, ...]]:
-    """The 160 tensors of a published ingredient, in their order; every side divided by `scale`, but at least 1."""
+    """The 160 tensors of a published ingredient; every side divided by `scale`, at least 1."""
     width, text, block = 768, 512, "model.visual.transformer.resblocks."
     found = {
         "model.positional_embedding": (77, text),
@@ -100,7 +103,7 @@ def make_files(folder: Path, number: int, scale: int, kind: str) -> list[Path]:
     return paths
 
 
-# The methods. Each imports what it needs, and hands back the work that is measured: from these files to that one. ----
+# The methods. Each imports what it needs, and returns the work that is measured. ----
 
 
 def reading(paths: list[Path], out: Path) -> Work:
@@ -134,14 +137,12 @@ def reading_mapped(paths: list[Path], out: Path) -> Work:
 
 
 def radin_alone(paths: list[Path], out: Path) -> Work:
-    """`save_soup` of a zoo that is open. Opening reads every file too, to check and to hash it: see `radin_open`."""
+    """`save_soup` of an open zoo. Opening it reads every file, too: see `radin_open`."""
     import radin
     from radin.checkpoints.checkpoint import open_checkpoint
 
     warm_up_radin()
-    zoo = radin.Zoo(
-        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths)
-    )
+    zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths))
 
     def work() -> Results:
         radin.save_soup(zoo, equal(len(paths)), out)
@@ -173,9 +174,7 @@ def radin_four(paths: list[Path], out: Path) -> Work:
     from radin.soup.save import save_soups
 
     warm_up_radin()
-    zoo = radin.Zoo(
-        paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths)
-    )
+    zoo = radin.Zoo(paths, [open_checkpoint(path) for path in paths], ["-"] * len(paths))
 
     def work() -> Results:
         first = [m % len(paths) for m in range(4)]  # all ingredients, then all but the first, ...
@@ -196,7 +195,7 @@ def warm_up_radin() -> None:
 
 
 def timm_method(paths: list[Path], out: Path) -> Work:
-    """What timm's script does: a dict of sums in double precision, divided and converted at the end."""
+    """timm's script: a dict of sums in double precision, divided and converted at the end."""
     import torch
 
     def work() -> Results:
@@ -261,7 +260,10 @@ def torch_swa(paths: list[Path], out: Path) -> Work:
 
 
 def mergekit_linear(paths: list[Path], out: Path) -> Work:
-    """mergekit's linear merge of raw state dicts, equal weights. Its lazy unpickler knows no single numbers (0.1.5)."""
+    """mergekit's linear merge of raw state dicts, equal weights.
+
+    Its lazy unpickler has no scalars (0.1.5).
+    """
     import yaml
     from mergekit.scripts.merge_raw_pytorch import main as merge
 
@@ -337,7 +339,7 @@ def measure(method: str, paths: list[Path], out: Path, cold: bool) -> Results:
 
 @contextmanager
 def memory() -> Iterator[dict[str, int]]:
-    """Bytes by which the resident set, and the private part of it, grow at their peaks (Linux; else nothing)."""
+    """Peak growth in bytes of the resident set and of its private part (Linux; else nothing)."""
     grown: dict[str, int] = {}
     if not Path("/proc/self/status").exists():
         yield grown

@@ -1,13 +1,13 @@
-"""Stage 1 against the loop that it replaces, against AutoGluon, and against the floor: `make bench`.
+"""Stage 1 against a plain loop, against AutoGluon, and against reading the logits: `make bench`.
 
-The floor is one max-reduction over the same logits, the least that any exact method must do once: read them.
-Each case runs in a process of its own, floor and peer in the same process as radin. Finished cases are kept
-in `_build/bench`, so that a killed run of the same code goes on where it stopped; a complete one ends in
-`radin/experiments/results/stage_one.json`, which the book's chapter on stage 1 shows.
+The floor is one max-reduction over the same logits: any exact method must read them once.
+Each case runs in its own process, floor and peer in the same process as radin. Finished cases are
+kept in `_build/bench`, so that a killed run of the same code continues where it stopped. A complete
+run writes `radin/experiments/results/stage_one.json`, which the book's chapter on stage 1 shows.
 
-    python tests/benchmarks/stage_one.py            # all cases; some 6 minutes, 20 GB of memory, 7 GB of disk
+    python tests/benchmarks/stage_one.py          # all: 6 minutes, 20 GB of memory, 7 GB of disk
     python tests/benchmarks/stage_one.py --case subsets_single    # one of them, printed
-    python tests/benchmarks/stage_one.py --quick    # all cases, a tenth of the images, into another file
+    python tests/benchmarks/stage_one.py --quick  # a tenth of the images, into another file
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def wait_for_gpu() -> None:
 
 
 def floor_of(logits: Tensor) -> float:
-    """Seconds for one max-reduction: of halves as the 16-bit numbers that they are, for which torch has fast code."""
+    """Seconds for one max-reduction; of half precision as int16, for which torch is fast."""
     plain = (
         logits.view(torch.int16)
         if logits.dtype == torch.float16 and logits.device.type == "cpu"
@@ -77,7 +77,7 @@ def floor_of(logits: Tensor) -> float:
 
 
 def peak_beyond(work: Callable[[], Any]) -> int:
-    """Bytes of anonymous memory that `work` takes at its peak, watched every millisecond (Linux; else 0)."""
+    """Peak bytes of anonymous memory of `work`, read every millisecond (Linux; else 0)."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -108,7 +108,7 @@ def peak_beyond(work: Callable[[], Any]) -> int:
 
 
 def loop_each(bank: radin.LogitBank, candidates: Tensor, sample: int) -> tuple[float, float]:
-    """Seconds for each candidate when its ensemble is formed, and how far the accuracies are from radin's (points)."""
+    """Seconds to form each candidate's ensemble, and the largest difference from radin (points)."""
     chosen = candidates[
         torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))[:sample]
     ]
@@ -194,7 +194,7 @@ def digits(images: int) -> Results:
 
 
 def moves(images: int) -> Results:
-    """All moves from a subset of half the ingredients against the same candidates scored in full."""
+    """All moves from a subset of half the ingredients, against scoring the candidates in full."""
     bank = synthetic_bank(13, images, 1000)
     counts = torch.tensor([1, 0] * 6 + [1])
     collected = seconds(lambda: Moves(bank), 3)
@@ -236,7 +236,7 @@ def likelihood(images: int) -> Results:
 
 
 def caruana(images: int) -> Results:
-    """25 steps of greedy selection with replacement: radin on logits, AutoGluon on probabilities."""
+    """25 greedy steps with replacement: radin on logits, AutoGluon on probabilities."""
     bank, steps = synthetic_bank(13, images, 1000), 25
     own = seconds(lambda: radin.greedy_path(bank, steps), 3)
     best = radin.fast_estimate(bank, radin.greedy_path(bank, steps)).max().item()
@@ -372,7 +372,7 @@ def code() -> str:
 
 
 def run_all(quick: bool) -> None:
-    """Every case that is not done yet, each in its own process; then the table, and the file for the book."""
+    """Run the cases that are not done, each in its own process; then write table and file."""
     path = WORK / f"{'quick' if quick else 'stage_one'}-{code()}.json"
     results: Results = (
         json.loads(path.read_text()) if path.exists() else {"hardware": hardware(), "cases": {}}
@@ -386,7 +386,7 @@ def run_all(quick: bool) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(
-                f"error: the case {name} failed (its own words are above); the others are kept in {path}"
+                f"error: the case {name} failed (see above); the others are kept in {path}"
             )
         results["cases"][name] = json.loads(done.stdout.splitlines()[-1])
         write(results, path)

@@ -278,7 +278,7 @@ def test_blocks_of_draws_reach_every_subset_too(uniform, num_models, min_size, m
 
 
 def check_subsets_are_equally_likely() -> None:
-    """The first, the second, ... row of many seeds, and pairs of rows: no subset is favoured anywhere."""
+    """No subset is favoured in row 0, 1, ... of many seeds, and no pair of rows is."""
     rows = [bitmasks(monte_carlo(4, 3, seed, min_size=2, max_size=3)) for seed in range(3000)]
     subsets = masks_within(4, 2, 3)
     for i in range(3):
@@ -351,7 +351,8 @@ def test_sizes_are_equally_likely_and_so_are_the_subsets_of_each():
 def test_a_size_without_subsets_left_is_left_out_from_then_on():
     orders = [tuple(sizes_of(monte_carlo(2, 3, seed, uniform="sizes"))) for seed in range(2000)]
     check_fair(orders, [(2, 1, 1), (1, 2, 1), (1, 1, 2)], [1 / 2, 1 / 4, 1 / 4])
-    # 20,000 rows in 72 sizes are some 278 each: three sizes have fewer subsets, and the others share the rest.
+    # 20,000 rows in 72 sizes are some 278 each: three sizes have fewer subsets,
+    # and the others share the rest.
     counts = Counter(sizes_of(monte_carlo(72, 20_000, uniform="sizes")))
     assert (counts[1], counts[71], counts[72]) == (72, 72, 1)
     assert stats.chisquare([counts[size] for size in range(2, 71)]).pvalue > UNLIKELY
@@ -385,7 +386,7 @@ def test_dirichlet_rows_are_different_mixing_weights(
 
 
 def check_beta(values: np.ndarray, a: float, b: float) -> None:
-    """Chi-square against the Beta distribution, in bins that the rounding to single precision cannot blur."""
+    """Chi-square against the Beta distribution, in bins much wider than single precision."""
     edges = np.array(
         [1e-30, 1e-12, 1e-6, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999]
     )

@@ -1,4 +1,4 @@
-"""radin/ranking/cpu_kernels.py and radin/ranking/gpu_kernels.py: what they collect and count is what a loop over all of it finds."""
+"""radin/ranking/{cpu,gpu}_kernels.py: they collect and count what a plain loop finds."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_a_folder_to_keep_them_in_loops_are_compiled_all_the_same():
 
 @st.composite
 def odd_banks(draw: st.DrawFn) -> LogitBank:
-    """Banks that no data set makes: ties, equal models, any halves, bfloat16, scales apart, strides in memory."""
+    """Banks that no data set makes: ties, equal models, all dtypes, any scales and strides."""
     bank = draw(tied_banks())
     logits, (N, n, C) = bank.logits, bank.logits.shape
     kind = draw(st.sampled_from(["tied", "any half", "bfloat16", "scales apart", "extreme"]))
@@ -129,7 +129,8 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
     always_right, contested = [], []
     for i in range(first, last):
         y = labels[i]
-        # For each other class, whether the label is ahead of it in each ingredient: the lower class wins ties.
+        # For each other class, whether the label is ahead of it in each ingredient. The
+        # lower class wins ties.
         ahead = [
             [(model[i][y], c) > (model[i][c], y) for model in logits]
             for c in range(bank.num_classes)
@@ -155,7 +156,7 @@ def test_every_ensemble_is_decided_by_what_is_collected(kernels, data, bank):
 
 @BOTH
 def test_labels_that_no_model_predicts(kernels):
-    """A class at the bottom everywhere leaves nothing to decide; one that wins all ties is always right."""
+    """The lowest class everywhere leaves nothing to decide; one that wins all ties is right."""
     logits = random_bank(3, 40, 5).logits.half()
     logits[:, :, 4] = -65504.0
     found = kernels.collect(logits, torch.full((40,), 4), 0, 40)
@@ -167,7 +168,7 @@ def test_labels_that_no_model_predicts(kernels):
 
 
 def contested_bank(num_models: int, num_images: int, num_classes: int, seed: int = 0) -> LogitBank:
-    """Models that agree on much and are far from always_right: many rivals, some of them dominated."""
+    """Models that agree on much and are far from certain: many rivals, some of them dominated."""
     rng = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (num_images,), generator=rng)
     shared = torch.randn(num_images, num_classes, generator=rng)
@@ -186,7 +187,7 @@ def averaged_hits(kernels: ModuleType, found: MarginFields, weights: Tensor) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_dominated_rivals_never_decide(dtype):
-    """More rivals in an image than are compared, more rows than there is room for at first; one keeps them all."""
+    """More rivals in an image than are compared, and more rows than the first capacity."""
     bank = contested_bank(4, 300, 120)
     logits = bank.logits.to(dtype)
     some, every = (each.collect(logits, bank.labels, 0, 300) for each in (cpu_kernels, gpu_kernels))
@@ -207,7 +208,7 @@ def test_dominated_rivals_never_decide(dtype):
 
 @st.composite
 def margins(draw: st.DrawFn, max_models: int = 6) -> MarginFields:
-    """What might have been collected of up to five images: whole numbers at some scale, many sums of them zero."""
+    """Possible margins of up to five images: integers at some scale, with many sums of zero."""
     N, rivals = draw(st.integers(1, max_models)), draw(st.lists(st.integers(1, 4), max_size=5))
     R = sum(rivals)
     numbers = draw(st.lists(st.integers(-3, 3), min_size=R * N, max_size=R * N))
@@ -269,7 +270,7 @@ def undecided(kernels: ModuleType, found: MarginFields, caps: Tensor) -> MarginF
 
 
 def heaviest_first(caps: list[Fraction], order: Sequence[int]) -> list[Fraction]:
-    """Weights of sum 1, as large as the caps let them be in the given order: the corners of what is allowed."""
+    """Weights of sum 1, as large as the caps allow in the given order: the extreme points."""
     weights, left = [Fraction(0)] * len(caps), Fraction(1)
     for k in order:
         weights[k] = min(caps[k], left)
@@ -295,7 +296,7 @@ def test_what_is_dropped_is_decided_under_the_caps(kernels, found, data):
 
 @pytest.mark.parametrize("sizes", [(1, 30), (12, 18), (29, 30)])
 def test_subsets_of_like_sizes_leave_little_to_decide(sizes):
-    """Of 12 to 18 of 30, each ingredient weighs a twelfth at most; where one may be alone nothing is known."""
+    """With 12 to 18 of 30, an ingredient weighs a twelfth at most; alone it weighs 1."""
     bank = contested_bank(30, 400, 20)
     found = cpu_kernels.collect(bank.logits, bank.labels, 0, 400)
     rng = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""radin/ranking/margins.py: the shortcut answers as the loop over whole ensembles does, on any bank, thread and device."""
+"""radin/ranking/margins.py: the counts are those of whole ensembles, on any bank and device."""
 
 from __future__ import annotations
 
@@ -327,7 +327,8 @@ def calibrated(N, n, C):
 
 torch.manual_seed(0)
 for warm_up in (random_bank(8), random_bank(12)):
-    fast_estimate(warm_up, torch.rand(50, len(warm_up)).softmax(1)), fast_estimate(warm_up, exhaustive(len(warm_up)))
+    fast_estimate(warm_up, torch.rand(50, len(warm_up)).softmax(1))
+    fast_estimate(warm_up, exhaustive(len(warm_up)))
 """
 linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc"
@@ -343,7 +344,7 @@ def measured(code: str, *arguments: object) -> list[float]:
 
 @linux
 def test_memory_beside_a_calibrated_bank_is_a_small_part_of_it(tmp_path):
-    """Also of a bank on disk: its logits are mapped, so that they take no memory that cannot be given back."""
+    """Also beside a bank on disk: its mapped logits take no anonymous memory."""
     code = """
 bank = calibrated(8, 4000, 1000)
 print(bank.accuracies().mean().item(), bank.logits.nbytes / 1024, peak(bank))
@@ -364,10 +365,11 @@ print(kib("RssAnon") - before)
 
 @linux
 def test_memory_beside_a_bank_of_noise_is_some_blocks():
-    """Of noise, every class is a rival, and margins in double precision take twice the single-precision bank.
+    """For noise, every class is a rival, and the margins take twice the memory of the bank.
 
-    A thread holds up to three blocks of _MAX_BLOCK_LOGITS doubles: the margins of one, the copy that is handed on, and what is
-    left undecided of them. The allocator may keep as much again of an earlier thread's.
+    A thread holds up to three blocks of _MAX_BLOCK_LOGITS doubles: the margins, the copy that is
+    returned, and what is left undecided of them. The allocator can keep as much of an earlier
+    thread.
     """
     code = """
 import radin.ranking.margins
@@ -391,17 +393,20 @@ print(peak(LogitBank(logits, labels)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    "place", [(0, 0, 0), (1, 3, 1), (2, 6, 2)]
+    "index", [(0, 0, 0), (1, 3, 1), (2, 6, 2)]
 )  # the first, one inside, and the last of all
-def test_a_logit_that_is_not_finite_is_found_wherever_it_is(dtype, value, place):
+def test_a_logit_that_is_not_finite_is_found_wherever_it_is(dtype, value, index):
     logits = random_bank(3, 7, 3).logits.to(dtype)
-    logits[place] = value
-    mend = "leave this ingredient out" + (
+    logits[index] = value
+    advice = "leave this ingredient out" + (
         " or keep single precision" if dtype == torch.float16 else ""
     )
-    said = f"Ingredient {'abc'[place[0]]} gives NaN or infinite logits on 1 images, the first is image {place[1]}; {mend}"
+    message = (
+        f"Ingredient {'abc'[index[0]]} gives NaN or infinite logits on 1 images, "
+        f"the first is image {index[1]}; {advice}"
+    )
     for memory in (logits, logits.transpose(0, 1).contiguous().transpose(0, 1)):
-        with pytest.raises(BankError, match=said + r"\."):
+        with pytest.raises(BankError, match=message + r"\."):
             LogitBank(memory, torch.zeros(7, dtype=torch.int64), "abc")
 
 

@@ -65,7 +65,8 @@ def test_answers_to_each_image_are_what_the_estimates_are_means_of(bank, max_log
     assert (100 * right.double().mean(1)).tolist() == pytest.approx(
         fast_estimate(bank, subsets).tolist(), abs=1e-9
     )
-    # A loss is the difference of two numbers as large as the logits, and as inexact as they are in double precision.
+    # A loss is the difference of two numbers as large as the logits, with their rounding in
+    # double precision.
     rounding = 16 * torch.finfo(torch.float64).eps * max(1.0, bank.logits.abs().max().item())
     torch.testing.assert_close(
         losses.mean(1), fast_estimate(bank, subsets, "nll"), rtol=1e-12, atol=rounding
@@ -153,7 +154,7 @@ def test_the_ensemble_of_one_is_the_model(bank):
 
 
 def test_one_number_for_one_accuracy():
-    """r right answers of n are the same number of percent off the bank, by estimate and by evaluation."""
+    """r right answers of n are the same percentage from the bank, an estimate, an evaluation."""
     for n in range(1, 200):
         labels = (torch.arange(n) >= n // 3).long()
         bank = LogitBank(torch.tensor([1.0, 0.0]).expand(1, n, 2).contiguous(), labels)
@@ -287,7 +288,7 @@ def test_a_strong_prior_favours_the_most_ingredients():
 
 
 def test_the_prior_is_in_points_of_accuracy():
-    """The full zoo, 10 points worse than the best single, overtakes it when lambda * (1 - 1/N) passes 10."""
+    """The full zoo, 10 points worse than the best single, wins if lambda * (1 - 1/N) > 10."""
     labels = torch.zeros(10, dtype=torch.int64)
     right, wrong = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
     bank = LogitBank(
