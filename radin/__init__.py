@@ -22,7 +22,7 @@ from radin.recipes.trust import trust
 from radin.soup.average import average, interpolate
 from radin.soup.save import save_soup
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RECIPES",
