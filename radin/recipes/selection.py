@@ -1,4 +1,9 @@
-"""The recipes that work with any evaluator, such as the look-up of a soup bench."""
+"""The recipes that work with any evaluator, such as the look-up of a soup bench.
+
+>>> import radin
+>>> sorted(radin.RECIPES)
+['best_single', 'ensemble', 'greedy', 'radin', 'random', 'uniform']
+"""
 
 from __future__ import annotations
 
