@@ -64,10 +64,10 @@ rerun: $(STAMP) ## run one chapter many times: CHAPTER=04_cifar10 BUDGETS="1 2 4
 	@$(BIN)/python book/tools/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS) $(JOBS_OPTION)
 
 # Some tests side by side: each takes one thread. The last -n wins, as in PYTEST_ARGS="-n 0 -k soup".
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(DEV_STAMP) ## run the tests in some 10 minutes; ALL=1 adds those that take minutes each (PYTEST_ARGS="-k soup" for some)
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(ALL),--all) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(filter-out 0,$(ALL)),--all) $(PYTEST_ARGS)
 
 serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); builds it if there is none
 	@[ -f _build/html/index.html ] || $(MAKE) --no-print-directory book

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,17 +28,20 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ROOT = Path(__file__).resolve().parent.parent
 
+EXECUTED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC, in \d+ s")
 QUICK_BOOK = ("--quick", "1", "--budget", "3")
 
-# The longest first, so that no process is left alone with one of them at the end. The first four
-# need the whole book, which the process that runs them builds.
-BOOK_FILES = ("test_rerun.py", "test_pages.py", "test_chapters.py", "test_explorer.py")
+# The longest first, so that no process is left alone with one of them at the end. The first builds
+# the book; another process has long work of its own before a file asks for the book, too.
 LONG_FILES = (
-    *BOOK_FILES,
+    "test_rerun.py",
     "test_classroom.py",
     "test_rerun_grid.py",
     "test_cluster.py",
+    "test_pages.py",
     "test_accessibility.py",
+    "test_explorer.py",
+    "test_chapters.py",
 )
 
 
@@ -49,13 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also the tests marked `whole`")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what takes too long for every day, and keep each file in one process."""
+    """Skip what takes too long for every day, and begin with the longest files."""
     for item in items:
-        name = item.path.name
-        group = "book" if name in BOOK_FILES else item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("whole") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test ALL=1 runs it"))
     items.sort(key=lambda item: position(item.path.name))
@@ -115,6 +115,11 @@ def run_make_book(out: Path, *options: str, root: Path = ROOT) -> subprocess.Com
     """Run the build of `root` into `out`, and capture its output."""
     command = [sys.executable, root / "book" / "tools" / "make.py", "--out", out, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def read_without_time(page: Path) -> str:
+    """The text of a page of the book without the time and the duration of its execution."""
+    return EXECUTED.sub("", page.read_text("utf-8"))
 
 
 def jobs_of_a_build() -> int:

@@ -8,6 +8,7 @@ of one that it is written in words.
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,7 @@ def test_the_code_of_a_solution_runs(block, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- the built book
 
 
+@cache  # two tests read each page
 def solutions_in(book: Path, name: str) -> list[Any]:
     return BeautifulSoup((book / f"{name}.html").read_text("utf-8"), "html.parser").select(
         "article .solution.admonition"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,10 +14,12 @@ from nbformat import v4
 
 import kept_runs
 import make
-from conftest import run_make_book
+from conftest import EXECUTED, read_without_time, run_make_book
+from fingerprint import fingerprint
 from generated import add_reruns, fill, find_entry
-from notebook_page import finish_notebook, is_progress_bar, papermill_command
-from times import Times
+from notebook_page import describe_execution, finish_notebook, is_progress_bar, papermill_command
+from parameters import declared_parameters
+from times import times_page
 
 PARAMETERS = (
     'budget = 4  # evaluations\nprior: float = 1.0\nzoo = "digits"\nquick = False\nrows = None\n'
@@ -55,7 +58,7 @@ def small_book(root: Path, tmp_path: Path) -> Path:
 
 
 def test_declared_parameters(small_book):
-    assert make.declared_parameters(small_book / "notebooks" / "01_a.ipynb") == DEFAULTS
+    assert declared_parameters(small_book / "notebooks" / "01_a.ipynb") == DEFAULTS
 
 
 def test_parameters_that_are_no_plain_values_are_refused(small_book):
@@ -66,7 +69,7 @@ def test_parameters_that_are_no_plain_values_are_refused(small_book):
     with pytest.raises(
         make.BuildError, match=r"01_a.ipynb is no notebook with a cell of plain parameters"
     ):
-        make.declared_parameters(path)
+        declared_parameters(path)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +109,9 @@ def test_values_of_another_type_are_refused(name, text):
 
 
 def test_options_come_from_the_notebooks(tmp_path):
-    out, parameters = make.parse_options(
-        ["--out", str(tmp_path), "--budget", "8", "--quick=1"], DEFAULTS
-    )
-    assert out == tmp_path
+    words = ["--out", str(tmp_path), "--fresh", "1", "--jobs", "2", "--budget", "8", "--quick=1"]
+    options, parameters = make.parse_options(words, DEFAULTS)
+    assert options == make.Options(out=tmp_path, fresh=True, jobs=2)
     assert parameters == {"budget": 8, "quick": True}
 
 
@@ -175,7 +177,8 @@ def test_a_page_keeps_no_timing_and_no_path(tmp_path):
     path = tmp_path / "a.ipynb"
     nbformat.write(notebook, path)
 
-    finish_notebook(path, "notebooks/a.ipynb", DEFAULTS, {"budget": 8}, tmp_path)
+    execution = describe_execution(DEFAULTS, tmp_path, seconds=2.4, threads=1)
+    finish_notebook(path, "notebooks/a.ipynb", DEFAULTS, {"budget": 8}, execution)
 
     done = nbformat.read(path, as_version=4)
     assert done.metadata.papermill == {"parameters": {"budget": 8}}
@@ -185,6 +188,8 @@ def test_a_page_keeps_no_timing_and_no_path(tmp_path):
     foot = done.cells[-1].source
     assert "papermill notebooks/a.ipynb out.ipynb -p budget 8 -p prior 1.0 -p zoo digits" in foot
     assert "Commit\n: unknown" in foot
+    assert re.search(r"\nExecuted\n: \d{4}-\d\d-\d\d \d\d:\d\d UTC, in 2 s\n", foot)
+    assert ", 1 thread)" in foot
     assert str(tmp_path) not in path.read_text("utf-8")
 
 
@@ -219,9 +224,9 @@ def test_provenance_tells_a_commit_from_uncommitted_work(small_book):
     for uncommitted in (True, False):
         copy = small_book / "copy.ipynb" if uncommitted else small_book.parent / "copy.ipynb"
         shutil.copy(path, copy)
-        finish_notebook(copy, "notebooks/01_a.ipynb", DEFAULTS, {}, small_book)
-        assert f"`{revision}`" in copy.read_text()
-        assert ("with uncommitted changes" in copy.read_text()) is uncommitted
+        execution = describe_execution(DEFAULTS, small_book, seconds=1, threads=1)
+        assert f"`{revision}`" in execution["commit"]
+        assert ("with uncommitted changes" in execution["commit"]) is uncommitted
         copy.unlink()
 
 
@@ -234,12 +239,17 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     done = run_make_book(out, "--budget", "8", root=small_book)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str(out / "html" / "index.html")
-    assert len(done.stdout.splitlines()) == 4, (
-        "one line for the notebook, the explorer, the pages, the path"
+    assert len(done.stdout.splitlines()) == 5, (
+        "one line for all notebooks, this notebook, the explorer, the pages, the path"
     )
     assert "spent 8" in page.read_text()
     assert "# Parameters" not in page.read_text()
     assert (small_book / "notebooks" / "01_a.ipynb").read_bytes() == source
+    good = page.read_bytes()
+
+    done = run_make_book(out, "--budget", "8", "--fresh", "1", root=small_book)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_without_time(page) == EXECUTED.sub("", good.decode()), "from nothing, it is another"
     good = page.read_bytes()
 
     done = run_make_book(out, "--budget", "0", root=small_book)
@@ -249,7 +259,7 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     assert (
         "notebooks/01_a.ipynb, cell [3]: ValueError: budget must be at least 1, not 0" in sentence
     )
-    assert (out / "stage" / "notebooks" / "01_a.ipynb").exists()
+    assert (out / "stage" / "notebooks" / "01_a.executed.ipynb").exists()
     assert page.read_bytes() == good
 
     (small_book / "book" / "index.md").write_text("# Small\n\n[](nowhere.md)\n")
@@ -295,13 +305,12 @@ def test_without_reruns_the_contents_stay_as_they_are(small_book):
     assert (small_book / "_toc.yml").read_bytes() == before
 
 
-def keep(folder: Path, budget: int, fingerprint: str) -> None:
+def keep(folder: Path, budget: int, made_from: str) -> None:
     """A run as `make rerun` keeps it."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters = DEFAULTS | {"budget": budget}
-    metadata = {
-        kept_runs.KEY: {"parameters": parameters, "fingerprint": fingerprint, "seconds": 1.0}
-    }
+    mark = {"parameters": parameters, "fingerprint": made_from, "data": ""}
+    metadata = {kept_runs.KEY: {**mark, "seconds": 1.0}}
     nbformat.write(v4.new_notebook(metadata=metadata), folder / f"budget={budget}.ipynb")
 
 
@@ -318,7 +327,7 @@ def test_reruns_that_are_all_outdated_are_left_out_in_so_many_words(small_book, 
         "01_a: 2 kept runs are outdated and left out; make rerun makes them again\n"
     )
     assert (small_book / "_toc.yml").read_bytes() == before
-    keep(kept / "01_a", 2, kept_runs.fingerprint(notebook))
+    keep(kept / "01_a", 2, fingerprint(notebook))
     add_reruns(small_book, [notebook], kept)
     assert capsys.readouterr().out == ""  # the page itself counts those that are left out
     assert "Left out: 1 made from other sources" in (small_book / "reruns" / "01_a.md").read_text(
@@ -357,24 +366,16 @@ def test_the_stage_holds_of_the_assignments_only_what_students_get(root, tmp_pat
     assert not [path for path in notebooks if "BEGIN SOLUTION" in path.read_text("utf-8")]
 
 
-def test_times_tell_what_was_found_and_what_was_made(tmp_path):
-    times = Times(tmp_path)
-    with times.of("notebooks/a.ipynb"):
-        pass
-    with times.of("notebooks/b.ipynb"):
-        (tmp_path / "zoos").mkdir()
-        (tmp_path / "zoos" / "0").touch()
-    with pytest.raises(ValueError, match="stop"), times.of("notebooks/c.ipynb"):
-        raise ValueError("stop")
-    page = times.page()
-    rows = page[page.index("* - [") :].split("* - ")
-    assert rows[1].splitlines() == ["[](../notebooks/a.ipynb)", "  - 0", "  - found it all"]
-    assert rows[2].splitlines() == [
-        "[](../notebooks/b.ipynb)",
-        "  - 0",
-        "  - made 1 file that the next build finds",
+def test_times_tell_the_seconds_and_the_day_of_each_notebook():
+    executions = [
+        ("notebooks/a.ipynb", {"seconds": 1.2, "executed": "2026-11-28 19:40 UTC"}),
+        ("notebooks/b.ipynb", {"seconds": 60.0, "executed": "2026-11-27 08:00 UTC"}),
     ]
-    assert "c.ipynb" not in page
+    page = times_page(executions)
+    rows = page[page.index("* - [") :].split("* - ")
+    assert rows[1].splitlines() == ["[](../notebooks/a.ipynb)", "  - 1", "  - 2026-11-28 19:40 UTC"]
+    assert rows[2].splitlines()[1] == "  - 60"
+    assert rows[3].splitlines()[:2] == ["**All notebooks**", "  - **61**"]
     for fact in ("Processor\n: ", "Threads\n: ", "Memory\n: ", "Device\n: cpu", "torch "):
         assert fact in page
 

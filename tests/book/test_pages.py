@@ -41,6 +41,7 @@ def notebook_page(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@cache  # reading a page takes longer than most questions about it
 def article(book: Path, page: str) -> Tag:
     """What the page itself says, without navigation."""
     found = BeautifulSoup((book / page).read_text("utf-8"), "html.parser").find("article")
