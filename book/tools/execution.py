@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def side_by_side(function: Callable[..., Any], tasks: Iterable[tuple], jobs: int
         idle_worker_timeout=10,
     )
     try:
-        yield from pool(joblib.delayed(function)(*task) for task in tasks)
+        with warnings.catch_warnings():  # joblib warns of tasks that a failed one has ended
+            warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed")
+            yield from pool(joblib.delayed(function)(*task) for task in tasks)
     except TerminatedWorkerError as error:
         raise BuildError(
             "the system killed a run, most likely for memory: try again with fewer JOBS"

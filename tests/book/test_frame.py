@@ -38,64 +38,78 @@ def project(root: Path) -> dict[str, Any]:
     return tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-@pytest.fixture(scope="module")
-def requirements(root: Path) -> str:
-    return (root / "requirements.txt").read_text("utf-8")
+FILES = {"requirements.txt": ("book",), "requirements-dev.txt": ("book", "dev")}
 
 
-@pytest.fixture(scope="module")
-def pinned(requirements: str) -> list[Requirement]:
+def read_pins(root: Path, *names: str) -> list[Requirement]:
+    text = "\n".join((root / name).read_text("utf-8") for name in names)
     return [
-        Requirement(re.sub(r"\s*\\?\n?\s*--hash=\S+", "", block)) for block in blocks(requirements)
+        Requirement(re.sub(r"\s*\\?\n?\s*--hash=\S+", "", block)) for block in pins.blocks(text)
     ]
 
 
-def blocks(requirements: str) -> list[str]:
-    """One text per requirement: its own line and the lines of hashes below it."""
-    return [
-        block for block in re.split(r"\n(?=\S)", requirements.strip()) if not block.startswith("#")
-    ]
+def versions(pinned: list[Requirement], name: str) -> set[str]:
+    wanted = canonicalize_name(name)
+    found = [pin.specifier for pin in pinned if canonicalize_name(pin.name) == wanted]
+    return {specifier.version for each in found for specifier in each}
 
 
-def test_every_direct_dependency_is_pinned_at_a_version_it_admits(project, pinned):
-    direct = project["dependencies"] + [
-        dependency
-        for extra in ("book", "dev")
-        for dependency in project["optional-dependencies"][extra]
-    ]
+@pytest.mark.parametrize("extra", ["book", "dev"])
+def test_every_direct_dependency_is_pinned_at_a_version_it_admits(root, project, extra):
+    files = ["requirements.txt"] if extra == "book" else list(FILES)
+    pinned = read_pins(root, *files)
+    direct = [*project["dependencies"], *project["optional-dependencies"][extra]]
     for wanted in map(Requirement, direct):
-        versions = [
-            next(iter(pin.specifier)).version
-            for pin in pinned
-            if canonicalize_name(pin.name) == canonicalize_name(wanted.name)
-        ]
-        assert versions, (
-            f"{wanted.name} is in pyproject.toml but not in requirements.txt: run `make pins`"
-        )
-        for version in versions:
+        found = versions(pinned, wanted.name)
+        assert found, f"{wanted.name} is in pyproject.toml but not in {files}: run `make pins`"
+        for version in found:
             assert wanted.specifier.contains(version, prereleases=True), (
                 f"{wanted} does not admit {version}"
             )
 
 
-def test_every_requirement_is_one_version_with_a_hash(requirements, pinned):
-    for block, pin in zip(blocks(requirements), pinned, strict=True):
+@pytest.mark.parametrize("name", FILES)
+def test_every_requirement_is_one_version_with_a_hash(root, name):
+    blocks = pins.blocks((root / name).read_text("utf-8"))
+    for block, pin in zip(blocks, read_pins(root, name), strict=True):
         assert [specifier.operator for specifier in pin.specifier] == ["=="], str(pin)
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), f"{pin.name} has no hash"
 
 
-def test_pins_name_no_index_and_no_address(root, requirements):
-    for text in (requirements, (root / "environment.yml").read_text("utf-8")):
+def test_pins_name_no_index_and_no_address(root):
+    for name in (*FILES, "environment.yml"):
+        text = (root / name).read_text("utf-8")
         assert not re.search(r"https?:|file:|--(extra-)?index-url|--find-links|(^|\s)-[if]\s", text)
 
 
-def test_environment_has_exactly_the_pins_of_requirements(root, requirements, pinned):
+def test_a_package_has_the_same_version_in_both_files(root):
+    book, dev = (read_pins(root, name) for name in FILES)
+    for name in {pin.name for pin in book} & {pin.name for pin in dev}:
+        assert versions(book, name) == versions(dev, name)
+
+
+def test_the_book_does_without_what_only_tests_and_the_classroom_need(root):
+    book = {pin.name for pin in read_pins(root, "requirements.txt")}
+    heavy = {"ray", "dask", "distributed", "nbgrader", "jupyterlab", "mypy", "pytest", "playwright"}
+    assert not book & heavy
+    assert heavy <= {pin.name for pin in read_pins(root, "requirements-dev.txt")}
+
+
+def test_environment_has_exactly_the_pins_of_the_book(root):
+    requirements = (root / "requirements.txt").read_text("utf-8")
     text = (root / "environment.yml").read_text("utf-8")
     python, _, pip = yaml.safe_load(text)["dependencies"]
     assert python == "python=3.11"
     assert pip["pip"][-1] == "-e ."
-    assert [str(Requirement(line)) for line in pip["pip"][:-1]] == [str(pin) for pin in pinned]
+    pinned = [str(pin) for pin in read_pins(root, "requirements.txt")]
+    assert [str(Requirement(line)) for line in pip["pip"][:-1]] == pinned
     assert text == pins.environment(requirements), "environment.yml is stale: run `make pins`"
+
+
+def test_the_second_file_adds_what_the_first_has_not():
+    torch, ray = "torch==2 \\\n    --hash=sha256:0", "ray==1 \\\n    --hash=sha256:1"
+    assert pins.additional(f"{ray}\n{torch}\n", f"{torch}\n") == f"{ray}\n"
+    assert pins.additional(f"{torch}\n", f"{torch}\n") == ""
 
 
 def test_one_version_everywhere(root, project):
@@ -155,6 +169,21 @@ def test_make_passes_the_parameters_on(root):
     assert "--seed" not in done.stdout
 
 
+def test_make_passes_on_how_many_notebooks_run(root):
+    done = make(root, "-n", "book", "FRESH=1", "JOBS=1")
+    assert "book/tools/make.py --fresh '1' --jobs '1'" in " ".join(done.stdout.split())
+    assert "--fresh" not in make(root, "-n", "book").stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "dev"), [("book", False), ("rerun", False), ("test", True), ("lint", True)]
+)
+def test_what_only_tests_need_comes_with_the_targets_that_need_it(bare_clone, target, dev):
+    done = make(bare_clone, "-n", target)
+    assert "-r requirements.txt" in done.stdout
+    assert ("-r requirements-dev.txt" in done.stdout) is dev
+
+
 @pytest.mark.parametrize("place", ["my images", "~/images", "/data/images"])
 @pytest.mark.parametrize("target", [("book",), ("rerun", "CHAPTER=04_cifar10")])
 def test_make_passes_a_folder_on_as_it_was_written(root, target, place):
@@ -168,6 +197,7 @@ def bare_clone(root: Path, tmp_path: Path) -> Path:
     shutil.copy(root / "Makefile", tmp_path)
     shutil.copy(root / "pyproject.toml", tmp_path)
     (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "requirements-dev.txt").write_text("")
     return tmp_path
 
 
@@ -190,8 +220,15 @@ def test_a_class_that_is_not_named_stops_before_anything_is_installed(bare_clone
     assert not (bare_clone / ".venv").exists()
 
 
-def test_an_installation_that_fails_is_not_taken_for_done(bare_clone):
-    (bare_clone / "requirements.txt").write_text("no-hash==1.0\n")
+@pytest.mark.parametrize("name", FILES)
+def test_an_installation_that_fails_is_not_taken_for_done(bare_clone, name):
+    (bare_clone / name).write_text("no-hash==1.0\n")
+    if name == "requirements-dev.txt":  # what the book needs is there, and pip fails
+        python = bare_clone / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\nexit 1\n")
+        python.chmod(0o755)
+        (bare_clone / ".venv" / ".installed").touch()
     for _ in range(2):  # the second run must try again, and begin afresh after one that was killed
         done = make(bare_clone, "test")
         assert not (bare_clone / ".venv" / "half-written").exists()
