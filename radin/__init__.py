@@ -1,6 +1,7 @@
 """RADIN: rank candidate soups by their ensembles, average and evaluate only the best few.
 
-`import radin` costs torch and nothing more: what needs a heavier library loads it when it is called.
+`import radin` costs torch and nothing more: what needs a heavier library loads it when it is
+called.
 """
 
 from radin.checkpoints.zoo import Zoo

@@ -1,7 +1,8 @@
-"""Run AutoGluon's ensemble selection on saved probabilities; for stage_one.py, in AutoGluon's own environment.
+"""Run AutoGluon's ensemble selection on saved probabilities, in AutoGluon's own environment.
 
-It averages probabilities where radin averages logits. Of equals it takes one that is in already, then one at random,
-where radin takes the first; and it cuts its path at the first best step. The time is that of `fit` alone.
+`stage_one.py` calls this. AutoGluon averages probabilities where radin averages logits. Among equal
+ingredients it takes one that is in the ensemble already, then one at random; radin takes the first.
+AutoGluon also cuts its path at the first best step. The time is that of `fit` alone.
 """
 
 from __future__ import annotations
