@@ -1,4 +1,4 @@
-"""Compare the kept runs of one chapter: a table, a figure, paired differences, and the command of each run."""
+"""Compare the kept runs of one chapter: tables, a figure, paired differences, and commands."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from parameters import Parameters, declared_parameters
 
 Interval = tuple[float, float, float]
 ALONE = """\
-In percent, each with its own 95% interval (Wilson's). Two runs on the same images share their luck, so do not compare
-these intervals with each other: the paired differences below are for that. Nor choose a parameter because it does best
-here: that would be a choice by the test images."""
+In percent, each with its own 95% interval (Wilson's). Two runs on the same images share their luck,
+so do not compare these intervals with each other: the paired differences below are for that. Nor
+choose a parameter because it does best here: that would be a choice by the test images."""
 PAIRED = """\
-Accuracy minus that of the run with {baseline}, in percentage points, with a {{term}}`paired interval`. Bold: the
-interval leaves out zero. Each holds alone: among twenty such intervals, expect one to miss."""
+Accuracy minus that of the run with {baseline}, in percentage points, with a
+{{term}}`paired interval`. Bold: the interval leaves out zero. Each holds alone: among twenty such
+intervals, expect one to miss."""
 NUMBERS = "Those that are not the same in all runs, by the name that the chapter gives them."
 
 
@@ -58,7 +59,7 @@ def recipes(runs: list[Run], part: str) -> list[str]:
 
 
 def accuracy(run: Run, part: str, recipe: str) -> Interval | None:
-    """Accuracy of a recipe's soup in percent with Wilson's 95% interval; None where the run has no such thing."""
+    """Accuracy of a recipe's soup in percent with Wilson's 95% interval, or None."""
     from radin.experiments.intervals import accuracy_interval
 
     _, right = run.answers.get(part, ("", {}))
@@ -66,7 +67,10 @@ def accuracy(run: Run, part: str, recipe: str) -> Interval | None:
 
 
 def difference(a: Run, b: Run, part: str, recipe: str, other: str = "") -> Interval | None:
-    """A recipe's soup in run a minus the same (or another) one's in run b, paired; None if they saw other images."""
+    """A recipe's soup in run a minus the same (or another) one's in run b, paired.
+
+    None if the two runs saw different images.
+    """
     from radin.experiments.intervals import paired_interval
 
     here, there = a.answers.get(part), b.answers.get(part)
@@ -153,7 +157,7 @@ def number_table(runs: list[Run]) -> str:
 
 
 def short_table(runs: list[Run]) -> str:
-    """The first table for a terminal: accuracies without their intervals, or the seconds where none are recorded."""
+    """The first table for a terminal: accuracies with half an interval, and the seconds."""
     names = varying(runs)
     rows = [
         [
@@ -189,7 +193,7 @@ def axis_of(runs: list[Run]) -> str:
 
 
 def draw(runs: list[Run], part: str, path: Path) -> list[str]:
-    """Accuracy against a parameter, one panel for each recipe that it changes; returns those recipes."""
+    """Accuracy against a parameter, a panel for each that it changes; returns those recipes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -252,7 +256,7 @@ def draw_panels(runs: list[Run], part: str, path: Path) -> list[str]:
 
 
 def write(source: Path, runs: list[Run], page: Path, left_out: int = 0) -> None:
-    """Write the comparison as a page of the book, its figures beside it, and the numbers as .csv."""
+    """Write the comparison as a page of the book, with its figures and the numbers as .csv."""
     page.parent.mkdir(parents=True, exist_ok=True)
     name = f"notebooks/{source.name}"
     baseline = runs[find_baseline(runs, declared_parameters(source))]
@@ -288,7 +292,10 @@ def introduction(runs: list[Run], names: list[str], name: str, left_out: int) ->
     if same:
         text += f"{' The same in all runs' if many else ' Its parameters'}: {', '.join(same)}."
     if left_out:
-        text += f" Left out: {left_out} made from other sources than today's; `make rerun` makes them again."
+        text += (
+            f" Left out: {left_out} made from other sources than today's; "
+            "`make rerun` makes them again."
+        )
     return text
 
 
@@ -330,9 +337,10 @@ def figure_directive(
     level = f" The same in every run, and not drawn: {', '.join(fixed)}." if fixed else ""
     return (
         f"```{{figure}} {picture}\n:name: {label}\n"
-        f":alt: Accuracy in percent on {part} against {across}, one panel for each of {', '.join(drawn)}{lines}.\n\n"
-        f"Accuracy of the soup that each recipe returns on the {images} images of {part}, against `{across}`, with "
-        f"95% intervals.{level}\n```"
+        f":alt: Accuracy in percent on {part} against {across}, "
+        f"one panel for each of {', '.join(drawn)}{lines}.\n\n"
+        f"Accuracy of the soup that each recipe returns on the {images} images of {part}, "
+        f"against `{across}`, with 95% intervals.{level}\n```"
     )
 
 

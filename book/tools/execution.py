@@ -1,4 +1,4 @@
-"""Run notebooks, some side by side: the kernel that all of them get, and one sentence for what fails."""
+"""Run notebooks, some side by side: one kernel for all, and one sentence for what fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def set_threads(threads: int) -> None:
 
 @contextlib.contextmanager
 def kernels_speak_to(log: Path) -> Iterator[None]:
-    """Send to `log` what kernels write to the terminal, such as tracebacks when they are stopped."""
+    """Send to `log` what kernels write to the terminal, such as tracebacks when they stop."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with log.open("ab") as stream:

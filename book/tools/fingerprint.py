@@ -1,8 +1,8 @@
-"""What an executed notebook depends on, in short texts: where they are the same, it need not run again.
+"""What an executed notebook depends on, as short texts: the same texts need no new run.
 
-jupyter-cache, which Jupyter Book brings, looks at the code cells and the kernel's name alone. It
-sees no change of radin, of a shipped bench, of a parameter, a package or a data set. So the book has
-this key of its own, for `make book` and `make rerun` alike. The prose of a notebook is not in it.
+jupyter-cache, which comes with Jupyter Book, looks at the code cells and the kernel's name alone.
+It sees no change of radin, a shipped bench, a parameter, a package or a data set. So the book has
+its own key, for `make book` and `make rerun` alike. The prose of a notebook is not part of it.
 """
 
 from __future__ import annotations

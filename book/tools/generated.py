@@ -1,4 +1,4 @@
-"""What the build itself writes into the staged book: tables in place of a mark, and the pages of reruns."""
+"""What the build itself writes into the staged book: tables, and the pages of reruns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parameters import BuildError
 
 
 def fill(page: Path, mark: str, text: str) -> None:
-    """Put `text` where a staged page says `% mark` in a line of its own; a book without the page does without."""
+    """Put `text` where a staged page has the line `% mark`; nothing happens without the page."""
     if not page.is_file():
         return
     before, line, after = page.read_text("utf-8").partition(f"\n% {mark}\n")
@@ -24,7 +24,7 @@ def fill(page: Path, mark: str, text: str) -> None:
 
 
 def add_reruns(stage: Path, notebooks: list[Path], kept: Path) -> None:
-    """Add a page below book/reruns for each chapter that `make rerun` has run, where the contents have that page."""
+    """Add a page for each chapter that `make rerun` has run, if the contents have book/reruns."""
     toc = stage / "_toc.yml"
     contents = yaml.safe_load(toc.read_text("utf-8"))
     parent = find_entry(contents, "book/reruns")

@@ -42,7 +42,7 @@ def find(chapter: str, mark: Parameters) -> Any | None:
 
 
 def keep(chapter: str, notebook: Any, mark: Parameters, execution: Parameters) -> Any:
-    """Keep an executed notebook with what is known of its execution; drop those unused the longest."""
+    """Keep an executed notebook and the facts of its execution; drop those unused the longest."""
     notebook.metadata[KEY] = execution
     path = kept_path(chapter, mark)
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""The notebooks that `make rerun` kept: what made each of them, whether that is still so, and what they say."""
+"""The notebooks that `make rerun` kept: what made them, whether it has changed, what they say."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Run:
 
 
 def kept_mark(path: Path) -> Parameters:
-    """What made a kept notebook, and in how many seconds; empty for a file that `make rerun` did not keep."""
+    """What made a kept notebook, and its seconds; empty for any other file."""
     try:
         return json.loads(path.read_text("utf-8"))["metadata"].get(KEY, {})
     except (OSError, ValueError, KeyError):
@@ -49,7 +49,7 @@ def is_current(path: Path, wanted: Parameters) -> bool:
 
 
 def read_runs(source: Path, folder: Path) -> tuple[list[Run], int]:
-    """The runs of a chapter in the order of their parameters, each once, and how many are left out as outdated."""
+    """The runs of a chapter, each once, by their parameters; and how many are outdated."""
     if not folder.is_dir():
         return [], 0
     current, declared = fingerprint(source), declared_parameters(source)

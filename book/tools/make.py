@@ -171,7 +171,7 @@ def make_stage(stage: Path, repository: str) -> None:
 
 
 def left_behind(folder: str, names: list[str]) -> set[str]:
-    """What of a folder has no business in a book: hidden files, and all of the assignments but what students get."""
+    """What is not copied: hidden files, and all of the assignments but what students get."""
     if Path(folder) == ROOT / ASSIGNMENTS:
         return set(names) - {RELEASE}
     if Path(folder) == ROOT / "book":
@@ -180,7 +180,7 @@ def left_behind(folder: str, names: list[str]) -> set[str]:
 
 
 def repository_name() -> str:
-    """owner/name on GitHub: of the running workflow, else of the `origin` remote, else the sources' own."""
+    """owner/name on GitHub: of the workflow, else of the `origin` remote, else the sources' own."""
     if name := os.environ.get("GITHUB_REPOSITORY"):
         return name
     remote = GITHUB_REMOTE.search(git(ROOT, "remote", "get-url", "origin"))
@@ -210,7 +210,7 @@ def build_pages(stage: Path, log: Path) -> Path:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put `new` where `target` is; the former one goes only when the new one stands ready beside it."""
+    """Put `new` where `target` is, which is removed only when the new one is ready beside it."""
     former = target.with_name(target.name + ".former")
     shutil.rmtree(former, ignore_errors=True)
     if target.exists():

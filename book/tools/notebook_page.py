@@ -63,7 +63,7 @@ def is_progress_bar(output: Any) -> bool:
 
 
 def add_below_parameters(notebook: Any, text: str, cell_id: str) -> None:
-    """Put a text below the cell `parameters`, which shows the defaults, or below the values given instead."""
+    """Put a text below the cell of defaults, or below the values given instead of them."""
     places = [
         index
         for index, cell in enumerate(notebook.cells)
@@ -78,12 +78,16 @@ def assignments(parameters: Parameters) -> str:
 
 
 def papermill_command(name: str, parameters: Parameters) -> str:
-    """The command that runs a notebook with these parameters; a text that looks like a number stays a text."""
+    """The command that runs a notebook with these parameters; "5" stays a text."""
     flags = "".join(
-        f" {'-r' if isinstance(value, str) and not is_plain_text(value) else '-p'} {key} {shlex.quote(str(value))}"
-        for key, value in parameters.items()
+        f" {flag(value)} {key} {shlex.quote(str(value))}" for key, value in parameters.items()
     )
     return f"papermill {name} out.ipynb{flags}"
+
+
+def flag(value: Any) -> str:
+    """The option of papermill that keeps a value as it is."""
+    return "-r" if isinstance(value, str) and not is_plain_text(value) else "-p"
 
 
 def is_plain_text(text: str) -> bool:
@@ -163,7 +167,7 @@ def device_in_use(choice: str, threads: int | None = None) -> str:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What git prints, or nothing when it fails, is not installed, or root is not its top folder."""
+    """What git prints; empty when it fails, is not installed, or root is not its top folder."""
     if not (root / ".git").exists():
         return ""
     try:

@@ -1,4 +1,4 @@
-"""What the notebooks declare in their `parameters` cells: defaults, meanings, and the check of other values."""
+"""What the `parameters` cells of the notebooks declare: defaults, meanings, allowed values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUOTED = re.compile(r"""(?<!\w)(?:"[^"]*"|'[^' ]*')(?!\w)""")
 
 
 class BuildError(Exception):
-    """What stops a build, as one sentence that says what to mend."""
+    """What stops a build, as one sentence that says what to do."""
 
 
 # ---------------------------------------------------------------- what a notebook says
@@ -71,7 +71,7 @@ def meanings(notebook: Path) -> dict[str, str]:
 
 
 def own_check(notebook: Path) -> ast.Call | None:
-    """The call of `check_parameters` in a notebook: what the chapter allows is said there and nowhere else."""
+    """The call of `check_parameters` in a notebook, the one statement of what it allows."""
     for cell in nbformat.read(notebook, as_version=4).cells:
         if cell.cell_type != "code" or "check_parameters(" not in cell.source:
             continue
@@ -79,8 +79,8 @@ def own_check(notebook: Path) -> ast.Call | None:
             tree = ast.parse(cell.source)
         except SyntaxError as error:
             raise BuildError(
-                f"{notebook.name}: the cell that calls check_parameters must be plain Python, without magics; "
-                f"its line {error.lineno} is none"
+                f"{notebook.name}: the cell that calls check_parameters must be plain Python, "
+                f"without magics; its line {error.lineno} is none"
             ) from error
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_parameters":
@@ -97,7 +97,8 @@ def call(check: ast.Call, name: str, values: Parameters, **instead: Callable[...
         return eval(code, vars(shared) | values | instead)
     except NameError as error:
         raise BuildError(
-            f"{name} checks its parameters with what radin.experiments.notebook does not have: {error}"
+            f"{name} checks its parameters with what radin.experiments.notebook "
+            f"does not have: {error}"
         ) from error
     except (AttributeError, TypeError) as error:
         raise BuildError(f"{name} calls check_parameters in a way that fails: {error}") from error
@@ -131,7 +132,7 @@ def parse_value(name: str, text: str, default: Any) -> Any:
 def check_given(notebook: Path, name: str, values: Parameters) -> None:
     """Check values by the notebook's own call of `check_parameters`, before any notebook runs.
 
-    Raises BuildError, one sentence that lists what is allowed. A notebook without that call checks nothing.
+    Raises BuildError, one sentence that lists what is allowed. Without the call nothing is checked.
     """
     from radin.errors import RadinError
 
@@ -182,11 +183,12 @@ def parameter_table(notebook: Path, name: str) -> str:
     if not rows:
         return ""
     table = list_table([["Parameter and default", "Allowed", "Meaning"], *rows])
-    return f"::::{{admonition}} The parameters, and what they may be\n:class: dropdown\n\n{table}\n::::"
+    title = "The parameters, and what they may be"
+    return f"::::{{admonition}} {title}\n:class: dropdown\n\n{table}\n::::"
 
 
 def all_parameters(notebooks: Iterable[tuple[Path, str]], label: str) -> str:
-    """The parameters of all chapters as one table with a label; chapters that say the same share a line."""
+    """The parameters of all chapters as one table with a label; equal ones share a line."""
     found: dict[
         str, dict[str, dict[str, list[str]]]
     ] = {}  # parameter, allowed, meaning and default: chapters

@@ -1,8 +1,8 @@
 """Pictures that a notebook glued, as files for the other pages.
 
-MyST-NB carries numbers from page to page, but its figure directive reads only the notebook it stands in, so
-that a picture on another page would have no caption, no number and no alt text. As a file it is an ordinary
-figure: `glue("digits_fig_budget", fig)` becomes `figures/digits_fig_budget.png`.
+MyST-NB carries numbers from page to page, but its figure directive reads only its own notebook. A
+picture on another page would have no caption, no number and no alt text. As a file it is an
+ordinary figure: `glue("digits_fig_budget", fig)` becomes `figures/digits_fig_budget.png`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PNG = "application/papermill.record/image/png"
 
 
 def save_glued_pictures(notebook: Path, folder: Path) -> list[Path]:
-    """Write every glued PNG of an executed notebook to `folder`, named by its key; returns the files."""
+    """Write each glued PNG of an executed notebook to `folder`, named by its key; returns them."""
     saved = []
     for cell in nbformat.read(notebook, as_version=4).cells:
         for output in cell.get("outputs", []):

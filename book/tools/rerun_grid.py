@@ -1,10 +1,10 @@
-"""Run one chapter with many parameters, side by side: `make rerun CHAPTER=04_cifar10 BUDGETS="1 2 4 8"`.
+"""Run one chapter with many parameters: `make rerun CHAPTER=04_cifar10 BUDGETS="1 2 4 8"`.
 
     python book/tools/rerun_grid.py 04_cifar10 --vary budget "1 2 4 8" --grid "prior=0,1" --quick 1
 
-Each executed notebook is kept under `_build/reruns/<chapter>`, named after its parameters. One that is there
-and was made by the same notebook, module and data is not run again, so a grid that was interrupted, or that
-grew, only runs what is missing. `make book` shows the comparison.
+Each executed notebook is kept under `_build/reruns/<chapter>`, named after its parameters. One that
+was made by the same code, packages and data is not run again, so a grid that was interrupted, or
+that grew, only runs what is missing. `make book` shows the comparison.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def find_chapter(chapter: str, root: Path) -> Path:
 
 
 def split_values(text: str) -> list[str]:
-    """The values in "1,2 4": divided by commas and blanks, or by semicolons where a value has commas itself."""
+    """The values in "1,2 4": divided by commas and blanks; by semicolons if there is one."""
     return (
         [part.strip() for part in text.split(";")]
         if ";" in text
@@ -132,10 +132,10 @@ def run_name(given: Parameters) -> str:
 def run_one(
     source: Path, folder: Path, run: Run, mark: Parameters, threads: int
 ) -> tuple[str, str, float]:
-    """Run the notebook and keep it under the run's name; returns that name, what went wrong, and the seconds.
+    """Run the notebook and keep it; returns the run's name, what went wrong, and the seconds.
 
-    Until it is done the notebook belongs to this process alone, for one that outlived its master may be at the same
-    run. It moves when it is whole, or to NAME.unfinished.ipynb when a cell fails.
+    Until it is done, its name has the number of this process: a worker that outlives its master may
+    be at the same run. Then it moves to its name, or to NAME.unfinished.ipynb if a cell fails.
     """
     name, given = run
     at_work = folder / f".{name}.{os.getpid()}{kept_runs.UNFINISHED}"
@@ -165,7 +165,7 @@ def run_one(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the notebooks at which processes were killed; one whose process is alive is still written."""
+    """Remove the notebooks that killed processes left; one whose process is alive is in use."""
     for path in folder.glob(f".*{kept_runs.UNFINISHED}"):
         name = AT_WORK.fullmatch(path.name)
         if name and not psutil.pid_exists(int(name["pid"])):
@@ -204,7 +204,10 @@ def single_values(words: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
-    """Run what is missing of a grid, and compare all runs of the chapter; returns a sentence for each that failed."""
+    """Run what is missing of a grid, and compare all runs of the chapter.
+
+    Returns one sentence for each run that failed.
+    """
     parser = OptionParser(
         prog="book/tools/rerun_grid.py",
         allow_abbrev=False,
@@ -236,7 +239,7 @@ def rerun(argv: list[str] | None, root: Path = ROOT) -> list[str]:
 
     out = options.out.resolve()
     folder = out / "reruns" / source.stem
-    # The kernels' set-up lies outside the folder: a run that outlives this command may still read it there.
+    # The kernels' set-up is outside the folder: a run that outlives this command may still read it.
     kernels = tempfile.TemporaryDirectory(prefix="radin-rerun-", ignore_cleanup_errors=True)
     with only_build_in(folder), kernels as setup:
         os.environ.setdefault("RADIN_CACHE", str(out / "cache"))
@@ -267,9 +270,7 @@ def report(source: Path, folder: Path) -> None:
     """Compare the chapter's runs on the terminal and in files."""
     runs, left_out = kept_runs.read_runs(source, folder)
     if left_out:
-        print(
-            f"left out: {left_out} kept runs whose notebook, module, torch or RADIN_DATA is no longer the same"
-        )
+        print(f"left out: {left_out} kept runs whose code, packages or data are no longer the same")
     if runs:
         comparison.write(source, runs, folder / "comparison.md", left_out)
         print(f"\n{comparison.short_table(runs)}\n")
@@ -284,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "interrupted; the runs that were done are kept, and the same command goes on from there",
+            "interrupted; the runs that were done are kept, "
+            "and the same command goes on from there",
             file=sys.stderr,
         )
         return 130
