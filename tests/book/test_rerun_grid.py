@@ -363,6 +363,7 @@ def test_only_what_dead_processes_left_is_removed(tmp_path):
     assert failed.exists()
 
 
+@pytest.mark.whole
 def test_a_real_chapter_records_what_its_soups_have_right(root, tmp_path):
     done = run(
         root,
