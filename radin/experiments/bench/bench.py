@@ -17,7 +17,8 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.batches import fingerprint
 from radin.data.load import load_split
 from radin.data.splits import in_memory
-from radin.errors import BankError, OffGridError, ParameterError
+from radin.errors import BankError, ParameterError
+from radin.experiments.bench.lookup import TableEvaluator, row_of_weights
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
     INIT_FILE,
@@ -38,7 +39,7 @@ from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
 from radin.files import store_folder
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
-from radin.ranking.candidates import check_weights, exhaustive
+from radin.ranking.candidates import exhaustive
 from radin.ranking.rank import METRICS, check_metric, fast_estimate
 
 
@@ -157,14 +158,7 @@ class SoupBench:
 
         Raises OffGridError for weights that are not equal on a subset: those were never evaluated.
         """
-        p = check_weights(weights, self.num_models)
-        used = p > 0
-        if not torch.allclose(p[used], p[used].mean(), rtol=1e-4, atol=0):
-            raise OffGridError(
-                "This soup is not in the bench: it holds subsets with equal weights only. "
-                f"The weights were {[round(weight, 4) for weight in p.tolist()]}."
-            )
-        return row_of(used.nonzero().flatten().tolist())
+        return row_of_weights(weights, self.num_models)
 
     def evaluator(self, part: str = "val") -> TableEvaluator:
         """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up.
@@ -380,32 +374,6 @@ class SoupBench:
             zoo=open_zoo if ships_ingredients else None,
             manifest=manifest,
         )
-
-
-class TableEvaluator:
-    """An evaluator that looks soups up in a bench instead of running them.
-
-    Called with mixing weights (N,), it returns the soup's accuracy in percent.
-
-    Attributes:
-        bench, part: where it looks.
-        count: how many evaluations it was asked for.
-    """
-
-    def __init__(self, bench: SoupBench, part: str) -> None:
-        self.bench = bench
-        self.part = part
-        self.count = 0
-
-    def __call__(self, weights: Tensor | Sequence[float]) -> float:
-        row = self.bench.row(weights)
-        self.count += 1
-        return self.bench.soups(self.part)[row].item()
-
-
-def row_of(members: Sequence[int]) -> int:
-    """The row of the soup of some ingredients, in a bench of any size."""
-    return sum(1 << k for k in members) - 1
 
 
 def _check_part(part: str) -> str:

@@ -14,7 +14,8 @@ from itertools import combinations, islice
 import numpy as np
 
 from radin.errors import ParameterError, check_integer
-from radin.experiments.bench.bench import SoupBench, row_of
+from radin.experiments.bench.bench import SoupBench
+from radin.experiments.bench.lookup import row_of
 from radin.ranking.candidates import monte_carlo
 from radin.ranking.rank import sort_keys, with_prior
 from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
