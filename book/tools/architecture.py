@@ -102,7 +102,7 @@ def write_architecture(stage: Path, package: Path) -> None:
         return
     drawn = without_detours(arrows(package))
     draw(drawn, page.parent / PICTURE)
-    options = f":name: fig-architecture\n:width: 30rem\n:alt: {described(drawn)}"
+    options = f":name: fig-architecture\n:width: 480px\n:alt: {described(drawn)}"
     figure = f"```{{figure}} {PICTURE.as_posix()}\n{options}\n\n{CAPTION}\n```"
     fill(page, "map of the rooms", figure)
     fill(page, "list of the rooms", listed(sentences(package)))
