@@ -117,7 +117,7 @@ def described(drawn: dict[str, set[str]]) -> str:
     """The arrows as a text, for those who do not see the picture."""
     parts = []
     for room in reversed(FLOOR):
-        others = " and ".join(sorted(drawn[room], key=lambda other: -FLOOR[other]))
+        others = " and ".join(sorted(drawn[room], key=lambda other: (-FLOOR[other], other)))
         parts.append(f"{shown(room)} imports {others or 'no other room'}")
     return "Boxes and arrows, from the top floor down: " + "; ".join(parts) + "."
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -160,3 +163,20 @@ def test_the_example_on_own_checkpoints_runs_as_written(root, tmp_path, monkeypa
     exec("\n".join(blocks), {})
     assert "radin: validation accuracy" in capsys.readouterr().out
     assert (tmp_path / "soup.safetensors").exists()
+
+
+def test_the_map_is_described_alike_in_every_process(root):
+    # The rooms come from sets, whose order changes with Python's hash seed.
+    program = (
+        "from pathlib import Path; import architecture as a; "
+        "print(a.described(a.without_detours(a.arrows(Path('radin')))))"
+    )
+    found = set()
+    for seed in "0123":
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root / "book/tools")}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, check=True
+        )
+        found.add(done.stdout)
+    assert len(found) == 1
