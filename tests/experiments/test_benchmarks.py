@@ -149,7 +149,7 @@ def test_the_averages_in_the_book_are_those_of_this_benchmark():
 
 def test_one_pass(tmp_path, monkeypatch):
     """Every case without a large network, on a few images; both sides give the same accuracies."""
-    monkeypatch.setattr(one_pass, "N", 3)
+    monkeypatch.setattr(one_pass, "NUM_NETWORKS", 3)
     found = one_pass.many_networks(tmp_path / "many", 24, 1)
     assert found["largest_difference_in_accuracy"] == 0
     assert found["times_faster_than_a_loop"] > 0
