@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,14 @@ def keep(chapter: str, notebook: Any, mark: Parameters, execution: Parameters) -
     path = kept_path(chapter, mark)
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
-    newest_first = sorted(path.parent.glob("*.ipynb"), key=last_use, reverse=True)
-    for old in newest_first[MAX_KEPT:]:
+    for old in surplus(path.parent.glob("*.ipynb")):
         old.unlink(missing_ok=True)
     return notebook
+
+
+def surplus(kept: Iterable[Path]) -> list[Path]:
+    """Of what is kept, all but the last used."""
+    return sorted(kept, key=last_use, reverse=True)[MAX_KEPT:]
 
 
 def last_use(path: Path) -> float:

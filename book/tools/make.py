@@ -33,7 +33,7 @@ from chapters import execute_chapters, finish_chapters, read_chapters
 from execution import parse_jobs, prepare_environment
 from fingerprint import digest, folder_digest, surroundings
 from generated import add_reruns, fill
-from kept_pages import MAX_KEPT, last_use
+from kept_pages import surplus
 from notebook_page import git
 from parameters import (
     BuildError,
@@ -232,8 +232,7 @@ def add_explorer(stage: Path, *, fresh: bool) -> None:
             shutil.rmtree(kept, ignore_errors=True)
             with contextlib.suppress(OSError):  # another build was faster
                 (Path(folder) / "new").rename(kept)
-        newest_first = sorted(kept.parent.glob("[!.]*"), key=last_use, reverse=True)
-        for old in newest_first[MAX_KEPT:]:
+        for old in surplus(kept.parent.glob("[!.]*")):
             shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(kept, stage, dirs_exist_ok=True)
 
