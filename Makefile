@@ -66,7 +66,7 @@ rerun: $(STAMP) ## run one chapter many times: CHAPTER=04_cifar10 BUDGETS="1 2 4
 # Some tests side by side: each takes one thread. The last -n wins, as in PYTEST_ARGS="-n 0 -k soup".
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: $(DEV_STAMP) ## run the tests in some 15 minutes; ALL=1 adds those that take minutes each (PYTEST_ARGS="-k soup" for some)
+test: $(DEV_STAMP) ## run the tests; ALL=1 adds those of the built book and others that take minutes each (PYTEST_ARGS="-k soup" for some)
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(filter-out 0,$(ALL)),--all) $(PYTEST_ARGS)
 
 serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); builds it if there is none

@@ -56,9 +56,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what takes too long for every day, and begin with the longest files."""
     for item in items:
-        if item.get_closest_marker("whole") and not config.getoption("--all"):
+        if takes_minutes(item) and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test ALL=1 runs it"))
     items.sort(key=lambda item: position(item.path.name))
+
+
+def takes_minutes(item: pytest.Item) -> bool:
+    """Whether a test is marked `whole`, or looks at the real book, which must be built first."""
+    return bool(item.get_closest_marker("whole")) or "book" in getattr(item, "fixturenames", ())
 
 
 def position(name: str) -> int:

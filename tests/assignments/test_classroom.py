@@ -725,6 +725,7 @@ def test_students_check_their_own_notebook(small, tmp_path):
 # ---------------------------------------------------------------- the leaderboard
 
 
+@pytest.mark.whole
 def test_the_leaderboard_ranks_recipes_and_names_those_that_fail(tmp_path):
     folder = tmp_path / "class"
     hand_in(folder, "ann", "budget", solved("budget"))

@@ -197,6 +197,7 @@ def pages(small: Path, out: str) -> dict[str, bytes]:
     return {str(p.relative_to(html)): p.read_bytes() for p in html.rglob("*") if p.is_file()}
 
 
+@pytest.mark.whole
 def test_only_what_changed_runs_and_the_book_is_the_same_as_a_fresh_one(small):
     """One test for all, because each build takes seconds."""
     first = build(small)
@@ -228,6 +229,7 @@ def test_only_what_changed_runs_and_the_book_is_the_same_as_a_fresh_one(small):
     assert fresh.stdout.startswith("notebooks: 0 kept, 1 to run\n")
 
 
+@pytest.mark.whole
 def test_a_warning_fails_every_build_until_it_is_gone(small):
     assert build(small).returncode == 0
     change(small / "book" / "index.md", "# Small\n", "# Small\n\n[](nowhere.md)\n")

@@ -219,6 +219,7 @@ def test_no_more_runs_at_once_than_memory_allows(monkeypatch, capsys):
 # ---------------------------------------------------------------- real runs
 
 
+@pytest.mark.whole
 def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     """All in one test, for each run starts a kernel."""
     kept = small / "_build" / "reruns" / "tiny"
@@ -290,8 +291,10 @@ def wait_for(happened: Callable[[], bool], seconds: float = 180) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="groups of processes and their signals")
 @pytest.mark.parametrize(
     "ctrl_c",
-    [True, False],
-    ids=["Ctrl-C in a terminal: all get it", "the master killed: its workers live on"],
+    [
+        pytest.param(True, id="Ctrl-C in a terminal: all get it"),
+        pytest.param(False, id="the master killed: its workers live on", marks=pytest.mark.whole),
+    ],
 )
 def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, monkeypatch, ctrl_c):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed command cannot clear up

@@ -71,7 +71,7 @@ def cells() -> list[Any]:
     return nbformat.read(NOTEBOOK, as_version=4).cells
 
 
-@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.whole)])
 def test_the_notebook_runs_and_its_proofs_hold(quick, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     with plt.ioff():

@@ -122,6 +122,7 @@ def test_ray_gives_the_same_bank_and_the_same_soup(ray_nodes, tmp_path):
     check_bank_and_soup(tmp_path, "ray", n_jobs=2, ray_remote_args={"num_cpus": 1})
 
 
+@pytest.mark.whole
 def test_ray_uses_all_nodes_and_a_lost_one_loses_nothing_that_was_finished(ray_nodes, tmp_path):
     both = {node.node_id for node in ray_nodes.list_all_nodes()}
     third = ray_nodes.add_node(**SMALL)
