@@ -91,7 +91,7 @@ bench: $(STAMP) ## measure stage 1 (20 GB of memory, some 6 minutes); the table 
 	@$(BIN)/python tests/benchmarks/stage_one.py
 
 zoos: $(STAMP) ## train the shipped zoos and evaluate all their soups again (hours; ZOO=cifar10 for one of them)
-	@$(BIN)/python -m radin.experiments.zoos.photos $(or $(ZOO),all) $(if $(DEVICE),--device '$(DEVICE)')
+	@$(BIN)/python -m radin.experiments.zoos.finetuned $(or $(ZOO),all) $(if $(DEVICE),--device '$(DEVICE)')
 
 lint: $(DEV_STAMP) ## check style and types
 	@$(BIN)/ruff check .

@@ -22,8 +22,7 @@ from radin.data.load import load_split
 from radin.data.splits import in_memory
 from radin.experiments.bench import replay
 from radin.experiments.intervals import paired_interval
-from radin.experiments.zoos.photo_plans import PHOTO_PLANS
-from radin.experiments.zoos.photos import BATCH_SIZE
+from radin.experiments.zoos.plans import PLANS
 from radin.experiments.zoos.swa import swa
 from radin.files import hash_text
 from radin.recipes.learned import learn, steps_within
@@ -81,14 +80,14 @@ class Live:
         """SWA from the zoo's own start, with the hyper-parameters of its best ingredient."""
         best = replay.best_single(self.bench) + 1
         run = self.bench.manifest["ingredients"][best.bit_length() - 1]
-        tune = in_memory(load_split("cifar10", PHOTO_PLANS["cifar10"].tune_part))
+        tune = in_memory(load_split("cifar10", PLANS["cifar10"].tune_part))
         assert self.zoo.init is not None
         found = swa(
             self.zoo.model(self.zoo.init),
             tune,
             {**run, "floor": 0.5},
             seed=0,
-            batch_size=BATCH_SIZE,
+            batch_size=PLANS["cifar10"].batch_size,
         )
         right = {
             key: torch.cat(

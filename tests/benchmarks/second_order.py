@@ -25,7 +25,7 @@ from radin.data.batches import batches
 from radin.data.splits import ArraySplit
 from radin.errors import BankError
 from radin.experiments.bench.shipped import BENCH_FILE, shipped_benches
-from radin.experiments.zoos.photos import photo_zoo
+from radin.experiments.zoos.finetuned import finetuned_zoo
 from radin.files import hash_text
 from radin.theory.second_order import (
     GAP_METHODS,
@@ -52,7 +52,7 @@ class Live:
         try:
             self.zoo: Zoo = self.bench.zoo()
         except BankError:
-            self.zoo = photo_zoo(name, self.bench.num_models)
+            self.zoo = finetuned_zoo(name, self.bench.num_models)
         again = radin.predict(self.zoo, self.val)
         assert torch.allclose(again.logits, self.bench.val.logits.float(), atol=0.05), (
             f"{name}: other ingredients"

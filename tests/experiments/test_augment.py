@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from radin.experiments.zoos.augment import augment, erase, mixup, move, recolour
+from radin.experiments.zoos.augment import augment, drop_words, erase, mixup, move, recolour
 
 IMAGES = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -88,3 +88,31 @@ def test_mixup_blends_images_and_targets_with_one_share():
     same, kept = mixup(images, targets, 0.0, generator())
     assert torch.equal(same, images)
     assert torch.equal(kept, targets)
+
+
+def sentences(rng: torch.Generator) -> torch.Tensor:
+    """Token ids of 40 sentences of 3 to 12 tokens, from 1 to 99, padded with 0."""
+    tokens = torch.randint(1, 100, (40, 12), generator=rng)
+    lengths = torch.randint(3, 13, (40, 1), generator=rng)
+    return tokens.masked_fill(torch.arange(12) >= lengths, 0)
+
+
+def test_dropped_words_leave_the_others_in_their_order():
+    tokens = sentences(generator())
+    changed = augment(tokens, {"drop_words": 0.4, "noise": 1.0}, generator())
+    assert not torch.equal(changed, tokens)
+    for before, after in zip(tokens.tolist(), changed.tolist(), strict=True):
+        words = [word for word in before if word]
+        kept = [word for word in after if word]
+        assert after == kept + [0] * (len(after) - len(kept))
+        assert (kept[0], kept[-1]) == (words[0], words[-1])
+        remaining = iter(words)
+        assert all(word in remaining for word in kept)  # a subsequence
+
+
+def test_words_are_dropped_with_their_probability():
+    tokens = torch.ones(200, 52, dtype=torch.int64)
+    assert torch.equal(drop_words(tokens, 0.0, generator()), tokens)
+    changed = drop_words(tokens, 0.3, generator())
+    assert (changed == 0).sum().item() / (200 * 50) == pytest.approx(0.3, abs=0.02)
+    assert (drop_words(tokens, 1.0, generator()) != 0).sum(1).unique().tolist() == [2]

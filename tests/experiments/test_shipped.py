@@ -17,7 +17,7 @@ from radin.experiments.bench import replay
 from radin.experiments.bench.shipped import shipped_benches
 from radin.experiments.bench.tabulate import evaluate_soups
 from radin.experiments.notebook import load_benchmark
-from radin.experiments.zoos.photo_plans import PHOTO_PLANS, PRETRAINING
+from radin.experiments.zoos.plans import PLANS, PRETRAINING
 from radin.files import hash_text
 
 NAMES = [
@@ -107,7 +107,7 @@ def test_the_manifest_says_what_a_reader_must_know(bench):
 def test_the_plans_are_those_that_made_the_benches(bench):
     """A plan that was edited afterwards would describe another zoo: `make zoos` makes it again."""
     manifest = bench.manifest
-    plan = PHOTO_PLANS[manifest["name"]]
+    plan = PLANS[manifest["name"]]
     assert manifest["ingredients"] == plan.sweep(plan.num_models, plan.seed)
     assert manifest["start"] == plan.start
     assert manifest["seed"] == plan.seed

@@ -1,4 +1,4 @@
-"""The soup bench: a zoo all of whose soups are evaluated, so that an evaluation is a look-up."""
+"""The soup bench: a zoo whose soups are evaluated once, so that an evaluation is a look-up."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import fingerprint
-from radin.data.load import load_split
-from radin.data.splits import in_memory
-from radin.errors import BankError, ParameterError
-from radin.experiments.bench.lookup import TableEvaluator, row_of_weights
+from radin.errors import BankError, OffGridError, ParameterError
+from radin.experiments.bench.lookup import (
+    TableEvaluator,
+    bitmask_of,
+    members_of_weights,
+    weights_of,
+)
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
     INIT_FILE,
@@ -36,6 +39,7 @@ from radin.experiments.bench.storage import (
     write_bench,
 )
 from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
+from radin.experiments.splits import load_experiment_split
 from radin.files import store_folder
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
@@ -44,15 +48,19 @@ from radin.ranking.rank import METRICS, check_metric, fast_estimate
 
 
 class SoupBench:
-    """All 2^N - 1 soups of a zoo, evaluated, in the row order of `exhaustive(N)`.
+    """R evaluated soups of a zoo. Mostly all of them: R = 2^N - 1, in the order of `exhaustive(N)`.
+
+    For a zoo too large for that, only some soups are evaluated. The others raise OffGridError.
 
     Args:
         val, test: logit banks of the same N ingredients.
-        soups: for "val" and "test" the table (2^N - 1, 2) of every soup: accuracy in percent and
-            mean negative log-likelihood in nats.
+        soups: for "val" and "test" the table (R, 2) of every soup: accuracy in percent and mean
+            negative log-likelihood in nats.
         ensembles: the same of every ensemble; computed from the banks when not given.
         right: for "val" and "test" whether each soup is right on each image, packed:
-            (2^N - 1, ceil(n / 8)).
+            (R, ceil(n / 8)).
+        subsets: the bitmask of each evaluated soup, ascending: (R,) int64. All subsets when not
+            given.
         zoo: the ingredients, or a function that opens them.
         manifest: where the shipped files come from: recipe, data, hardware, checksums.
 
@@ -72,12 +80,14 @@ class SoupBench:
         *,
         ensembles: TablesByPart | None = None,
         right: TablesByPart | None = None,
+        subsets: Tensor | None = None,
         zoo: Zoo | Callable[[], Zoo] | None = None,
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         for bank in (val, test):
             bank.refuse_projection("A soup bench")
-        num_rows = 2**val.num_models - 1
+        self.bitmasks = _check_subsets(subsets, val.num_models)
+        num_rows = 2**val.num_models - 1 if self.bitmasks is None else len(self.bitmasks)
         for kind, tables in (("soups", soups), ("ensembles", ensembles or {})):
             for part, table in tables.items():
                 if table.shape != (num_rows, len(METRICS)):
@@ -104,20 +114,33 @@ class SoupBench:
         self._splits: dict[str, Dataset[Any]] = {}
 
     def __repr__(self) -> str:
-        return f"SoupBench({self.num_models} ingredients, {2**self.num_models - 1:,} soups)"
+        some = "" if self.is_complete else f" of {2**self.num_models - 1:,}"
+        return f"SoupBench({self.num_models} ingredients, {self.num_soups:,}{some} soups)"
 
     @property
     def num_models(self) -> int:
         return self.val.num_models
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all 2^N - 1 soups are evaluated."""
+        return self.bitmasks is None
+
+    @property
+    def num_soups(self) -> int:
+        """R, how many soups are evaluated."""
+        return len(self._tables["soups"]["val"])
+
     @cached_property
     def candidates(self) -> Tensor:
-        """Every subset as mixing weights: (2^N - 1, N)."""
-        return exhaustive(self.num_models)
+        """Every evaluated subset as mixing weights: (R, N)."""
+        if self.bitmasks is None:
+            return exhaustive(self.num_models)
+        return weights_of(self.bitmasks, self.num_models)
 
     @cached_property
     def sizes(self) -> Tensor:
-        """How many ingredients each subset has: (2^N - 1,)."""
+        """How many ingredients each of these subsets has: (R,)."""
         return (self.candidates > 0).sum(1)
 
     def bank(self, part: str) -> LogitBank:
@@ -125,7 +148,7 @@ class SoupBench:
         return {"val": self.val, "test": self.test}[_check_part(part)]
 
     def soups(self, part: str, metric: str = "accuracy") -> Tensor:
-        """The metric of every soup on "val" or "test": (2^N - 1,).
+        """The metric of every evaluated soup on "val" or "test": (R,).
 
         It is the accuracy in percent or "nll" in nats.
         """
@@ -156,9 +179,26 @@ class SoupBench:
     def row(self, weights: Tensor | Sequence[float]) -> int:
         """The row of a subset, given as mixing weights (N,).
 
-        Raises OffGridError for weights that are not equal on a subset: those were never evaluated.
+        Raises OffGridError for a soup that was never evaluated: weights that are not equal on a
+        subset, or a subset that this bench does not hold.
         """
-        return row_of_weights(weights, self.num_models)
+        return self.row_of(members_of_weights(weights, self.num_models))
+
+    def row_of(self, members: Sequence[int]) -> int:
+        """The row of the soup of some ingredients.
+
+        Raises OffGridError for one that this bench does not hold.
+        """
+        bitmask = bitmask_of(members)
+        if self.bitmasks is None:
+            return bitmask - 1
+        row = int(torch.searchsorted(self.bitmasks, bitmask))
+        if row == len(self.bitmasks) or int(self.bitmasks[row]) != bitmask:
+            raise OffGridError(
+                f"The soup of the ingredients {sorted(members)} is not in this bench, which holds "
+                f"{self.num_soups:,} of the {2**self.num_models - 1:,} soups; evaluate it live."
+            )
+        return row
 
     def evaluator(self, part: str = "val") -> TableEvaluator:
         """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up.
@@ -170,9 +210,10 @@ class SoupBench:
 
     @property
     def oracle(self) -> tuple[Tensor, float]:
-        """The best soup of all by *test* accuracy: its mixing weights (N,) and that accuracy.
+        """The best evaluated soup by *test* accuracy: its mixing weights (N,) and that accuracy.
 
-        Nobody can choose it without looking at the test split; regret is measured from it.
+        It is the best of all subsets where all were evaluated. Nobody can choose it without
+        looking at the test split; regret is measured from it.
         """
         best = int(self.soups("test").argmax())
         return self.candidates[best], self.soups("test")[best].item()
@@ -207,6 +248,7 @@ class SoupBench:
             tables_of(self._tables["soups"]),
             ensembles=tables_of(self._tables["ensembles"]),
             right=tables_of(self._right),
+            subsets=None if self.is_complete else self._bitmasks_of_subset(chosen)[1],
             manifest=manifest,
         )
         smaller._splits = self._splits
@@ -226,8 +268,21 @@ class SoupBench:
             raise ParameterError(
                 f"members must be different numbers from 0 to {self.num_models - 1}, not {chosen}."
             )
+        if not self.is_complete:
+            return self._bitmasks_of_subset(chosen)[0]
         bits = torch.tensor([2**k for k in chosen])
         return ((exhaustive(len(chosen)) > 0) * bits).sum(1) - 1
+
+    def _bitmasks_of_subset(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The rows that hold only some ingredients, and their bitmasks among these ingredients.
+
+        In ascending order of these bitmasks.
+        """
+        assert self.bitmasks is not None
+        rows = ((self.bitmasks & ~bitmask_of(members)) == 0).nonzero().flatten()
+        bits = (self.bitmasks[rows, None] >> torch.tensor(list(members))) & 1
+        smaller, order = (bits << torch.arange(len(members))).sum(1).sort()
+        return rows[order], smaller
 
     def zoo(self) -> Zoo:
         """The ingredients. Raises BankError when the bench came without them."""
@@ -253,7 +308,7 @@ class SoupBench:
                 "This bench does not know what images it was made from; pass your own split."
             )
         data = self.manifest["data"]
-        return in_memory(load_split(data["name"], data["parts"][part], root, size=data["size"]))
+        return load_experiment_split(data["name"], data["parts"][part], root, size=data["size"])
 
     def has_images_of(self, part: str, split: Dataset[Any]) -> bool | None:
         """Whether a split holds exactly the images that "val" or "test" was made from.
@@ -273,11 +328,14 @@ class SoupBench:
         test: Dataset[Any],
         device: str = "auto",
         *,
+        subsets: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         cache: bool | Path = True,
         progress: bool = True,
     ) -> SoupBench:
         """Evaluate every subset of a small zoo on both parts: 2 (2^N - 1) evaluations, once.
+
+        Of a large zoo, some subsets are evaluated (see `radin.experiments.bench.sample`).
 
         Results are kept on disk under a hash of the ingredients and of the images. A second call
         reads them, and a call after a killed one goes on.
@@ -286,13 +344,16 @@ class SoupBench:
             zoo: opened with `build`.
             val, test: (image, label) pairs.
             device: where networks run.
+            subsets: the bitmasks (R,) of the soups to evaluate, ascending; all when not given.
             dtype: of the banks, torch.float32 or torch.float16.
             cache: the store's folder; True for the default one, False for none.
             progress: show bars.
 
         Raises ParameterError for more ingredients than `exhaustive` lists.
         """
-        exhaustive(len(zoo))  # a zoo too large is refused before anything is predicted
+        # What is too large or wrong is refused before anything is predicted.
+        subsets = _check_subsets(subsets, len(zoo))
+        candidates = exhaustive(len(zoo)) if subsets is None else weights_of(subsets, len(zoo))
         splits = {"val": val, "test": test}
         banks = [
             predict(zoo, split, device=device, dtype=dtype, cache=cache, progress=progress)
@@ -300,7 +361,7 @@ class SoupBench:
         ]
         path = None
         if (folder := store_folder(cache, "benches")) is not None:
-            path = folder / f"{bench_key(zoo, banks)}.safetensors"
+            path = folder / f"{bench_key(zoo, banks, subsets)}.safetensors"
         if path is not None and path.exists():
             with suppress(BankError):  # damaged: build it again
                 bench = cls.load(path, zoo)
@@ -309,9 +370,16 @@ class SoupBench:
         soups: dict[str, Tensor] = {}
         right: dict[str, Tensor] = {}
         for part, split in splits.items():
-            soups[part], answers = tabulate(zoo, split, device, cache=cache, progress=progress)
+            soups[part], answers = tabulate(
+                zoo,
+                split,
+                device,
+                candidates=None if subsets is None else candidates,
+                cache=cache,
+                progress=progress,
+            )
             right[part] = pack_bits(answers)
-        bench = cls(banks[0], banks[1], soups, right=right, zoo=zoo)
+        bench = cls(banks[0], banks[1], soups, right=right, subsets=subsets, zoo=zoo)
         bench._splits = splits
         if path is not None:
             bench.save(path)
@@ -326,6 +394,7 @@ class SoupBench:
             banks={part: self.bank(part) for part in BENCH_PARTS},
             tables=self._tables,
             right=self._right,
+            subsets=self.bitmasks,
         )
 
     @classmethod
@@ -374,6 +443,25 @@ class SoupBench:
             zoo=open_zoo if ships_ingredients else None,
             manifest=manifest,
         )
+
+
+def _check_subsets(subsets: Tensor | None, num_models: int) -> Tensor | None:
+    """The bitmasks of the evaluated soups, or None where all soups are evaluated."""
+    if subsets is None or len(subsets) == 2**num_models - 1:
+        return None
+    if (
+        subsets.dtype != torch.int64
+        or subsets.ndim != 1
+        or not len(subsets)
+        or int(subsets[0]) < 1
+        or int(subsets[-1]) >= 2**num_models
+        or not bool((subsets.diff() > 0).all())
+    ):
+        raise BankError(
+            f"subsets must be ascending bitmasks of {num_models} ingredients, from 1 to "
+            f"{2**num_models - 1}, in int64."
+        )
+    return subsets
 
 
 def _check_part(part: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from radin.errors import OffGridError
-from radin.ranking.candidates import check_weights
+from radin.ranking.candidates import check_weights, from_subsets
 
 if TYPE_CHECKING:
     from radin.experiments.bench.bench import SoupBench
@@ -31,13 +31,13 @@ class TableEvaluator:
         self.count = 0
 
     def __call__(self, weights: Tensor | Sequence[float]) -> float:
-        row = row_of_weights(weights, self.bench.num_models)
+        row = self.bench.row(weights)
         self.count += 1
         return self.bench.soups(self.part)[row].item()
 
 
-def row_of_weights(weights: Tensor | Sequence[float], num_models: int) -> int:
-    """The row of a subset, given as mixing weights (N,).
+def members_of_weights(weights: Tensor | Sequence[float], num_models: int) -> list[int]:
+    """The members of a subset, given as mixing weights (N,).
 
     Raises OffGridError for weights that are not equal on a subset: those were never evaluated.
     """
@@ -48,9 +48,14 @@ def row_of_weights(weights: Tensor | Sequence[float], num_models: int) -> int:
             "This soup is not in the bench: it holds subsets with equal weights only. "
             f"The weights were {[round(weight, 4) for weight in p.tolist()]}."
         )
-    return row_of(used.nonzero().flatten().tolist())
+    return used.nonzero().flatten().tolist()
 
 
-def row_of(members: Sequence[int]) -> int:
-    """The row of the soup of some ingredients, in a bench of any size."""
-    return sum(1 << k for k in members) - 1
+def bitmask_of(members: Sequence[int]) -> int:
+    """The bitmask of some ingredients: the sum of 2^k over the members k."""
+    return sum(1 << k for k in members)
+
+
+def weights_of(bitmasks: Tensor, num_models: int) -> Tensor:
+    """The mixing weights of subsets that are given as bitmasks (R,): (R, N)."""
+    return from_subsets((bitmasks[:, None] >> torch.arange(num_models)) & 1)

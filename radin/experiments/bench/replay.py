@@ -15,7 +15,6 @@ import numpy as np
 
 from radin.errors import ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.bench.lookup import row_of
 from radin.ranking.candidates import monte_carlo
 from radin.ranking.rank import sort_keys, with_prior
 from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
@@ -35,7 +34,7 @@ def radin(
         bench: where evaluations are looked up.
         budget: B, at least 1.
         prior: lambda, in percentage points.
-        scores: (2^N - 1,), the larger the better; the fast estimates when not given.
+        scores: (R,), the larger the better; the fast estimates when not given.
         among: rows of the candidates; all when not given. With fewer candidates than budget the
             last answer stays.
 
@@ -49,12 +48,12 @@ def radin(
 
 
 def order(bench: SoupBench, prior: float = 0.0, *, scores: np.ndarray | None = None) -> np.ndarray:
-    """All rows in the order in which RADIN evaluates them: (2^N - 1,).
+    """All rows in the order in which RADIN evaluates them: (R,).
 
     Args:
         bench: whose soups are ranked.
         prior: lambda, in percentage points.
-        scores: (2^N - 1,), the larger the better; the fast estimates when not given.
+        scores: (R,), the larger the better; the fast estimates when not given.
     """
     sizes = bench.sizes.numpy()
     base = bench.ensembles("val").numpy() if scores is None else np.asarray(scores)
@@ -69,7 +68,7 @@ def order(bench: SoupBench, prior: float = 0.0, *, scores: np.ndarray | None = N
 def random(bench: SoupBench, budget: int, seed: int = 0) -> np.ndarray:
     """Evaluate soups drawn at random, without repeats; return the best by validation: (B,) rows."""
     budget = check_integer("budget", budget, minimum=1)
-    drawn = random_order(2**bench.num_models - 1, seed=seed)
+    drawn = random_order(bench.num_soups, seed=seed)
     return _best(bench, drawn[:budget], budget)
 
 
@@ -81,11 +80,11 @@ def greedy(bench: SoupBench, budget: int) -> np.ndarray:
     rows: list[int] = []
 
     def look(members: Members) -> float:
-        rows.append(row_of(members))
+        rows.append(bench.row_of(members))
         return float(singles[members[0]])
 
     def evaluate(members: Members) -> float:
-        rows.append(row_of(members))
+        rows.append(bench.row_of(members))
         return float(soups[rows[-1]])
 
     choices = list(islice(greedy_choices(singles, look=look, evaluate=evaluate), budget + 1))
@@ -95,12 +94,12 @@ def greedy(bench: SoupBench, budget: int) -> np.ndarray:
 
 def best_single(bench: SoupBench) -> int:
     """The row of the best ingredient by validation."""
-    return row_of([int(bench.val.accuracies().argmax())])
+    return bench.row_of([int(bench.val.accuracies().argmax())])
 
 
 def uniform(bench: SoupBench) -> int:
     """The row of the soup of all ingredients."""
-    return row_of(range(bench.num_models))
+    return bench.row_of(range(bench.num_models))
 
 
 def oracle(bench: SoupBench) -> int:
@@ -111,11 +110,11 @@ def oracle(bench: SoupBench) -> int:
 def monte_carlo_rows(bench: SoupBench, num_candidates: int, seed: int) -> np.ndarray:
     """Rows of Monte Carlo candidates: (num_candidates,)."""
     drawn = monte_carlo(bench.num_models, num_candidates, seed=seed).numpy() > 0
-    return drawn @ (1 << np.arange(bench.num_models)) - 1
+    return np.array([bench.row_of(np.flatnonzero(members).tolist()) for members in drawn])
 
 
 def member_means(bench: SoupBench, part: str = "val") -> np.ndarray:
-    """The mean accuracy of each subset's members in percent: (2^N - 1,).
+    """The mean accuracy of each subset's members in percent: (R,).
 
     It costs nothing, as the fast estimate does, so the book compares the two.
     """

@@ -22,12 +22,18 @@ BENCH_PARTS = ("val", "test")
 TablesByPart = Mapping[str, Tensor]  # a table for "val" and one for "test"
 
 
-def bench_key(zoo: Zoo, banks: Sequence[LogitBank]) -> str:
-    """Hex hash of the ingredients and of their banks, which depend on networks and images."""
+def bench_key(zoo: Zoo, banks: Sequence[LogitBank], subsets: Tensor | None) -> str:
+    """Hex hash of the ingredients, their banks, which depend on networks and images, and subsets.
+
+    Args:
+        subsets: the bitmasks of the evaluated soups, None for all.
+    """
     digest = hashlib.sha256("|".join([BENCH_FORMAT, *zoo.fingerprints]).encode())
     for part, bank in zip(BENCH_PARTS, banks, strict=True):
         update_hash(digest, f"{part}.logits", bank.logits)
         update_hash(digest, f"{part}.labels", bank.labels)
+    if subsets is not None:
+        update_hash(digest, "subsets", subsets)
     return digest.hexdigest()
 
 
@@ -37,14 +43,16 @@ def write_bench(
     banks: Mapping[str, LogitBank],
     tables: Mapping[str, TablesByPart],
     right: TablesByPart,
+    subsets: Tensor | None = None,
 ) -> Path:
     """Write a bench, atomically.
 
     Args:
         path: of the file.
         banks: for each part the logit bank.
-        tables: for "soups" and "ensembles" and each part the table (2^N - 1, 2).
+        tables: for "soups" and "ensembles" and each part the table (R, 2).
         right: for some parts whether each soup is right on each image, packed.
+        subsets: the bitmasks (R,) of the evaluated soups, where not all are.
     """
     # The names are a tensor: with a second entry in its header, safetensors would write the same
     # bench as other bytes each time.
@@ -57,6 +65,8 @@ def write_bench(
             tensors[f"{part}.{kind}"] = by_part[part].double().contiguous()
         if part in right:
             tensors[f"{part}.right"] = right[part].contiguous()
+    if subsets is not None:
+        tensors["subsets"] = subsets.contiguous()
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"format": BENCH_FORMAT})
     return path
@@ -80,6 +90,7 @@ def read_bench(path: Path) -> dict[str, Any]:
         raise BankError(
             f"{path}: not a whole soup bench ({error} is missing); build it again."
         ) from error
+    found["subsets"] = tensors.get("subsets")
     rights = {part: tensors.get(f"{part}.right") for part in BENCH_PARTS}
     found["right"] = {part: packed for part, packed in rights.items() if packed is not None}
     return found

@@ -44,44 +44,48 @@ def tabulate(
     split: Dataset[Any],
     device: str = "auto",
     *,
+    candidates: Tensor | None = None,
     batch_size: int = 250,
     per_pass: int | None = None,
     cache: bool | Path = True,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate the soup of every subset on one split: 2^N - 1 rows in the order of `exhaustive(N)`.
+    """Evaluate soups on one split: those of all subsets, in the order of `exhaustive(N)`, or some.
 
-    Results are written every half minute, and a call after a killed one goes on from there. A
-    larger zoo that begins with the same ingredients takes over the rows of the smaller one.
+    Results are written every half minute, and a call after a killed one goes on from there. When
+    all soups are evaluated, a larger zoo that begins with the same ingredients takes over the rows
+    of the smaller one.
 
     Args:
         zoo: opened with `build`.
         split: (image, label) pairs; images in folders are decoded once and held in memory.
         device: where networks run.
+        candidates: (R, N) mixing weights of the soups; all subsets when not given.
         batch_size: images in one forward pass.
         per_pass: soups that run together, their parameters stacked; 1 on a CPU and 64 on a GPU when
             not given.
         cache: the store's folder; True for the default one, False for none.
         progress: show a bar.
 
-    Returns: the table (2^N - 1, 2) in double precision, accuracy in percent and mean negative
-    log-likelihood in nats; and (2^N - 1, n) boolean, whether each soup is right on each image.
+    Returns: the table (R, 2) in double precision, accuracy in percent and mean negative
+    log-likelihood in nats; and (R, n) boolean, whether each soup is right on each image. R is
+    2^N - 1 without `candidates`.
 
     Raises ParameterError for more ingredients than `exhaustive` lists, or a zoo without `build`.
     """
-    rows = exhaustive(len(zoo))
+    rows = exhaustive(len(zoo)) if candidates is None else candidates
     chosen = pick_device(device)
     if isinstance(split, FolderSplit):
         split = in_memory(split, progress=progress)  # so that each image is decoded once
     batch_size = check_integer("batch_size", batch_size, minimum=1)
     per_pass = per_pass or (SOUPS_PER_PASS_ON_GPU if chosen.type == "cuda" else 1)
     model = zoo.model(0).to(chosen)
-    store = _store_path(zoo, model, split, cache=cache, device=chosen)
+    store = _store_path(zoo, model, split, cache=cache, device=chosen, candidates=candidates)
 
     def evaluate(weights: Tensor) -> Answers:
         return evaluate_soups(zoo, model, weights, split, device=chosen, batch_size=batch_size)
 
-    stored = _stored(store, zoo.fingerprints)
+    stored = _stored(store, zoo.fingerprints, all_subsets=candidates is None)
     if stored and not _is_same_network(stored, evaluate(rows[:1])):
         stored = None
     done = min(len(rows), len(stored[0])) if stored else 0
@@ -169,18 +173,30 @@ def _threads(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def _store_path(
-    zoo: Zoo, model: nn.Module, split: Dataset[Any], *, cache: bool | Path, device: torch.device
+    zoo: Zoo,
+    model: nn.Module,
+    split: Dataset[Any],
+    *,
+    cache: bool | Path,
+    device: torch.device,
+    candidates: Tensor | None,
 ) -> Path | None:
     folder = store_folder(cache, "soups")
     if folder is None:
         return None
-    # Two ingredients are in the key, so that a larger zoo that begins with them finds their rows.
-    key = hash_text(_FORMAT, *zoo.fingerprints[:2], repr(model), fingerprint(split), device.type)
+    # With all subsets, two ingredients are in the key, so that a larger zoo that begins with them
+    # finds their rows.
+    begins_with = zoo.fingerprints[:2] if candidates is None else zoo.fingerprints
+    which = [] if candidates is None else [repr(candidates.tolist())]
+    key = hash_text(_FORMAT, *begins_with, *which, repr(model), fingerprint(split), device.type)
     return folder / f"{key}.safetensors"
 
 
-def _stored(store: Path | None, fingerprints: list[str]) -> Answers | None:
-    """The rows that were evaluated before: those of the ingredients that both zoos begin with."""
+def _stored(store: Path | None, fingerprints: list[str], *, all_subsets: bool) -> Answers | None:
+    """The rows that were evaluated before.
+
+    With all subsets, those of the ingredients that both zoos begin with.
+    """
     if store is None or not store.exists():
         return None
     try:
@@ -190,6 +206,8 @@ def _stored(store: Path | None, fingerprints: list[str]) -> Answers | None:
         right = unpack_bits(tensors["right"], int(metadata["images"]))
     except (BankError, KeyError, ValueError):  # damaged: evaluate again
         return None
+    if not all_subsets:
+        return table, right
     shared = 0
     while shared < min(len(before), len(fingerprints)) and before[shared] == fingerprints[shared]:
         shared += 1

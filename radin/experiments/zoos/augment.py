@@ -1,4 +1,4 @@
-"""Random changes to training images, whole batches at a time."""
+"""Random changes to training images or sentences, whole batches at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ def augment(images: Tensor, hyperparameters: Mapping[str, float], rng: torch.Gen
     """Change each image at random. Keys that are absent or 0 change nothing.
 
     Args:
-        images: (n, C, H, W) with pixels from -1 to 1.
+        images: (n, C, H, W) with pixels from -1 to 1, or token ids (n, length), which only
+            `drop_words` changes.
         hyperparameters: `augment` is the strength of `move`. `flip` is the probability of a mirror
             image, left and right. `colour` is the strength of `recolour`. `erase` is the edge of
             the square of `erase`. `noise` is the standard deviation of Gaussian noise.
         rng: for everything that is random.
     """
+    if not images.is_floating_point():  # token ids
+        return drop_words(images, hyperparameters.get("drop_words", 0.0), rng)
     amount = {
         key: hyperparameters.get(key, 0.0)
         for key in ("augment", "flip", "colour", "erase", "noise")
@@ -85,6 +88,29 @@ def erase(images: Tensor, edge: float, rng: torch.Generator) -> Tensor:
     above_or_below = (rows[:, None] - centre[0]).abs() > edge / 2
     left_or_right = (columns[None, :] - centre[1]).abs() > edge / 2
     return images * (above_or_below | left_or_right)[:, None]
+
+
+def drop_words(tokens: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+    """Take tokens out of sentences at random, and close the gaps.
+
+    Args:
+        tokens: (n, length) ids, 0 after the end. The first and the last token of a sentence, which
+            mark its ends, stay.
+        probability: of each other token.
+        rng: for everything that is random.
+
+    Source: Iyyer et al. 2015, section 3.2.
+    """
+    if probability == 0:
+        return tokens
+    lengths = (tokens != 0).sum(1, keepdim=True)
+    place = torch.arange(tokens.shape[1])
+    inside = (place > 0) & (place < lengths - 1)
+    dropped = inside & (torch.rand(tokens.shape, generator=rng) < probability)
+    kept = tokens.masked_fill(dropped, 0)
+    # A stable sort moves the gaps behind the end and leaves all other tokens in their order.
+    order = (kept == 0).to(torch.uint8).sort(dim=1, stable=True).indices
+    return kept.gather(1, order)
 
 
 def mixup(

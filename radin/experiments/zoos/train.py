@@ -44,7 +44,8 @@ def train(
         split: the training images.
         hyperparameters: lr, weight_decay, epochs, label_smoothing and mixup, and what `augment`
             takes. Optional are `warmup`, the share of all steps over which the rate rises to lr,
-            and `floor`, the share of lr that the rate falls to. Both are 0 by default.
+            and `floor`, the share of lr that the rate falls to, both 0 by default; and
+            `head_factor`, which multiplies the rate of the layer `head`, 1 by default.
         seed: of the order of the images and of their augmentation.
         batch_size: images in a step.
         resume: a file for the state after every epoch but the last. An interrupted run continues
@@ -66,8 +67,9 @@ def train(
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(seed)
     targets = F.one_hot(split.labels, split.num_classes).float()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=h["lr"], weight_decay=h["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, h), lr=h["lr"], weight_decay=h["weight_decay"]
+    )
     steps_per_epoch = math.ceil(len(split) / batch_size)
     schedule = _schedule(optimizer, epochs * steps_per_epoch, h)
     key = _run_key(model, split, h, seed=seed, batch_size=batch_size)
@@ -83,7 +85,7 @@ def train(
     for epoch in range(epochs_done + 1, epochs + 1):
         for chosen in torch.randperm(len(split), generator=rng).split(batch_size):
             x = augment(split.images[chosen], h, rng)
-            x, y = mixup(x, targets[chosen], h["mixup"], rng)
+            x, y = mixup(x, targets[chosen], h.get("mixup", 0.0), rng)
             logits = model(x.to(device))
             loss = F.cross_entropy(logits, y.to(device), label_smoothing=h["label_smoothing"])
             optimizer.zero_grad(set_to_none=True)
@@ -132,6 +134,17 @@ def train_checkpoint(
     )
     save_checkpoint(model, path, hyperparameters, dtype=dtype)
     state.unlink(missing_ok=True)
+
+
+def _parameter_groups(model: nn.Module, hyperparameters: Hyperparameters) -> list[dict[str, Any]]:
+    """The trained parameters: all in one group, or the head apart with a rate of its own."""
+    factor = hyperparameters.get("head_factor", 1.0)
+    trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    if factor == 1.0:
+        return [{"params": [tensor for _, tensor in trained]}]
+    head = [tensor for name, tensor in trained if name.startswith("head.")]
+    body = [tensor for name, tensor in trained if not name.startswith("head.")]
+    return [{"params": body}, {"params": head, "lr": hyperparameters["lr"] * factor}]
 
 
 def _schedule(

@@ -1,4 +1,4 @@
-"""radin/experiments/zoos/photos.py: the shipped zoos, made again with small networks."""
+"""radin/experiments/zoos/finetuned.py: the shipped zoos, made again with small networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from radin.data.splits import ArraySplit
 from radin.errors import ParameterError
 from radin.experiments.bench.tabulate import evaluate_soups
 from radin.experiments.networks import SmallResNet
-from radin.experiments.zoos import photo_plans, photos, train
+from radin.experiments.zoos import finetuned, plans, starts, train
 
 QUICK = {
     "epochs": 2,
@@ -28,14 +28,14 @@ QUICK = {
     "noise": 0.0,
 }
 QUICK |= {"lr": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.0, "mixup": 0.0}
-TINY = photo_plans.PhotoPlan(
+TINY = plans.ZooPlan(
     data="toy",
     start_part="pretrain",
     tune_part="finetune",
     val_part="val",
     test_part="test",
     start=QUICK,
-    sweep=partial(photo_plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
+    sweep=partial(plans.photo_sweep, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)),
     num_models=3,
 )
 
@@ -53,18 +53,20 @@ def home(tmp_path_factory):
     """The toy plan instead of the photos, networks of four channels a group, one process."""
     folder = tmp_path_factory.mktemp("photos")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photos, "_load_in_memory", coloured)
-        patch.setattr(photos, "WIDTHS", (8, 16))
-        patch.setattr(photos, "PRETRAINING", QUICK)
-        patch.setitem(photo_plans.PHOTO_PLANS, "toy", TINY)
-        patch.setattr(photos, "CPU_PROCESSES", 1)  # other processes would not see these changes
+        patch.setattr(finetuned, "_load_in_memory", coloured)
+        patch.setattr(starts, "WIDTHS", (8, 16))
+        patch.setattr(finetuned, "WIDTHS", (8, 16))
+        patch.setattr(starts, "_tiny_imagenet", lambda: coloured("tiny-imagenet", "train", 32))
+        patch.setattr(starts, "PRETRAINING", QUICK)
+        patch.setitem(plans.PLANS, "toy", TINY)
+        patch.setattr(finetuned, "CPU_PROCESSES", 1)  # other processes would not see these changes
         patch.setenv("RADIN_CACHE", str(folder / "cache"))
         yield folder
 
 
 @pytest.fixture(scope="module")
 def shipped(home):
-    return photos.ship("toy", home / "toy", device="cpu", progress=False)
+    return finetuned.ship("toy", home / "toy", device="cpu", progress=False)
 
 
 def test_a_zoo_starts_from_one_head(home, shipped):
@@ -88,7 +90,7 @@ def test_what_is_shipped_is_what_was_evaluated(home, shipped):
 
 def test_the_manifest_says_how_it_was_made(home, shipped):
     manifest = json.loads((home / "toy" / "manifest.json").read_text())
-    assert manifest["ingredients"] == photo_plans.photo_sweep(
+    assert manifest["ingredients"] == plans.photo_sweep(
         3, 0, rates=(1e-3, 1e-2), epochs=(1, 2), floors=(0.0, 0.5)
     )
     assert manifest["start"] == QUICK
@@ -98,17 +100,17 @@ def test_the_manifest_says_how_it_was_made(home, shipped):
 
 def test_the_pretrained_network_is_shipped_and_found_again(home, shipped, monkeypatch):
     assert (home / "pretrained.safetensors").is_file()
-    monkeypatch.setattr(photos, "shipped_root", lambda: home)
+    monkeypatch.setattr(starts, "shipped_root", lambda: home)
     monkeypatch.setattr(
         "radin.experiments.zoos.train.train", lambda *_, **__: pytest.fail("trained again")
     )
     assert (
-        photos.pretrained_checkpoint(torch.device("cpu"), progress=False)
+        finetuned.pretrained_checkpoint(torch.device("cpu"), progress=False)
         == home / "pretrained.safetensors"
     )
-    monkeypatch.setattr(photos, "PRETRAINING", QUICK | {"lr": 1e-3})
+    monkeypatch.setattr(starts, "PRETRAINING", QUICK | {"lr": 1e-3})
     with pytest.raises(pytest.fail.Exception):  # another recipe: the shipped network is not its own
-        photos.pretrained_checkpoint(torch.device("cpu"), progress=False)
+        finetuned.pretrained_checkpoint(torch.device("cpu"), progress=False)
 
 
 def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
@@ -120,7 +122,7 @@ def test_a_second_call_trains_nothing(home, shipped, monkeypatch):
         lambda *_, **__: pytest.fail("evaluated again"),
     )
     before = {name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")}
-    photos.ship("toy", home / "toy", device="cpu", progress=False)
+    finetuned.ship("toy", home / "toy", device="cpu", progress=False)
     assert before == {
         name: (home / "toy" / name).read_bytes() for name in files_below(home / "toy")
     }
@@ -156,9 +158,9 @@ def test_a_bench_whose_making_is_killed_twice_ends_in_the_same_bench(
     monkeypatch.setattr("radin.experiments.bench.tabulate.SAVE_INTERVAL_SECONDS", -1)
     for _ in range(2):
         with pytest.raises(KilledError):
-            photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+            finetuned.ship("toy", tmp_path / "toy", device="cpu", progress=False)
         assert not (tmp_path / "toy" / "manifest.json").exists()
-    again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+    again = finetuned.ship("toy", tmp_path / "toy", device="cpu", progress=False)
     assert (
         sum(size > 1 for size in evaluated) <= 9  # eight soups of several, one of them twice
     )
@@ -179,8 +181,8 @@ def test_an_edited_sweep_trains_again_what_it_changes(home, shipped, tmp_path, m
     shutil.copytree(home / "cache", tmp_path / "cache")
     shutil.copytree(home / "toy", tmp_path / "toy")
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(photo_plans.PHOTO_PLANS, "toy", dataclasses.replace(TINY, sweep=edited))
-    again = photos.ship("toy", tmp_path / "toy", device="cpu", progress=False)
+    monkeypatch.setitem(plans.PLANS, "toy", dataclasses.replace(TINY, sweep=edited))
+    again = finetuned.ship("toy", tmp_path / "toy", device="cpu", progress=False)
     same = [
         a == b for a, b in zip(again.zoo().fingerprints, shipped.zoo().fingerprints, strict=True)
     ]
@@ -191,14 +193,14 @@ def test_an_edited_sweep_trains_again_what_it_changes(home, shipped, tmp_path, m
 
 def test_shipping_fewer_leaves_nothing_of_the_larger_zoo(home, shipped, tmp_path):
     shutil.copytree(home / "toy", tmp_path / "toy")
-    photos.ship("toy", tmp_path / "toy", num_models=2, device="cpu", progress=False)
+    finetuned.ship("toy", tmp_path / "toy", num_models=2, device="cpu", progress=False)
     listed = set(SoupBench.load(tmp_path / "toy").manifest["files"])
     assert set(files_below(tmp_path / "toy")) == listed | {"manifest.json"}
     assert "ingredient_02.safetensors" not in listed
 
 
 def test_fewer_ingredients_begin_the_same(home, shipped, tmp_path):
-    photos.ship("toy", tmp_path / "fewer", num_models=2, device="cpu", progress=False)
+    finetuned.ship("toy", tmp_path / "fewer", num_models=2, device="cpu", progress=False)
     fewer = SoupBench.load(tmp_path / "fewer")
     assert fewer.zoo().fingerprints == shipped.zoo().fingerprints[:2]
     assert torch.equal(fewer.soups("test"), shipped.soups("test")[:3])
@@ -208,19 +210,19 @@ def test_the_head_is_fitted_and_the_body_does_not_change():
     torch.manual_seed(0)
     model, split = SmallResNet(3, widths=(8, 16)), coloured("toy", "train", None)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    photos.fit_head(model, split)
+    finetuned.fit_head(model, split)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]) != key.startswith("head.")
     assert (model(split.images).argmax(1) == split.labels).float().mean() > 0.9
     features = model.features(split.images).detach()
     model.head.weight.grad = model.head.bias.grad = None
     loss = torch.nn.functional.cross_entropy(model.head(features), split.labels)
-    (loss + photos.HEAD_WEIGHT_DECAY * model.head.weight.square().sum()).backward()
+    (loss + finetuned.HEAD_WEIGHT_DECAY * model.head.weight.square().sum()).backward()
     assert model.head.weight.grad.abs().max() < 1e-3  # at the minimum
 
 
 def test_longer_sweeps_begin_with_shorter_ones_and_keep_their_bounds():
-    for name, plan in photo_plans.PHOTO_PLANS.items():
+    for name, plan in plans.PLANS.items():
         runs = plan.sweep(200, plan.seed)
         assert runs[:3] == plan.sweep(3, plan.seed), name
         assert len({run["lr"] for run in runs}) == 200
@@ -232,13 +234,13 @@ def test_unknown_names():
         ParameterError,
         match="Unknown zoo 'cifar100'; it must be one of cifar10, cifar10-wild, pacs-",
     ):
-        photos.photo_zoo("cifar100")
+        finetuned.finetuned_zoo("cifar100")
 
 
 def test_the_command(home, shipped, capsys):
-    photos.main(["toy", "--out", str(home), "--device", "cpu"])
+    finetuned.main(["toy", "--out", str(home), "--device", "cpu"])
     assert f"{home / 'toy'}: SoupBench(3 ingredients, 7 soups)" in capsys.readouterr().out
     with pytest.raises(SystemExit) as refused:
-        photos.main(["toy", "--out", str(home), "--num-models", "0"])
+        finetuned.main(["toy", "--out", str(home), "--num-models", "0"])
     assert refused.value.code == 1
     assert "num_models must be a whole number of at least 1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Train the shipped zoos of photo networks: `python -m radin.experiments.zoos.photos cifar10`."""
+"""Train the zoos of the photo and text chapters: `python -m radin.experiments.zoos.finetuned`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from radin.checkpoints.checkpoint import open_checkpoint
 from radin.checkpoints.zoo import Zoo
-from radin.data.load import load_split
-from radin.data.splits import ArraySplit, in_memory
+from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, RadinError, check_integer, check_seed
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import (
@@ -30,37 +29,35 @@ from radin.experiments.bench.shipped import (
     PRETRAINED_FILE,
     shipped_root,
 )
-from radin.experiments.networks import SmallResNet
-from radin.experiments.zoos.photo_plans import PHOTO_PLANS, PRETRAINING, PhotoPlan
+from radin.experiments.splits import load_experiment_split
+from radin.experiments.zoos.plans import PLANS, ZooPlan
+from radin.experiments.zoos.starts import STARTS, WIDTHS, pretrained_checkpoint
+from radin.experiments.zoos.stopwatch import read_seconds, stopwatch
 from radin.experiments.zoos.train import (
     Hyperparameters,
-    build_seeded,
     read_hyperparameters,
     save_checkpoint,
     train_checkpoint,
 )
 from radin.files import atomic_path, cache_root, hash_file, hash_text
 from radin.inference.devices import pick_device, single_thread
+from radin.theory.weight_geometry import gram_matrix
 
-BATCH_SIZE = 128
-WIDTHS = (32, 64, 128)  # of the network; thirteen of it in half precision are 8 MB
 # Processes on a CPU, one for each core (-1). Each has one thread, which together get more done than
 # one process with many threads.
 CPU_PROCESSES = -1
 HEAD_WEIGHT_DECAY = 1e-4
-PRETRAINING_PIXELS = 32  # edge of the images, for every copy of Tiny ImageNet
-PRETRAINING_SEED = 0
 INIT_SEED_OFFSET = 7  # the plan's seed plus this orders the images in an initialisation's training
 IMAGES_AT_ONCE = 500  # when features are computed
 
 
-def fit_head(model: SmallResNet, split: ArraySplit, *, steps: int = 100) -> None:
+def fit_head(model: Any, split: ArraySplit, *, steps: int = 100) -> None:
     """Linear probe: fit a new head to the frozen features by full-batch L-BFGS, in place.
 
     All ingredients then start from one head. Separately drawn heads could not be averaged.
 
     Args:
-        model: whose head is fitted.
+        model: whose `head` is fitted, a linear layer, to what its method `features` gives.
         split: the images.
         steps: iterations at most.
 
@@ -89,21 +86,21 @@ def fit_head(model: SmallResNet, split: ArraySplit, *, steps: int = 100) -> None
     optimizer.step(loss)
 
 
-def photo_zoo(
+def finetuned_zoo(
     name: str,
     num_models: int | None = None,
     *,
     device: str = "auto",
     progress: bool = True,
 ) -> Zoo:
-    """Train one of the zoos in `PHOTO_PLANS`, or find it under `RADIN_CACHE`.
+    """Train one of the zoos in `PLANS`, or find it under `RADIN_CACHE`.
 
     The network pretrained on Tiny ImageNet, the initialisation and every ingredient are written as
     soon as they are trained. Each run keeps its state after every epoch, so an interrupted run
     continues where it stopped.
 
     Args:
-        name: a key of `PHOTO_PLANS`.
+        name: a key of `PLANS`.
         num_models: N, that of the plan when not given. A longer sweep uses the ingredients of a
             shorter one.
         device: "auto", "cpu" or "cuda".
@@ -122,51 +119,49 @@ def photo_zoo(
     num_models = check_integer("num_models", num_models, minimum=1)
     check_seed(plan.seed)
     chosen = pick_device(device)
-    pretrained = pretrained_checkpoint(chosen, progress=progress)
-    folder = _zoo_folder(name, plan, pretrained, chosen)
+    folder = _zoo_folder(name, plan, chosen, progress=progress)
     init = folder / INIT_FILE
     if not init.exists():
-        _make_init(plan, pretrained, init, chosen)
+        _make_init(plan, init, device=chosen, progress=progress)
     paths = [folder / f"ingredient_{k:02d}.safetensors" for k in range(num_models)]
     _train_ingredients(name, plan, init, paths, device=chosen, progress=progress)
     num_classes = _load_in_memory(plan.data, plan.start_part, plan.size).num_classes
-    return Zoo.open(
-        paths, build=lambda: SmallResNet(num_classes, widths=WIDTHS), init=init, progress=False
-    )
+    build = partial(STARTS[plan.network].build, num_classes)
+    return Zoo.open(paths, build=build, init=init, progress=False)
 
 
-def _zoo_folder(name: str, plan: PhotoPlan, pretrained: Path, device: torch.device) -> Path:
+def _zoo_folder(name: str, plan: ZooPlan, device: torch.device, *, progress: bool) -> Path:
     """The folder of a zoo in the cache, named by everything that its initialisation depends on."""
     start = _load_in_memory(plan.data, plan.start_part, plan.size)
     tune = _load_in_memory(plan.data, plan.tune_part, plan.size)
+    network = STARTS[plan.network]
     key = hash_text(
-        "photos-2",
+        "finetuned-1",
         json.dumps(plan.start),
-        _describe_networks(),
-        str(plan.seed),
+        f"{plan.network} {network.build(1)!r}",
+        f"batch {plan.batch_size} probe {plan.probe_steps} {HEAD_WEIGHT_DECAY}",
+        f"seeds {plan.seed} {INIT_SEED_OFFSET}",
         device.type,
-        hash_file(pretrained),
+        network.key(device, progress),
         start.fingerprint,
         tune.fingerprint,
     )
     return cache_root() / "zoos" / f"{name}-{key[:16]}"
 
 
-def _make_init(plan: PhotoPlan, pretrained: Path, path: Path, device: torch.device) -> None:
+def _make_init(plan: ZooPlan, path: Path, *, device: torch.device, progress: bool) -> None:
     """Fit a head to the pretrained body, train both if the plan says so, and save them."""
     split = _load_in_memory(plan.data, plan.start_part, plan.size)
-    model = SmallResNet(split.num_classes, widths=WIDTHS)
-    body = {
-        key: tensor
-        for key, tensor in open_checkpoint(pretrained).items()
-        if not key.startswith("head.")
-    }
+    network = STARTS[plan.network]
+    model = network.build(split.num_classes)
+    body = network.body(device, progress)
     missing, unknown = model.load_state_dict(body, strict=False)
-    assert set(missing) == {"head.weight", "head.bias"}
+    counters = {key for key in missing if key.endswith("num_batches_tracked")}
+    assert set(missing) - counters == {"head.weight", "head.bias"}
     assert not unknown
-    fit_head(model.to(device), split)
+    fit_head(model.eval().to(device), split, steps=plan.probe_steps)
     if plan.start is None:
-        save_checkpoint(model, path, {}, dtype=torch.float16)
+        save_checkpoint(model, path, {}, dtype=network.dtype)
         return
     train_checkpoint(
         model,
@@ -174,15 +169,15 @@ def _make_init(plan: PhotoPlan, pretrained: Path, path: Path, device: torch.devi
         plan.start,
         INIT_SEED_OFFSET + plan.seed,
         path,
-        batch_size=BATCH_SIZE,
-        dtype=torch.float16,
-        progress="initialisation",
+        batch_size=plan.batch_size,
+        dtype=network.dtype,
+        progress="initialisation" if progress else "",
     )
 
 
 def _train_ingredients(
     name: str,
-    plan: PhotoPlan,
+    plan: ZooPlan,
     init: Path,
     paths: Sequence[Path],
     *,
@@ -206,7 +201,7 @@ def _train_ingredients(
 
 
 def _train_ingredient(
-    plan: PhotoPlan,
+    plan: ZooPlan,
     run: Hyperparameters,
     init: Path,
     path: Path,
@@ -215,68 +210,30 @@ def _train_ingredient(
     device: torch.device,
 ) -> None:
     split = _load_in_memory(plan.data, plan.tune_part, plan.size)
-    model = SmallResNet(split.num_classes, widths=WIDTHS)
+    network = STARTS[plan.network]
+    model = network.build(split.num_classes)
     model.load_state_dict(dict(open_checkpoint(init)))
-    with single_thread():
+    with single_thread(), stopwatch(_seconds_file(path, json.dumps(run))):
         train_checkpoint(
             model.to(device),
             split,
             run,
             seed,
             path,
-            batch_size=BATCH_SIZE,
-            dtype=torch.float16,
+            batch_size=plan.batch_size,
+            dtype=network.dtype,
         )
-
-
-def pretrained_checkpoint(device: torch.device, *, progress: bool) -> Path:
-    """The network trained on Tiny ImageNet that every plan begins with.
-
-    The shipped one is used as long as it was trained with `PRETRAINING`.
-    """
-    shipped = shipped_root() / PRETRAINED_FILE
-    if shipped.exists() and read_hyperparameters(shipped) == PRETRAINING:
-        return shipped
-    split = _load_in_memory("tiny-imagenet", "train", PRETRAINING_PIXELS)
-    key = hash_text(
-        "tiny-imagenet-2",
-        json.dumps(PRETRAINING),
-        _describe_networks(),
-        device.type,
-        split.fingerprint,
-    )
-    path = cache_root() / "zoos" / f"tiny-imagenet-{key[:16]}" / PRETRAINED_FILE
-    if not path.exists():
-        model = build_seeded(
-            lambda: SmallResNet(split.num_classes, widths=WIDTHS), PRETRAINING_SEED
-        )
-        train_checkpoint(
-            model.to(device),
-            split,
-            PRETRAINING,
-            PRETRAINING_SEED,
-            path,
-            batch_size=BATCH_SIZE,
-            progress="pretraining on Tiny ImageNet" if progress else "",
-        )
-    return path
-
-
-def _describe_networks() -> str:
-    """What determines every network here beside its plan. It names folders in the cache."""
-    network = SmallResNet(1, widths=WIDTHS)
-    return f"{network!r} batch {BATCH_SIZE} head {HEAD_WEIGHT_DECAY} start {INIT_SEED_OFFSET}"
 
 
 @cache
 def _load_in_memory(name: str, part: str, size: int | None) -> ArraySplit:
-    return in_memory(load_split(name, part, size=size))
+    return load_experiment_split(name, part, size=size)
 
 
-def _find_plan(name: str) -> PhotoPlan:
-    if name not in PHOTO_PLANS:
-        raise ParameterError(f"Unknown zoo {name!r}; it must be one of {', '.join(PHOTO_PLANS)}.")
-    return PHOTO_PLANS[name]
+def _find_plan(name: str) -> ZooPlan:
+    if name not in PLANS:
+        raise ParameterError(f"Unknown zoo {name!r}; it must be one of {', '.join(PLANS)}.")
+    return PLANS[name]
 
 
 def ship(
@@ -293,7 +250,7 @@ def ship(
     manifest is complete.
 
     Args:
-        name: a key of `PHOTO_PLANS`.
+        name: a key of `PLANS`.
         folder: to write.
         num_models: N, that of the plan when not given.
         device: "auto", "cpu" or "cuda".
@@ -301,15 +258,18 @@ def ship(
     """
     plan = _find_plan(name)
     folder = Path(folder)
-    zoo = photo_zoo(name, num_models, device=device, progress=progress)
+    zoo = finetuned_zoo(name, num_models, device=device, progress=progress)
     val = _load_in_memory(plan.data, plan.val_part, plan.size)
     test = _load_in_memory(plan.data, plan.test_part, plan.size)
-    bench = SoupBench.build(zoo, val, test, device=device, dtype=torch.float16, progress=progress)
+    soups_seconds = _seconds_file(zoo.paths[0].parent, *zoo.fingerprints, val.fingerprint)
+    with stopwatch(soups_seconds):
+        bench = SoupBench.build(
+            zoo, val, test, device=device, dtype=torch.float16, progress=progress
+        )
     folder.mkdir(parents=True, exist_ok=True)
     chosen = pick_device(device)
-    pretrained = pretrained_checkpoint(chosen, progress=progress)
-    if pretrained != folder.parent / PRETRAINED_FILE:
-        _copy(pretrained, folder.parent / PRETRAINED_FILE)
+    if plan.network == "small-resnet":
+        _ship_pretrained(folder.parent / PRETRAINED_FILE, chosen, progress=progress)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     written = [bench.save(folder / BENCH_FILE)]
     if plan.ships_ingredients:
@@ -320,16 +280,28 @@ def ship(
         "name": name,
         "data": _describe_data(plan, val, test),
         "class_names": val.class_names,
+        "network": plan.network,
         "widths": list(WIDTHS),
+        "batch_size": plan.batch_size,
         "seed": plan.seed,
-        "pretraining": {"data": "tiny-imagenet", "size": PRETRAINING_PIXELS, **PRETRAINING},
+        "pretraining": STARTS[plan.network].describe(),
         "start": plan.start,
         "ingredients": [read_hyperparameters(path) for path in zoo.paths],
         "made_with": {
             "torch": torch.__version__,
             "machine": platform.machine(),
             "device": str(chosen),
+            "processor": _processor_name(),
         },
+        "seconds": {
+            "ingredients": [
+                read_seconds(_seconds_file(path, json.dumps(read_hyperparameters(path))))
+                for path in zoo.paths
+            ],
+            "soups": read_seconds(soups_seconds),
+        },
+        "task_vectors": gram_matrix(zoo).tolist(),
+        "distances": zoo.distances.tolist() if zoo.distances is not None else None,
         "files": {path.name: hash_file(path) for path in written},
     }
     for path in folder.iterdir():  # files of an earlier, larger zoo
@@ -340,7 +312,7 @@ def ship(
     return bench
 
 
-def _describe_data(plan: PhotoPlan, val: ArraySplit, test: ArraySplit) -> dict[str, Any]:
+def _describe_data(plan: ZooPlan, val: ArraySplit, test: ArraySplit) -> dict[str, Any]:
     """The manifest's entry on the data."""
     return {
         "name": plan.data,
@@ -356,6 +328,28 @@ def _describe_data(plan: PhotoPlan, val: ArraySplit, test: ArraySplit) -> dict[s
     }
 
 
+def _seconds_file(path: Path, *made_from: str) -> Path:
+    """Where the seconds are kept that a checkpoint, or the soups of a folder, took to make."""
+    return path.with_name(f"{path.stem}-{hash_text(*made_from)[:8]}.seconds")
+
+
+def _processor_name() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()
+
+
+def _ship_pretrained(target: Path, device: torch.device, *, progress: bool) -> None:
+    """Put the small pretrained network beside the benches, where `pretrained_checkpoint` looks."""
+    pretrained = pretrained_checkpoint(device, progress=progress)
+    if pretrained != target:
+        _copy(pretrained, target)
+
+
 def _copy(source: Path, target: Path) -> Path:
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
@@ -363,18 +357,18 @@ def _copy(source: Path, target: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command `python -m radin.experiments.zoos.photos NAME ...`."""
+    """The command `python -m radin.experiments.zoos.finetuned NAME ...`."""
     parser = argparse.ArgumentParser(
-        prog="python -m radin.experiments.zoos.photos",
-        description="Train zoos of small photo networks, evaluate all their soups and write both "
+        prog="python -m radin.experiments.zoos.finetuned",
+        description="Train zoos of fine-tuned networks, evaluate all their soups and write both "
         "where radin.SoupBench.load finds them. An interrupted run continues where it stopped.",
     )
     parser.add_argument(
         "names",
         nargs="+",
-        choices=[*PHOTO_PLANS, "all"],
+        choices=[*PLANS, "all"],
         metavar="NAME",
-        help=f"{', '.join(PHOTO_PLANS)}, or all",
+        help=f"{', '.join(PLANS)}, or all",
     )
     parser.add_argument(
         "--out", type=Path, default=shipped_root(), help="parent of the folder NAME (%(default)s)"
@@ -383,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(arguments)
     try:
-        for name in PHOTO_PLANS if "all" in options.names else options.names:
+        for name in PLANS if "all" in options.names else options.names:
             bench = ship(
                 name, options.out / name, num_models=options.num_models, device=options.device
             )
@@ -394,6 +388,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     # Through the module's own name: worker processes cannot find functions of `__main__`.
-    from radin.experiments.zoos import photos
+    from radin.experiments.zoos import finetuned
 
-    photos.main()
+    finetuned.main()

@@ -1,4 +1,4 @@
-"""The plan of each shipped zoo of photo networks: its data, its initialisation and its sweep."""
+"""The plan of each zoo of fine-tuned networks: its data, its initialisation and its sweep."""
 
 from __future__ import annotations
 
@@ -10,26 +10,12 @@ from functools import partial
 import numpy as np
 
 from radin.data.download.catalog import DATA_SETS
+from radin.experiments.zoos.starts import PRETRAINING
 from radin.experiments.zoos.train import Hyperparameters
-
-# On Tiny ImageNet, for 200 classes. Light augmentation, because sixteen epochs cannot use more.
-PRETRAINING: Hyperparameters = {
-    "lr": 3e-3,
-    "weight_decay": 5e-2,
-    "epochs": 16,
-    "warmup": 0.1,
-    "augment": 0.4,
-    "flip": 0.5,
-    "colour": 0.0,
-    "erase": 0.0,
-    "noise": 0.0,
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoPlan:
+class ZooPlan:
     """How one zoo is made.
 
     Attributes:
@@ -45,6 +31,9 @@ class PhotoPlan:
         seed: of everything.
         size: edge of the images in pixels, or None for the images as they are.
         ships_ingredients: whether the checkpoints come with the module, or only its tables.
+        network: what the zoo starts from, a key of `radin.experiments.zoos.starts.STARTS`.
+        batch_size: images in a step of training.
+        probe_steps: iterations at most when the head is fitted.
     """
 
     data: str
@@ -58,6 +47,9 @@ class PhotoPlan:
     seed: int = 0
     size: int | None = None
     ships_ingredients: bool = True
+    network: str = "small-resnet"
+    batch_size: int = 128
+    probe_steps: int = 100
 
 
 def photo_sweep(
@@ -102,13 +94,81 @@ def photo_sweep(
     ]
 
 
+def pretrained_sweep(
+    num_models: int, seed: int, *, rates: tuple[float, float], epochs: tuple[int, int]
+) -> list[Hyperparameters]:
+    """Random hyper-parameters for photographs and a network with real pretrained weights.
+
+    Weight decay, label smoothing and mixup have the ranges of Model soups. Its augmentation by
+    RandAugment is one of `augment` here, and its 4 to 16 epochs are fewer. A longer sweep begins
+    with a shorter one of the same seed.
+
+    Args:
+        num_models: how many to draw.
+        seed: of the sweep.
+        rates: bounds of the learning rate, drawn on a log scale.
+        epochs: minimum and maximum.
+
+    Source: Wortsman et al. 2022, appendix J.2.1 (random search).
+    """
+    rng = np.random.default_rng(seed)
+    low = math.log10(rates[0])
+    high = math.log10(rates[1])
+    return [
+        {
+            "lr": float(10 ** rng.uniform(low, high)),
+            "weight_decay": float(10 ** -rng.uniform(0.2, 4)),
+            "epochs": int(rng.integers(epochs[0], epochs[1] + 1)),
+            "warmup": 0.1,
+            "augment": float(rng.choice([0.2, 0.4, 0.6])),
+            "flip": 0.5,
+            "colour": float(rng.choice([0.0, 0.2, 0.4])),
+            "erase": float(rng.choice([0.0, 0.25])),
+            "noise": 0.0,
+            "label_smoothing": float(rng.choice([0.0, rng.uniform(0, 0.25)])),
+            "mixup": float(rng.choice([0.0, rng.uniform(0, 0.9)])),
+        }
+        for _ in range(num_models)
+    ]
+
+
+def text_sweep(
+    num_models: int, seed: int, *, rates: tuple[float, float], epochs: tuple[int, int]
+) -> list[Hyperparameters]:
+    """Random hyper-parameters for sentences. The head learns ten times as fast as the body.
+
+    A longer sweep begins with a shorter one of the same seed.
+
+    Args:
+        num_models: how many to draw.
+        seed: of the sweep.
+        rates: bounds of the learning rate of the body, drawn on a log scale.
+        epochs: minimum and maximum.
+    """
+    rng = np.random.default_rng(seed)
+    low = math.log10(rates[0])
+    high = math.log10(rates[1])
+    return [
+        {
+            "lr": float(10 ** rng.uniform(low, high)),
+            "head_factor": 10.0,
+            "weight_decay": float(10 ** -rng.uniform(1, 4)),
+            "epochs": int(rng.integers(epochs[0], epochs[1] + 1)),
+            "warmup": 0.1,
+            "drop_words": float(rng.choice([0.0, 0.1, 0.2])),
+            "label_smoothing": float(rng.choice([0.0, rng.uniform(0, 0.2)])),
+        }
+        for _ in range(num_models)
+    ]
+
+
 # With fewer epochs on one half of the training images the network is still far below its best.
 INIT_TRAINING: Hyperparameters = {**PRETRAINING, "lr": 2e-3, "epochs": 24}
 
 
-def _without(domain: str) -> PhotoPlan:
+def _without(domain: str) -> ZooPlan:
     """PACS: fine-tune and validate on three domains, test on the fourth."""
-    return PhotoPlan(
+    return ZooPlan(
         data="pacs",
         start_part=f"without-{domain}/train",
         tune_part=f"without-{domain}/train",
@@ -123,10 +183,10 @@ def _without(domain: str) -> PhotoPlan:
     )
 
 
-PHOTO_PLANS = {
+PLANS = {
     # Fine-tunes of a strong start at moderate rates, as in the paper. None ends at a rate of zero:
     # where all did, even the best soup of this network was hardly better than its best ingredient.
-    "cifar10": PhotoPlan(
+    "cifar10": ZooPlan(
         data="cifar10",
         start_part="pretrain",
         tune_part="finetune",
@@ -137,7 +197,7 @@ PHOTO_PLANS = {
         num_models=10,
     ),
     # The same images, from a weaker start at rates that move ingredients far apart: soups fail.
-    "cifar10-wild": PhotoPlan(
+    "cifar10-wild": ZooPlan(
         data="cifar10",
         start_part="finetune",
         tune_part="finetune",
