@@ -122,10 +122,80 @@ class EfficientNetLite0(nn.Module):
     def train(self, mode: bool = True) -> EfficientNetLite0:
         super().train(mode)
         if not self.moving_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            _freeze_statistics(self)
         return self
+
+
+class EfficientNetLite0Upper(nn.Module):
+    """The last eight blocks of `EfficientNetLite0` with a head; what comes before stays pretrained.
+
+    It has three quarters of the whole network's parameters, but needs a small part of its time once
+    the frozen lower part has been run over a split (see `lower_features`). So all soups of many
+    ingredients can be evaluated.
+
+    The input is images (n, 3, height, width) with pixels from -1 to 1, or what `lower_features`
+    makes of them: (n, 112, height / 16, width / 16). The output is logits (n, C).
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        body = _timm_lite0()
+        self.blocks = body.blocks[NUM_FROZEN_STAGES:]
+        self.conv_head = body.conv_head
+        self.bn2 = body.bn2
+        self.global_pool = body.global_pool
+        self.head = nn.Linear(body.num_features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The input of the head: (n, 1280)."""
+        if images.shape[1] == 3:
+            images = lower_features(images)
+        return self.global_pool(self.bn2(self.conv_head(self.blocks(images))))
+
+    def train(self, mode: bool = True) -> EfficientNetLite0Upper:
+        super().train(mode)
+        _freeze_statistics(self)
+        return self
+
+
+NUM_FROZEN_STAGES = 5  # of the seven stages of EfficientNet, in `EfficientNetLite0Upper`
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def lower_features(images: Tensor) -> Tensor:
+    """What the frozen lower part of `EfficientNetLite0Upper` gives for images.
+
+    Args:
+        images: (n, 3, height, width) with pixels from -1 to 1.
+
+    Returns:
+        (n, 112, height / 16, width / 16), in channels-last memory order.
+    """
+    body = _frozen_lite0(str(images.device))
+    images = images * (127.5 / 128) + 0.5 / 128
+    with torch.no_grad():
+        found = body.bn1(body.conv_stem(images.contiguous(memory_format=torch.channels_last)))
+        return body.blocks[:NUM_FROZEN_STAGES](found)
+
+
+@cache
+def _frozen_lite0(device: str) -> Any:
+    """The pretrained body that all networks of a process share, once for each device."""
+    body = _timm_lite0()
+    tensors = {key.removeprefix("body."): tensor for key, tensor in lite0_body().items()}
+    body.load_state_dict(tensors, strict=False)
+    return body.eval().to(device)
 
 
 def _timm_lite0() -> Any:
@@ -204,6 +274,12 @@ class MiniLmClassifier(nn.Module):
         weights = mask[..., None].to(states.dtype)
         mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
         return F.normalize(mean, dim=1) * mean.shape[1] ** 0.5
+
+
+def lite0_upper() -> dict[str, Tensor]:
+    """The pretrained tensors of `EfficientNetLite0Upper` but for its head, by their keys."""
+    body = {key.removeprefix("body."): tensor for key, tensor in lite0_body().items()}
+    return {key: body[key] for key in EfficientNetLite0Upper(1).state_dict() if key in body}
 
 
 def _minilm_folder() -> Path:

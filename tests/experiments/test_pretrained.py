@@ -124,3 +124,32 @@ def test_features_are_those_of_the_published_model():
         expected = torch.nn.functional.normalize(mean, dim=1)
         found = torch.nn.functional.normalize(model.features(tokens), dim=1)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@needs_lite0
+def test_the_upper_part_on_frozen_features_is_the_whole_network():
+    torch.manual_seed(0)
+    whole = EfficientNetLite0(4)
+    whole.load_state_dict(pretrained.lite0_body(), strict=False)
+    upper = pretrained.EfficientNetLite0Upper(4)
+    missing, unknown = upper.load_state_dict(pretrained.lite0_upper(), strict=False)
+    assert not unknown
+    assert {key for key in missing if "num_batches_tracked" not in key} == {
+        "head.weight",
+        "head.bias",
+    }
+    upper.head.load_state_dict(whole.head.state_dict())
+    whole.eval()
+    upper.eval()
+    images = torch.rand(3, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = whole(images)
+        passed_on = pretrained.lower_features(images)
+        assert passed_on.shape == (3, 112, 4, 4)
+        for given in (images, passed_on):
+            assert torch.allclose(upper(given), expected, atol=1e-4)
+    assert not [
+        module
+        for module in upper.train().modules()
+        if isinstance(module, nn.BatchNorm2d) and module.training
+    ]

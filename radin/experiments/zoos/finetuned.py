@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -261,10 +261,16 @@ def ship(
     zoo = finetuned_zoo(name, num_models, device=device, progress=progress)
     val = _load_in_memory(plan.data, plan.val_part, plan.size)
     test = _load_in_memory(plan.data, plan.test_part, plan.size)
+    frozen = STARTS[plan.network].prepare
     soups_seconds = _seconds_file(zoo.paths[0].parent, *zoo.fingerprints, val.fingerprint)
     with stopwatch(soups_seconds):
         bench = SoupBench.build(
-            zoo, val, test, device=device, dtype=torch.float16, progress=progress
+            zoo,
+            _prepared(val, frozen),
+            _prepared(test, frozen),
+            device=device,
+            dtype=torch.float16,
+            progress=progress,
         )
     folder.mkdir(parents=True, exist_ok=True)
     chosen = pick_device(device)
@@ -310,6 +316,21 @@ def ship(
     with atomic_path(folder / MANIFEST_FILE) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return bench
+
+
+def _prepared(split: ArraySplit, prepare: Callable[[Tensor], Tensor] | None) -> ArraySplit:
+    """The split as the frozen part of the network passes it on."""
+    if prepare is None:
+        return split
+    passed_on = torch.cat([prepare(images) for images in split.images.split(IMAGES_AT_ONCE)])
+    return ArraySplit(
+        split.name,
+        split.part,
+        passed_on,
+        split.labels,
+        split.class_names,
+        fingerprint=hash_text(split.fingerprint, "passed on by the frozen part"),
+    )
 
 
 def _describe_data(plan: ZooPlan, val: ArraySplit, test: ArraySplit) -> dict[str, Any]:

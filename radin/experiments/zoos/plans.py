@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,6 +184,36 @@ def _without(domain: str) -> ZooPlan:
     )
 
 
+# Real photographs of 100 classes of ImageNet, and the network that was pretrained on them all.
+IMAGENET_100 = ZooPlan(
+    data="mini-imagenet-84",
+    start_part="train",
+    tune_part="train",
+    val_part="val/choose",
+    test_part="val/report",
+    start=None,
+    sweep=partial(pretrained_sweep, rates=(4e-4, 2e-3), epochs=(2, 3)),
+    num_models=9,
+    seed=3,
+    ships_ingredients=False,
+    network="efficientnet-lite0",
+    batch_size=64,
+)
+
+
+def _pretrained_without(domain: str) -> ZooPlan:
+    """PACS again, from a network with real pretrained weights and with larger images."""
+    return dataclasses.replace(
+        _without(domain),
+        data="pacs-128",
+        sweep=partial(pretrained_sweep, rates=(4e-4, 2e-3), epochs=(2, 3)),
+        seed=4,
+        size=96,
+        network="efficientnet-lite0",
+        batch_size=64,
+    )
+
+
 PLANS = {
     # Fine-tunes of a strong start at moderate rates, as in the paper. None ends at a rate of zero:
     # where all did, even the best soup of this network was hardly better than its best ingredient.
@@ -209,4 +240,29 @@ PLANS = {
         seed=1,
     ),
     **{f"pacs-{domain}": _without(domain) for domain in DATA_SETS["pacs"].domains},
+    "imagenet-100": IMAGENET_100,
+    # What refreshing the statistics of batch norm is worth on a real network.
+    "imagenet-100-moving": dataclasses.replace(
+        IMAGENET_100, network="efficientnet-lite0-moving", num_models=4
+    ),
+    **{
+        f"pacs-pretrained-{domain}": _pretrained_without(domain)
+        for domain in DATA_SETS["pacs"].domains
+    },
+    # The head starts from a short probe. From a probe at its minimum, fine-tuning only lost.
+    "banking77": ZooPlan(
+        data="banking77",
+        start_part="train",
+        tune_part="train",
+        val_part="val",
+        test_part="test",
+        start=None,
+        sweep=partial(text_sweep, rates=(1.5e-4, 3.5e-4), epochs=(2, 3)),
+        num_models=8,
+        seed=5,
+        ships_ingredients=False,
+        network="minilm",
+        batch_size=32,
+        probe_steps=60,
+    ),
 }

@@ -21,9 +21,12 @@ from radin.experiments.pretrained import (
     LITE0_PACKAGE,
     MINILM_PACKAGE,
     EfficientNetLite0,
+    EfficientNetLite0Upper,
     MiniLmClassifier,
     Package,
     lite0_body,
+    lite0_upper,
+    lower_features,
     minilm_encoder,
 )
 from radin.experiments.zoos.train import (
@@ -65,6 +68,8 @@ class Start:
         key: what the tensors depend on, for the names of folders in the cache.
         describe: the manifest's entry on the pretrained weights.
         dtype: of the ingredients' checkpoints.
+        prepare: what a frozen part of the network makes of a batch of images, so that it is run
+            only once for all soups; None where nothing is frozen.
     """
 
     build: Callable[[int], nn.Module]
@@ -72,6 +77,7 @@ class Start:
     key: Callable[[torch.device, bool], str]
     describe: Callable[[], dict[str, Any]]
     dtype: torch.dtype
+    prepare: Callable[[Tensor], Tensor] | None = None
 
 
 def small_network(num_classes: int) -> SmallResNet:
@@ -129,7 +135,10 @@ def _describe_small() -> dict[str, Any]:
 
 
 def _packaged(
-    package: Package, build: Callable[[int], nn.Module], body: Callable[[], Mapping[str, Tensor]]
+    package: Package,
+    build: Callable[[int], nn.Module],
+    body: Callable[[], Mapping[str, Tensor]],
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Start:
     """A start whose weights come from a package."""
     return Start(
@@ -138,6 +147,7 @@ def _packaged(
         key=lambda device, progress: f"{package.name} {package.version}",
         describe=package.describe,
         dtype=torch.float32,
+        prepare=prepare,
     )
 
 
@@ -153,6 +163,9 @@ STARTS = {
     # The same with running statistics that follow the batches: what refreshing them is worth.
     "efficientnet-lite0-moving": _packaged(
         LITE0_PACKAGE, partial(EfficientNetLite0, moving_statistics=True), lite0_body
+    ),
+    "efficientnet-lite0-upper": _packaged(
+        LITE0_PACKAGE, EfficientNetLite0Upper, lite0_upper, lower_features
     ),
     "minilm": _packaged(MINILM_PACKAGE, MiniLmClassifier, minilm_encoder),
 }
