@@ -229,6 +229,23 @@ def test_longer_sweeps_begin_with_shorter_ones_and_keep_their_bounds():
         assert all(run["epochs"] >= 1 and 0 < run["lr"] < 0.1 for run in runs)
 
 
+def test_plans_that_share_a_folder_share_their_sweep():
+    by_start: dict[tuple[object, ...], list[plans.ZooPlan]] = {}
+    for plan in plans.PLANS.values():
+        key = (plan.data, plan.size, plan.network, plan.start_part, plan.tune_part, plan.seed)
+        by_start.setdefault(key, []).append(plan)
+    assert any(len(found) > 1 for found in by_start.values())
+    for found in by_start.values():
+        assert len({repr(plan.sweep(20, plan.seed)) for plan in found}) == 1
+
+
+def test_a_mixed_sweep_holds_every_paradigm_in_pairs():
+    runs = plans.PLANS["banking77-mixed"].sweep(10, 7)
+    assert [plans.paradigm_of(run) for run in runs] == [
+        paradigm for paradigm in plans.PARADIGMS for _ in range(2)
+    ]
+
+
 def test_unknown_names():
     with pytest.raises(
         ParameterError,

@@ -21,6 +21,7 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, RadinError, check_integer, check_seed
 from radin.experiments.bench.bench import SoupBench
+from radin.experiments.bench.sample import sample_subsets
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
     BENCH_FORMAT,
@@ -30,6 +31,7 @@ from radin.experiments.bench.shipped import (
     shipped_root,
 )
 from radin.experiments.splits import load_experiment_split
+from radin.experiments.zoos.paradigms import few_examples, teacher_targets, warm_start
 from radin.experiments.zoos.plans import PLANS, ZooPlan
 from radin.experiments.zoos.starts import STARTS, WIDTHS, pretrained_checkpoint
 from radin.experiments.zoos.stopwatch import read_seconds, stopwatch
@@ -41,6 +43,8 @@ from radin.experiments.zoos.train import (
 )
 from radin.files import atomic_path, cache_root, hash_file, hash_text
 from radin.inference.devices import pick_device, single_thread
+from radin.inference.evaluate import Evaluator
+from radin.inference.predict import predict
 from radin.theory.weight_geometry import gram_matrix
 
 # Processes on a CPU, one for each core (-1). Each has one thread, which together get more done than
@@ -119,7 +123,7 @@ def finetuned_zoo(
     num_models = check_integer("num_models", num_models, minimum=1)
     check_seed(plan.seed)
     chosen = pick_device(device)
-    folder = _zoo_folder(name, plan, chosen, progress=progress)
+    folder = _zoo_folder(plan, chosen, progress=progress)
     init = folder / INIT_FILE
     if not init.exists():
         _make_init(plan, init, device=chosen, progress=progress)
@@ -130,7 +134,7 @@ def finetuned_zoo(
     return Zoo.open(paths, build=build, init=init, progress=False)
 
 
-def _zoo_folder(name: str, plan: ZooPlan, device: torch.device, *, progress: bool) -> Path:
+def _zoo_folder(plan: ZooPlan, device: torch.device, *, progress: bool) -> Path:
     """The folder of a zoo in the cache, named by everything that its initialisation depends on."""
     start = _load_in_memory(plan.data, plan.start_part, plan.size)
     tune = _load_in_memory(plan.data, plan.tune_part, plan.size)
@@ -146,7 +150,8 @@ def _zoo_folder(name: str, plan: ZooPlan, device: torch.device, *, progress: boo
         start.fingerprint,
         tune.fingerprint,
     )
-    return cache_root() / "zoos" / f"{name}-{key[:16]}"
+    # Not by the zoo's name: a longer sweep finds the ingredients of a shorter one.
+    return cache_root() / "zoos" / f"{plan.data}-{key[:16]}"
 
 
 def _make_init(plan: ZooPlan, path: Path, *, device: torch.device, progress: bool) -> None:
@@ -189,38 +194,69 @@ def _train_ingredients(
 
     runs = plan.sweep(len(paths), plan.seed)
     missing = [
-        delayed(_train_ingredient)(plan, run, init, path, seed=1000 * plan.seed + k, device=device)
+        k
         for k, (path, run) in enumerate(zip(paths, runs, strict=True))
         if not (path.exists() and read_hyperparameters(path) == run)  # the sweep may have changed
     ]
     num_processes = 1 if device.type == "cuda" else CPU_PROCESSES
-    finished = Parallel(n_jobs=num_processes, return_as="generator_unordered")(missing)
     hidden = not progress or not missing
-    for _ in tqdm(finished, total=len(missing), desc=f"fine-tuning {name}", disable=hidden):
-        pass
+    with tqdm(total=len(missing), desc=f"fine-tuning {name}", disable=hidden) as bar:
+        # Teachers come first.
+        for is_taught in (False, True):
+            tasks = [
+                delayed(_train_ingredient)(
+                    plan, runs[k], init, paths, k, seed=1000 * plan.seed + k, device=device
+                )
+                for k in missing
+                if ("teachers" in runs[k]) == is_taught
+            ]
+            for _ in Parallel(n_jobs=num_processes, return_as="generator_unordered")(tasks):
+                bar.update()
 
 
 def _train_ingredient(
     plan: ZooPlan,
     run: Hyperparameters,
     init: Path,
-    path: Path,
+    paths: Sequence[Path],
+    index: int,
     *,
     seed: int,
     device: torch.device,
 ) -> None:
+    """Train ingredient `index` as its run says, and write it to its path."""
     split = _load_in_memory(plan.data, plan.tune_part, plan.size)
     network = STARTS[plan.network]
-    model = network.build(split.num_classes)
-    model.load_state_dict(dict(open_checkpoint(init)))
-    with single_thread(), stopwatch(_seconds_file(path, json.dumps(run))):
+
+    def load(path: Path) -> Any:
+        model = network.build(split.num_classes)
+        model.load_state_dict(dict(open_checkpoint(path)))
+        return model.eval().to(device)
+
+    with single_thread(), stopwatch(_seconds_file(paths[index], json.dumps(run))):
+        if "shots" in run:
+            split = few_examples(split, int(run["shots"]), seed=seed)
+        targets = None
+        if "teachers" in run:
+            teachers = [load(path) for path in paths[: int(run["teachers"])]]
+            targets = teacher_targets(teachers, split, run["temperature"])
+        model = load(init)
+        if "warm_epochs" in run:
+            warm_start(
+                model,
+                split,
+                epochs=int(run["warm_epochs"]),
+                drop_words=run["warm_drop_words"],
+                seed=seed,
+            )
         train_checkpoint(
-            model.to(device),
+            model,
             split,
             run,
             seed,
-            path,
+            paths[index],
             batch_size=plan.batch_size,
+            targets=targets,
             dtype=network.dtype,
         )
 
@@ -262,13 +298,16 @@ def ship(
     val = _load_in_memory(plan.data, plan.val_part, plan.size)
     test = _load_in_memory(plan.data, plan.test_part, plan.size)
     frozen = STARTS[plan.network].prepare
+    val_passed_on = _prepared(val, frozen)
+    test_passed_on = _prepared(test, frozen)
     soups_seconds = _seconds_file(zoo.paths[0].parent, *zoo.fingerprints, val.fingerprint)
     with stopwatch(soups_seconds):
         bench = SoupBench.build(
             zoo,
-            _prepared(val, frozen),
-            _prepared(test, frozen),
+            val_passed_on,
+            test_passed_on,
             device=device,
+            subsets=_subsets(plan, zoo, val_passed_on, device=device, progress=progress),
             dtype=torch.float16,
             progress=progress,
         )
@@ -316,6 +355,17 @@ def ship(
     with atomic_path(folder / MANIFEST_FILE) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return bench
+
+
+def _subsets(
+    plan: ZooPlan, zoo: Zoo, val: ArraySplit, *, device: str, progress: bool
+) -> Tensor | None:
+    """The soups of a plan that does not evaluate all of them."""
+    if plan.num_random is None:
+        return None
+    bank = predict(zoo, val, device=device, dtype=torch.float16, progress=progress)
+    evaluate = Evaluator(zoo, val, device=device)
+    return sample_subsets(bank, evaluate, num_random=plan.num_random, seed=plan.seed)
 
 
 def _prepared(split: ArraySplit, prepare: Callable[[Tensor], Tensor] | None) -> ArraySplit:

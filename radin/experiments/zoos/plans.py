@@ -35,6 +35,8 @@ class ZooPlan:
         network: what the zoo starts from, a key of `radin.experiments.zoos.starts.STARTS`.
         batch_size: images in a step of training.
         probe_steps: iterations at most when the head is fitted.
+        num_random: random soups that are evaluated, beside those on the paths of the recipes (see
+            `radin.experiments.bench.sample`); None for all soups.
     """
 
     data: str
@@ -51,6 +53,7 @@ class ZooPlan:
     network: str = "small-resnet"
     batch_size: int = 128
     probe_steps: int = 100
+    num_random: int | None = None
 
 
 def photo_sweep(
@@ -163,6 +166,46 @@ def text_sweep(
     ]
 
 
+PARADIGMS = ("plain", "adversarial", "distilled", "warm start", "few-shot")
+
+
+def mixed_sweep(
+    num_models: int, seed: int, *, rates: tuple[float, float], epochs: tuple[int, int]
+) -> list[Hyperparameters]:
+    """Random hyper-parameters for sentences, of which each run is trained in one of `PARADIGMS`.
+
+    The paradigms take turns in pairs: two plain runs, which then teach, two adversarial ones, and
+    so on. A longer sweep begins with a shorter one of the same seed.
+
+    Args:
+        num_models: how many to draw.
+        seed: of the sweep.
+        rates: bounds of the learning rate of the body, drawn on a log scale.
+        epochs: minimum and maximum.
+    """
+    changes: dict[str, Hyperparameters] = {
+        "plain": {},
+        "adversarial": {"adversarial": 0.1},
+        "distilled": {"teachers": 2, "temperature": 2.0, "label_smoothing": 0.0},
+        "warm start": {"warm_epochs": 1, "warm_drop_words": 0.2},
+        # About a quarter of the examples, so each is seen more often.
+        "few-shot": {"shots": 30, "epochs": 8},
+    }
+    runs = text_sweep(num_models, seed, rates=rates, epochs=epochs)
+    return [{**run, **changes[PARADIGMS[k // 2 % len(PARADIGMS)]]} for k, run in enumerate(runs)]
+
+
+def paradigm_of(run: Hyperparameters) -> str:
+    """Which of `PARADIGMS` a run of `mixed_sweep` belongs to."""
+    signs = {
+        "adversarial": "adversarial",
+        "teachers": "distilled",
+        "warm_epochs": "warm start",
+        "shots": "few-shot",
+    }
+    return next((name for key, name in signs.items() if key in run), "plain")
+
+
 # With fewer epochs on one half of the training images the network is still far below its best.
 INIT_TRAINING: Hyperparameters = {**PRETRAINING, "lr": 2e-3, "epochs": 24}
 
@@ -197,6 +240,23 @@ IMAGENET_100 = ZooPlan(
     seed=3,
     ships_ingredients=False,
     network="efficientnet-lite0",
+    batch_size=64,
+)
+
+
+IMAGENETTE = ZooPlan(
+    data="imagenette-96",
+    start_part="train",
+    tune_part="train",
+    val_part="val/choose",
+    test_part="val/report",
+    start=None,
+    sweep=partial(pretrained_sweep, rates=(4e-4, 4e-3), epochs=(2, 4)),
+    num_models=13,
+    seed=6,
+    size=64,
+    ships_ingredients=False,
+    network="efficientnet-lite0-upper",
     batch_size=64,
 )
 
@@ -265,4 +325,24 @@ PLANS = {
         batch_size=32,
         probe_steps=60,
     ),
+    # The paper's second next check: ingredients that were not all trained in one way.
+    "banking77-mixed": ZooPlan(
+        data="banking77",
+        start_part="train",
+        tune_part="train",
+        val_part="val",
+        test_part="test",
+        start=None,
+        sweep=partial(mixed_sweep, rates=(1.5e-4, 3.5e-4), epochs=(2, 3)),
+        num_models=10,
+        seed=7,
+        ships_ingredients=False,
+        network="minilm",
+        batch_size=32,
+        probe_steps=60,
+    ),
+    # Many ingredients of a small part of a network, so that many soups can be evaluated: all of
+    # the first thirteen, and a sample of all 32.
+    "imagenette-13": IMAGENETTE,
+    "imagenette-32": dataclasses.replace(IMAGENETTE, num_models=32, num_random=2000),
 }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from radin.data.splits import ArraySplit
 from radin.errors import DataError, ParameterError, check_integer
 from radin.experiments.zoos.augment import augment, mixup
+from radin.experiments.zoos.paradigms import adversarial_loss
 from radin.files import atomic_path, hash_text, update_hash
 
 Hyperparameters = dict[str, float]
@@ -33,6 +34,7 @@ def train(
     seed: int,
     *,
     batch_size: int = 32,
+    targets: Tensor | None = None,
     resume: Path | None = None,
     after_epoch: Callable[[int], None] | None = None,
     progress: str = "",
@@ -44,10 +46,12 @@ def train(
         split: the training images.
         hyperparameters: lr, weight_decay, epochs, label_smoothing and mixup, and what `augment`
             takes. Optional are `warmup`, the share of all steps over which the rate rises to lr,
-            and `floor`, the share of lr that the rate falls to, both 0 by default; and
-            `head_factor`, which multiplies the rate of the layer `head`, 1 by default.
+            and `floor`, the share of lr that the rate falls to, both 0 by default;
+            `head_factor`, which multiplies the rate of the layer `head`, 1 by default; and
+            `adversarial`, the size of the step in `adversarial_loss`, without one by default.
         seed: of the order of the images and of their augmentation.
         batch_size: images in a step.
+        targets: (n, C) probabilities in the place of the labels.
         resume: a file for the state after every epoch but the last. An interrupted run continues
             from it and ends with the same weights (except with dropout, whose random state it does
             not keep). The caller removes the file once the result is saved. A state from other
@@ -66,13 +70,14 @@ def train(
     epochs = check_integer("epochs", h["epochs"], minimum=1)
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(seed)
-    targets = F.one_hot(split.labels, split.num_classes).float()
+    key = _run_key(model, split, h, seed=seed, batch_size=batch_size, targets=targets)
+    if targets is None:
+        targets = F.one_hot(split.labels, split.num_classes).float()
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, h), lr=h["lr"], weight_decay=h["weight_decay"]
     )
     steps_per_epoch = math.ceil(len(split) / batch_size)
     schedule = _schedule(optimizer, epochs * steps_per_epoch, h)
-    key = _run_key(model, split, h, seed=seed, batch_size=batch_size)
     state = _ResumeFile(resume, key, rng, optimizer=optimizer, model=model, schedule=schedule)
     epochs_done = state.load()
     model.train()
@@ -86,8 +91,7 @@ def train(
         for chosen in torch.randperm(len(split), generator=rng).split(batch_size):
             x = augment(split.images[chosen], h, rng)
             x, y = mixup(x, targets[chosen], h.get("mixup", 0.0), rng)
-            logits = model(x.to(device))
-            loss = F.cross_entropy(logits, y.to(device), label_smoothing=h["label_smoothing"])
+            loss = _loss(model, x.to(device), y.to(device), h)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -103,6 +107,13 @@ def train(
     return model.eval()
 
 
+def _loss(model: nn.Module, x: Tensor, y: Tensor, hyperparameters: Hyperparameters) -> Tensor:
+    label_smoothing = hyperparameters["label_smoothing"]
+    if size := hyperparameters.get("adversarial", 0.0):
+        return adversarial_loss(model, x, y, size=size, label_smoothing=label_smoothing)
+    return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
+
+
 def train_checkpoint(
     model: nn.Module,
     split: ArraySplit,
@@ -111,6 +122,7 @@ def train_checkpoint(
     path: Path,
     *,
     batch_size: int = 32,
+    targets: Tensor | None = None,
     dtype: torch.dtype | None = None,
     progress: str = "",
 ) -> None:
@@ -129,6 +141,7 @@ def train_checkpoint(
         hyperparameters,
         seed,
         batch_size=batch_size,
+        targets=targets,
         resume=state,
         progress=progress,
     )
@@ -174,6 +187,7 @@ def _run_key(
     *,
     seed: int,
     batch_size: int,
+    targets: Tensor | None,
 ) -> str:
     """A hash of everything that the result of a run depends on."""
     return hash_text(
@@ -182,13 +196,14 @@ def _run_key(
         str(batch_size),
         split.fingerprint,
         repr(model),
-        _hash_weights(model),
+        _hash_tensors(model.state_dict()),
+        *([] if targets is None else [_hash_tensors({"targets": targets})]),
     )
 
 
-def _hash_weights(model: nn.Module) -> str:
+def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         update_hash(digest, name, tensor)
     return digest.hexdigest()
 
