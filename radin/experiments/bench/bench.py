@@ -22,9 +22,11 @@ from radin.experiments.bench.lookup import (
     members_of_weights,
     weights_of,
 )
+from radin.experiments.bench.shifts import Shift, read_shifts
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
     INIT_FILE,
+    SHIFTS_FILE,
     check_file,
     empty_network,
     read_manifest,
@@ -63,6 +65,9 @@ class SoupBench:
             given.
         zoo: the ingredients, or a function that opens them.
         manifest: where the shipped files come from: recipe, data, hardware, checksums.
+
+    Attributes:
+        shifts: the answers of some soups on shifted test sets, by name; empty for most benches.
 
     >>> import radin
     >>> bench = radin.SoupBench.load("cifar10")
@@ -112,6 +117,7 @@ class SoupBench:
         self._tables = {"soups": dict(soups), "ensembles": dict(ensembles or {})}
         self._zoo = zoo
         self._splits: dict[str, Dataset[Any]] = {}
+        self.shifts: Mapping[str, Shift] = {}
 
     def __repr__(self) -> str:
         some = "" if self.is_complete else f" of {2**self.num_models - 1:,}"
@@ -427,7 +433,8 @@ class SoupBench:
         check_file(folder, BENCH_FILE, manifest)
 
         def open_zoo() -> Zoo:
-            names = [name for name in manifest["files"] if name not in (BENCH_FILE, INIT_FILE)]
+            others = (BENCH_FILE, INIT_FILE, SHIFTS_FILE)
+            names = [name for name in manifest["files"] if name not in others]
             for name in (*names, INIT_FILE):
                 check_file(folder, name, manifest)
             return Zoo.open(
@@ -438,11 +445,15 @@ class SoupBench:
             )
 
         ships_ingredients = INIT_FILE in manifest["files"]
-        return cls(
+        bench = cls(
             **read_bench(folder / BENCH_FILE),
             zoo=open_zoo if ships_ingredients else None,
             manifest=manifest,
         )
+        if SHIFTS_FILE in manifest["files"]:
+            check_file(folder, SHIFTS_FILE, manifest)
+            bench.shifts = read_shifts(folder / SHIFTS_FILE)
+        return bench
 
 
 def _check_subsets(subsets: Tensor | None, num_models: int) -> Tensor | None:

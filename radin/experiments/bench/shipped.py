@@ -18,6 +18,7 @@ BENCH_FORMAT = "radin-bench-2"
 BENCH_FILE = "bench.safetensors"
 MANIFEST_FILE = "manifest.json"
 INIT_FILE = "init.safetensors"
+SHIFTS_FILE = "shifts.safetensors"
 # Beside the benches' folders: the network that all their zoos were trained from.
 PRETRAINED_FILE = "pretrained.safetensors"
 

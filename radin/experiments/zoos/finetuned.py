@@ -22,12 +22,19 @@ from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, RadinError, check_integer, check_seed
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.sample import sample_subsets
+from radin.experiments.bench.shifts import (
+    Shift,
+    chosen_rows,
+    evaluate_shift,
+    save_shifts,
+)
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
     BENCH_FORMAT,
     INIT_FILE,
     MANIFEST_FILE,
     PRETRAINED_FILE,
+    SHIFTS_FILE,
     shipped_root,
 )
 from radin.experiments.splits import load_experiment_split
@@ -317,6 +324,9 @@ def ship(
         _ship_pretrained(folder.parent / PRETRAINED_FILE, chosen, progress=progress)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     written = [bench.save(folder / BENCH_FILE)]
+    if plan.shifts:
+        shifts = _evaluate_shifts(plan, bench, device=device, progress=progress)
+        written.append(save_shifts(folder / SHIFTS_FILE, shifts))
     if plan.ships_ingredients:
         for path in (zoo.paths[0].parent / INIT_FILE, *zoo.paths):
             written.append(_copy(path, folder / path.name))
@@ -366,6 +376,20 @@ def _subsets(
     bank = predict(zoo, val, device=device, dtype=torch.float16, progress=progress)
     evaluate = Evaluator(zoo, val, device=device)
     return sample_subsets(bank, evaluate, num_random=plan.num_random, seed=plan.seed)
+
+
+def _evaluate_shifts(
+    plan: ZooPlan, bench: SoupBench, *, device: str, progress: bool
+) -> list[Shift]:
+    rows = chosen_rows(bench, seed=plan.seed)
+    frozen = STARTS[plan.network].prepare
+    parts = tqdm(plan.shifts, desc="shifted test sets", disable=not progress)
+    return [
+        evaluate_shift(
+            bench, _prepared(_load_in_memory(plan.data, part, plan.size), frozen), rows, device
+        )
+        for part in parts
+    ]
 
 
 def _prepared(split: ArraySplit, prepare: Callable[[Tensor], Tensor] | None) -> ArraySplit:

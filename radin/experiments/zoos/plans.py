@@ -11,6 +11,8 @@ from functools import partial
 import numpy as np
 
 from radin.data.download.catalog import DATA_SETS
+from radin.experiments.corruptions import SEVERITIES
+from radin.experiments.splits import SHAPE_PARTS
 from radin.experiments.zoos.starts import PRETRAINING
 from radin.experiments.zoos.train import Hyperparameters
 
@@ -37,6 +39,7 @@ class ZooPlan:
         probe_steps: iterations at most when the head is fitted.
         num_random: random soups that are evaluated, beside those on the paths of the recipes (see
             `radin.experiments.bench.sample`); None for all soups.
+        shifts: parts on which some soups are evaluated, too (see `radin.experiments.bench.shifts`).
     """
 
     data: str
@@ -54,6 +57,7 @@ class ZooPlan:
     batch_size: int = 128
     probe_steps: int = 100
     num_random: int | None = None
+    shifts: tuple[str, ...] = ()
 
 
 def photo_sweep(
@@ -227,6 +231,12 @@ def _without(domain: str) -> ZooPlan:
     )
 
 
+# Corruptions at two strengths, and drawings that show classes of ImageNet by their shape.
+PHOTO_SHIFTS = (
+    *(f"val/report+{kind}{severity}" for kind in SEVERITIES for severity in (1, 3)),
+    *SHAPE_PARTS,
+)
+
 # Real photographs of 100 classes of ImageNet, and the network that was pretrained on them all.
 IMAGENET_100 = ZooPlan(
     data="mini-imagenet-84",
@@ -241,6 +251,7 @@ IMAGENET_100 = ZooPlan(
     ships_ingredients=False,
     network="efficientnet-lite0",
     batch_size=64,
+    shifts=PHOTO_SHIFTS,
 )
 
 
