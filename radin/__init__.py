@@ -16,7 +16,9 @@ from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import dirichlet, exhaustive, monte_carlo
 from radin.ranking.rank import Ranking, fast_estimate, rank
 from radin.ranking.search import greedy_path
+from radin.recipes.ask_tell import AskTell
 from radin.recipes.craft import Soup, craft
+from radin.recipes.families import Families, families
 from radin.recipes.ledger import Trial
 from radin.recipes.selection import RECIPES
 from radin.recipes.trust import trust
@@ -27,6 +29,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "RECIPES",
+    "AskTell",
+    "Families",
     "LogitBank",
     "RadinError",
     "Ranking",
@@ -40,6 +44,7 @@ __all__ = [
     "dirichlet",
     "evaluator",
     "exhaustive",
+    "families",
     "fast_estimate",
     "greedy_path",
     "interpolate",

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from radin.checkpoints.formats import RUNNING_STATISTICS
 from radin.checkpoints.zoo import Zoo
+from radin.cli.banks import check_exports, describe_source, export_ranking, open_bank
+from radin.cli.family_options import open_family
 from radin.cli.inputs import (
     check_numbers,
     check_output,
-    checkpoint_paths,
     colours_name,
     open_other_part,
     open_part,
@@ -39,6 +40,7 @@ from radin.inference.batch_norm import refresh_batch_norm
 from radin.inference.evaluate import evaluator, soup_logits
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
+from radin.ranking.export import RECIPE_SUFFIXES, TABLE_SUFFIXES
 from radin.ranking.rank import rank
 from radin.recipes.craft import Soup, craft
 from radin.recipes.selection import RANKED, RECIPES, default_candidates
@@ -58,7 +60,7 @@ def craft_command(options: argparse.Namespace) -> None:
     split = open_part(options, options.part)
     test = open_other_part(options, options.test_part, split)
     train = open_other_part(options, options.refresh_part, split)
-    zoo = open_zoo(options, checkpoint_paths(options), split)
+    zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
     if train is None:
         _warn_of_batch_norm(zoo)
     evaluate = evaluator(
@@ -92,15 +94,11 @@ def craft_command(options: argparse.Namespace) -> None:
 def rank_command(options: argparse.Namespace) -> None:
     """Entry fee and stage 1."""
     check_numbers(options)
-    split = open_part(options, options.part)
-    zoo = open_zoo(options, checkpoint_paths(options), split)
-    bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
+    check_exports(options, (*TABLE_SUFFIXES, *RECIPE_SUFFIXES))
+    bank, models, images = _bank_to_rank(options)
     candidates = default_candidates(bank.num_models, seed=options.seed)
     ranking = rank(bank, candidates, options.prior, top=options.top)
-    print(
-        f"the first {len(ranking.order)} of {len(candidates)} candidates on "
-        f"{describe_split(options, split)}\n"
-    )
+    print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {images}\n")
     rows = [
         [
             str(number),
@@ -116,12 +114,30 @@ def rank_command(options: argparse.Namespace) -> None:
         f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. "
         "Estimates are ensembles, not soups."
     )
+    export_ranking(options, bank, candidates, ranking, models=models)
+
+
+def _bank_to_rank(options: argparse.Namespace) -> tuple[LogitBank, list[str], str]:
+    """The bank, what its models are called in a recipe of mergekit, and its images in words."""
+    if options.bank is not None:
+        if options.checkpoints:
+            raise ParameterError("Give either checkpoints or --bank, the logits of all models.")
+        bank = open_bank(describe_source(options))
+        return bank, bank.names, f"{bank.num_images} images"
+    if not (options.checkpoints and options.model and options.data):
+        options.usage_error(
+            "the following arguments are required: CHECKPOINT, --model, --data; or --bank"
+        )
+    split = open_part(options, options.part)
+    zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
+    bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
+    return bank, [str(path) for path in zoo.paths], describe_split(options, split)
 
 
 def average_command(options: argparse.Namespace) -> None:
     """A soup of given weights, without a network or images."""
     check_output(options)
-    zoo = open_with_notes(checkpoint_paths(options), ema=options.ema)
+    zoo = open_family(options, lambda paths: open_with_notes(paths, ema=options.ema))
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
     path = _save(options, zoo, weights, {"recipe": "average"})

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from radin.checkpoints.architectures import SPEC_FORMS
+from radin.cli.banks import ASK_OPTIONS, DEFAULT_BUDGET, ask_command, tell_command
 from radin.cli.commands import (
     average_command,
     bench_command,
@@ -20,6 +21,7 @@ from radin.cli.commands import (
     fetch_command,
     rank_command,
 )
+from radin.cli.family_options import families_command
 from radin.cli.inputs import COLOURS, FOLDER_PREFIX
 from radin.data.download.catalog import DATA_SETS
 from radin.errors import RadinError
@@ -79,6 +81,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "CHECKPOINT",
         "help": "files, one folder, or a quoted glob",
     },
+    "ledger": {"type": Path, "metavar": "LEDGER", "help": "the file that keeps the trials"},
+    "value": {
+        "type": float,
+        "metavar": "VALUE",
+        "help": "what the evaluation gave, for accuracy in percent",
+    },
     "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
     "name": {
         "metavar": "NAME",
@@ -89,6 +97,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: "
         + ", ".join(DATA_SETS),
+    },
+    "--bank": {
+        "nargs": "+",
+        "metavar": "LOGITS",
+        "help": "logits of your own program, .npy, .npz, .csv or .parquet, one file for each "
+        "model, a folder or a quoted glob; or one file of LogitBank.save",
+    },
+    "--labels": {
+        "metavar": "FILE",
+        "help": "of --bank: the labels, where its files do not hold them",
+    },
+    "--names": {
+        "nargs": "+",
+        "metavar": "NAME",
+        "help": "of --bank: what the models are called, such as the folders that mergekit opens "
+        "(the files' names)",
+    },
+    "--probabilities": {
+        "action": "store_true",
+        "help": "of --bank: its files hold probabilities; their logarithm is taken",
+    },
+    "--trial": {
+        "type": int,
+        "metavar": "NUMBER",
+        "help": "whose value it is, as radin ask says (the one that waits)",
+    },
+    "--family": {
+        "metavar": "FAMILY",
+        "help": "of files with several starts: largest, a number that radin families gives, or all "
+        "(all, with a note)",
+    },
+    "--plot": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "draw the tree of the files: .png, .svg or .pdf",
     },
     "--model": {
         "required": True,
@@ -113,7 +156,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--init": {"metavar": "FILE", "help": "the checkpoint that all of them started from, if known"},
     "--budget": {
         "type": int,
-        "default": 4,
+        "default": DEFAULT_BUDGET,
         "help": "evaluations that a recipe may spend, 1 or more (%(default)s)",
     },
     "--recipe": {
@@ -197,8 +240,26 @@ IMAGE_OPTIONS = (
 )
 CRAFT_OPTIONS = (
     "--model --data --budget --recipe --prior --out --shard-size --force --test-part "
-    "--refresh-part --init --seed"
+    "--refresh-part --init --seed --family"
 )
+BANK_OPTIONS = "--bank --labels --names --probabilities"
+OUT_FILES: dict[str, Any] = {"nargs": "+", "action": "extend"}
+# Where a command takes an option in another way than the others do.
+DIFFERENT: dict[tuple[str, str], dict[str, Any]] = {
+    ("average", "--out"): {"required": True},
+    ("rank", "checkpoints"): {"nargs": "*"},
+    ("rank", "--model"): {"required": False},
+    ("rank", "--data"): {"required": False},
+    ("rank", "--out"): OUT_FILES
+    | {
+        "help": "tables of the candidates, .csv or .json, and mergekit's recipe of the first one, "
+        ".yml"
+    },
+    ("ask", "--out"): OUT_FILES
+    | {"help": "the soup to evaluate: weights as .json, or mergekit's recipe, .yml"},
+    ("ask", "--recipe"): {"choices": [name for name in RECIPES if name in CRAFT_RECIPES]},
+    ("tell", "--force"): {"help": "take an accuracy of 1 percent or less for a soup that failed"},
+}
 
 
 class Command(NamedTuple):
@@ -228,15 +289,16 @@ COMMANDS = {
     ),
     "rank": Command(
         run=rank_command,
-        options=f"checkpoints --model --data --top --prior --init --seed {IMAGE_OPTIONS}",
+        options=f"checkpoints {BANK_OPTIONS} --model --data --top --prior --init --seed --family "
+        f"--out --force {IMAGE_OPTIONS}",
         about="Rank candidate soups by their ensembles, which is stage 1 alone: no soup is "
-        "evaluated.",
+        "evaluated. With --bank, the logits of another program are ranked.",
         example="runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers "
         "--top 20",
     ),
     "average": Command(
         run=average_command,
-        options="checkpoints --ema --weights --out --shard-size --force",
+        options="checkpoints --ema --weights --family --out --shard-size --force",
         about="Average checkpoints into one file, without a network or images.",
         example="a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
     ),
@@ -247,6 +309,26 @@ COMMANDS = {
         "table of several parts.",
         example="soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet "
         "--part val,test,v2,sketch,r,a",
+    ),
+    "ask": Command(
+        run=ask_command,
+        options=f"ledger {BANK_OPTIONS} --budget --recipe --prior --seed --out --force",
+        about="Say which soup of your own networks to average and evaluate next, as craft would; "
+        "after the first call the ledger is enough.",
+        example="ledger.json --bank 'logits/*.npy' --labels labels.npy --budget 8",
+    ),
+    "tell": Command(
+        run=tell_command,
+        options="ledger value --trial --force",
+        about="Write down what the evaluation of that soup gave; radin ask then goes on.",
+        example="ledger.json 81.25 --trial 3",
+    ),
+    "families": Command(
+        run=families_command,
+        options="checkpoints --plot",
+        about="Find which checkpoints belong together: the families that share an architecture "
+        "and a start.",
+        example="'downloads/*.safetensors' --plot families.png",
     ),
     "bench": Command(
         run=bench_command,
@@ -281,11 +363,21 @@ def make_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, usage_error=subparser.error)
         for option in command.options.split():
-            extra = {"required": True} if (name, option) == ("average", "--out") else {}
-            subparser.add_argument(option, **OPTIONS[option] | extra)
+            subparser.add_argument(option, **OPTIONS[option] | _different(name, option))
     return parser
+
+
+def _different(name: str, option: str) -> dict[str, Any]:
+    """How a command takes an option where it differs from the others."""
+    different = DIFFERENT.get((name, option), {})
+    # What is not given to `ask` is as the ledger has it.
+    if name == "ask" and option.removeprefix("--") in ASK_OPTIONS:
+        ordinary = OPTIONS[option]
+        help_text = ordinary["help"].replace("%(default)s", str(ordinary["default"]))
+        different = different | {"default": None, "help": help_text}
+    return different
 
 
 if __name__ == "__main__":

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from radin.errors import BankError, ParameterError
 from radin.files import atomic_path, load_tensors
+from radin.ranking.bank_files import find_files, labels_of, names_of, read_model
+from radin.ranking.model_tables import combine, models_of_arrays
 from radin.ranking.projection import Projection
 
 _FORMAT = "radin-bank-1"
@@ -219,6 +223,101 @@ class LogitBank:
             raise BankError(
                 f"{path}: not a whole logit bank ({error} is missing); make it again."
             ) from error
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any] | Sequence[Any] | np.ndarray | Tensor,
+        labels: Any,
+        *,
+        names: Sequence[str] | None = None,
+        ids: Sequence[Any] | None = None,
+        label_ids: Sequence[Any] | None = None,
+        probabilities: bool = False,
+    ) -> LogitBank:
+        """A bank of logits that another program computed, one array (n, C) for each model.
+
+        Arrays of numpy, torch and JAX are taken, and nested lists. With ids, the rows of every
+        model are put into the order of the first model's. A model with the logits of another one,
+        and a model that is no better than a guess, give a warning.
+
+        Args:
+            arrays: N arrays, or a mapping from the models' names to them.
+            labels: (n,) whole numbers from 0 to C - 1.
+            names: N names, where the arrays have none.
+            ids: N lists of what the n images are called, where the models saw them in different
+                orders.
+            label_ids: (n,) the same for the labels; needed with `ids`.
+            probabilities: take the logarithm of probabilities, which ranks as the logits do.
+
+        Raises:
+            BankError: arrays of different shapes or images, labels that are no classes, numbers
+                that are missing or NaN, or probabilities where they were not announced. It names
+                the model.
+
+        >>> import radin
+        >>> logits = {"a": [[2.0, 0.0], [0.0, 1.0]], "b": [[0.0, 3.0], [0.5, 1.0]]}
+        >>> bank = radin.LogitBank.from_arrays(
+        ...     logits, [0, 1], ids=[["x", "y"], ["y", "x"]], label_ids=["x", "y"]
+        ... )
+        >>> bank.names, bank.accuracies().tolist()
+        (['a', 'b'], [100.0, 50.0])
+        """
+        models = models_of_arrays(arrays, names, ids)
+        given = labels_of(labels, label_ids)
+        logits, found = combine(models, len(models), given, probabilities=probabilities)
+        if names is None and isinstance(arrays, Mapping):
+            names = [str(name) for name in arrays]
+        return cls(logits, found, names)
+
+    @classmethod
+    def from_files(
+        cls,
+        paths: str | Path | Iterable[str | Path],
+        labels: Any = None,
+        *,
+        names: Sequence[str] | None = None,
+        probabilities: bool = False,
+    ) -> LogitBank:
+        """A bank of logits that another program wrote, one file for each model.
+
+        `.npy` files hold an array (n, C). `.npz` files hold it as "logits", beside "labels" and
+        "ids" where they have them. `.csv` and `.parquet` files hold a row for each image and a
+        column for each class, and the columns "label" and "id" where they have them. Rows are put
+        into the order of the first file's ids, columns into the order of its names. Nothing is
+        unpickled. One file that `save` wrote is read as `load` does.
+
+        Args:
+            paths: the files, one folder of them, or a glob such as `logits/*.npy` (natural order:
+                model_2 before model_10).
+            labels: a file of labels, or (n,) labels, where the files do not hold them.
+            names: N names for tables. Default: the files' stems.
+            probabilities: take the logarithm of probabilities, which ranks as the logits do.
+
+        Raises:
+            BankError: a file is missing, damaged, pickled, of another kind, or does not fit the
+                others, as in `from_arrays`. It names the file.
+
+        >>> import numpy, radin
+        >>> numpy.save("model_1.npy", [[2.0, 0.0], [0.0, 1.0]])
+        >>> numpy.save("model_2.npy", [[0.5, 1.0], [0.0, 3.0]])
+        >>> radin.LogitBank.from_files("model_*.npy", labels=[0, 1])
+        LogitBank(2 ingredients, 2 images, 2 classes)
+        """
+        files = find_files(paths, labels if isinstance(labels, str | Path) else None)
+        if len(files) == 1 and files[0].suffix == ".safetensors":
+            if labels is not None or names is not None or probabilities:
+                raise BankError(
+                    f"{files[0]}: a saved bank has its labels and names; leave labels, names and "
+                    "probabilities out."
+                )
+            return cls.load(files[0])
+        if names is not None and len(names) != len(files):
+            raise BankError(f"{len(names)} names were given for {len(files)} files.")
+        models = (read_model(file) for file in files)
+        given = labels_of(labels, None)
+        logits, found = combine(models, len(files), given, probabilities=probabilities)
+        return cls(logits, found, names_of(files) if names is None else names)
 
 
 def _check_shapes(logits: Tensor, labels: Tensor) -> None:

@@ -12,7 +12,12 @@ from radin.checkpoints.inspection import MAX_UNRELATED_COSINE
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.bank import LogitBank
 from radin.recipes.trust_report import Check
-from radin.theory.weight_geometry import gram_from_products, weight_products
+from radin.theory.weight_geometry import (
+    cosines,
+    gram_from_products,
+    length_products,
+    weight_products,
+)
 
 # Limits between the healthy zoos of the book and the broken ones; its chapter "When it breaks"
 # shows both sides.
@@ -54,10 +59,10 @@ def _checks_of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBan
         products
     )
     whole = _mean_cosines(matrices.values())
-    lowest = {key: _cosines(product)[:n, :n].min().item() for key, product in matrices.items()}
+    lowest = {key: cosines(product)[:n, :n].min().item() for key, product in matrices.items()}
     key = min(lowest, key=lowest.__getitem__)
     # Compared with the initialisation where there is one: what only moved is still similar to it.
-    similar = _cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
+    similar = cosines(matrices[key])[-1].min() if zoo.init is not None else lowest[key]
     if similar < MAX_UNRELATED_COSINE and all(
         cosine >= MIN_TENSOR_COSINE for other, cosine in lowest.items() if other != key
     ):
@@ -78,7 +83,7 @@ def _checks_of_products(zoo: Zoo, products: Mapping[str, Tensor], bank: LogitBan
     if zoo.init is not None:
         tasks = gram_from_products(products, with_init=True)
         apart = ~torch.eye(n, dtype=torch.bool)
-        checks.append(Check("task vectors, mean cosine", _cosines(tasks)[apart].mean().item()))
+        checks.append(Check("task vectors, mean cosine", cosines(tasks)[apart].mean().item()))
         lengths = tasks.diagonal().clamp_min(0).sqrt()
         start = _total(products)[-1, -1].clamp_min(1e-300).sqrt()
         checks.append(
@@ -146,14 +151,6 @@ def _total(products: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(products.values())).sum(0)
 
 
-def _cosines(products: Tensor) -> Tensor:
-    """(N, N) cosines from inner products; that of a vector of zeros with any other counts as 1."""
-    scale = _lengths(products)
-    return torch.where(
-        scale > 1e-300, products / scale.clamp_min(1e-300), torch.ones_like(products)
-    )
-
-
 def _mean_cosines(tensors: Iterable[Tensor]) -> Tensor:
     """The mean of the tensors' cosines (N, N), each weighted by its length.
 
@@ -162,18 +159,12 @@ def _mean_cosines(tensors: Iterable[Tensor]) -> Tensor:
     products = list(tensors)
     if not products:
         return torch.ones(1, 1)
-    scale = torch.stack([_lengths(each) for each in products]).sum(0)
+    scale = torch.stack([length_products(each) for each in products]).sum(0)
     return torch.where(
         scale > 1e-300,
         torch.stack(products).sum(0) / scale.clamp_min(1e-300),
         torch.ones_like(scale),
     )
-
-
-def _lengths(products: Tensor) -> Tensor:
-    """|theta_k| |theta_l| from inner products, (N, N)."""
-    length = products.diagonal().clamp_min(0).sqrt()
-    return length[:, None] * length
 
 
 def _drift(zoo: Zoo) -> float | None:

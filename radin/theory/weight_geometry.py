@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from tqdm import tqdm
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.candidates import check_weights
 
-_MAX_ELEMENTS = 2**18  # of one checkpoint that are held at once
+_MAX_ELEMENTS = 2**18  # of one state dict that are held at once
+_MAX_ELEMENTS_OF_ALL = 2**25  # 256 MiB in double precision
 
 
 def weight_products(zoo: Zoo, *, progress: bool = True) -> dict[str, Tensor]:
@@ -25,21 +26,56 @@ def weight_products(zoo: Zoo, *, progress: bool = True) -> dict[str, Tensor]:
         column.
     """
     states = [zoo[k] for k in range(len(zoo))] + ([zoo.init] if zoo.init is not None else [])
+    return state_products(states, zoo.parameter_keys(), progress=progress)
+
+
+def state_products(
+    states: Sequence[Mapping[str, Tensor]],
+    keys: Iterable[str],
+    *,
+    max_elements: int | None = None,
+    progress: bool = True,
+) -> dict[str, Tensor]:
+    """Inner products of state dicts, a few elements of all of them at a time.
+
+    Args:
+        states: N state dicts.
+        keys: floating-point tensors that all of them have, in one shape.
+        max_elements: how many elements of each tensor are read, the first ones; None for all.
+        progress: show a bar.
+
+    Returns:
+        (N, N) double for each key.
+    """
+    block = max(1, min(_MAX_ELEMENTS, _MAX_ELEMENTS_OF_ALL // len(states)))
     products: dict[str, Tensor] = {}
-    bar = tqdm(
-        zoo.parameter_keys(),
-        desc="comparing ingredients",
-        delay=3,
-        leave=False,
-        disable=not progress,
-    )
-    for key in bar:
+    for key in tqdm(keys, desc="comparing files", delay=3, leave=False, disable=not progress):
         products[key] = torch.zeros(len(states), len(states), dtype=torch.float64)
-        blocks = (state[key].flatten().split(_MAX_ELEMENTS) for state in states)
-        for block in zip(*blocks, strict=True):
-            rows = torch.stack(block).double()  # (states, elements)
+        flat = [state[key].flatten()[:max_elements] for state in states]
+        for blocks in zip(*(tensor.split(block) for tensor in flat), strict=True):
+            rows = torch.stack([each.double() for each in blocks])  # (states, elements)
             products[key] += rows @ rows.T
     return products
+
+
+def cosines(products: Tensor) -> Tensor:
+    """(N, N) cosines from inner products; that of a vector of zeros with any other counts as 1."""
+    scale = length_products(products)
+    return torch.where(
+        scale > 1e-300, products / scale.clamp_min(1e-300), torch.ones_like(products)
+    )
+
+
+def length_products(products: Tensor) -> Tensor:
+    """|theta_k| |theta_l| from inner products, (N, N)."""
+    length = products.diagonal().clamp_min(0).sqrt()
+    return length[:, None] * length
+
+
+def distances(products: Tensor) -> Tensor:
+    """||theta_k - theta_l|| from inner products, (N, N)."""
+    squares = products.diagonal()
+    return (squares[:, None] + squares - 2 * products).clamp_min(0).sqrt()
 
 
 def gram_matrix(zoo: Zoo) -> Tensor:
