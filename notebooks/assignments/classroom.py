@@ -209,7 +209,6 @@ def _run_tasks(
 ) -> None:
     """Grade, several at once, and store each result as soon as it is there."""
     from joblib import Parallel
-
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     waiting = dict(enumerate(tasks))

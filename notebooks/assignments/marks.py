@@ -67,9 +67,15 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         names = [name.strip().lower() for name in next(reader, [])]
         for cells in reader:
             texts = [cell.strip() for cell in cells]
+            number = reader.line_num + skipped
+            if any(texts[len(names) :]):
+                raise ClassroomError(
+                    f"{path}, line {number}: more cells than the header has; write a decimal "
+                    "point, or put a number with a comma in quotation marks"
+                )
             if any(texts):
                 texts += [""] * (len(names) - len(texts))
-                yield reader.line_num + skipped, dict(zip(names, texts, strict=False))
+                yield number, dict(zip(names, texts, strict=False))
     except csv.Error as error:
         raise ClassroomError(f"{path}: not a table ({error}); save it as CSV") from None
 

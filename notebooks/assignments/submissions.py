@@ -248,7 +248,7 @@ def _decode(content: bytes) -> tuple[Any, str]:
     Raises:
         ValueError: it is no JSON.
     """
-    encoding = json.detect_encoding(content)
+    encoding: str = json.detect_encoding(content)
     try:
         text = content.decode(encoding, "surrogatepass")
     except UnicodeDecodeError:
@@ -335,11 +335,8 @@ def _clean(cell: Mapping[str, Any], original: Any) -> Any:
 
 def _encoded(path: Path, encoding: str) -> Iterator[Problem]:
     if encoding:
-        yield (
-            "",
-            f"{path.name} is not in UTF-8 and was read as {encoding}: letters such as é may be "
-            "wrong; open and save it in JupyterLab",
-        )
+        unusual = f"{path.name} is not in UTF-8 and was read as {encoding}"
+        yield "", f"{unusual}: letters such as é may be wrong; open and save it in JupyterLab"
 
 
 def _copied(cells: list[dict[str, Any]], wanted: Mapping[str, Any]) -> Iterator[Problem]:

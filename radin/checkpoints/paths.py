@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,8 +128,8 @@ def find_checkpoints(paths: str | Path | Iterable[str | Path]) -> Found:
     found = _find(paths) if isinstance(paths, str | Path) else _from_list(paths)
     if stores := [path for path in found.paths if is_store(path)]:
         raise CheckpointError(
-            f"{list_names(stores)}: a bank, a bench or predictions that radin wrote, no checkpoint; "
-            "leave it out."
+            f"{list_names(stores)}: a bank, a bench or predictions that radin wrote, no "
+            "checkpoint; leave it out."
         )
     return found
 
@@ -227,7 +227,7 @@ def _glob(pattern: str) -> list[Path]:
     matches = glob.glob(pattern, recursive=True)
     if not matches and "[" in pattern:
         matches = glob.glob(_escape_existing(pattern), recursive=True)
-    return [Path(match) for match in dict.fromkeys(matches)]
+    return sorted({Path(match) for match in matches}, key=_natural_order)
 
 
 def _escape_existing(pattern: str) -> str:
@@ -282,24 +282,21 @@ def _without_aliases(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return kept, [path for path in paths if path not in kept]
 
 
-def check_soups(paths: Sequence[Path], fingerprints: Sequence[str]) -> None:
-    """Refuse a soup that radin wrote among the very ingredients that it was made of.
+def describe_soups(paths: Sequence[Path], fingerprints: Sequence[str]) -> str:
+    """Which of the checkpoints are soups that radin made of others of them; empty when none is.
 
     Args:
         paths: N checkpoint files.
         fingerprints: N hashes of their tensors.
-
-    Raises:
-        CheckpointError: it names the soup and the ingredients.
     """
-    by_fingerprint: Mapping[str, Path] = dict(zip(fingerprints, paths, strict=True))
+    by_fingerprint = dict(zip(fingerprints, paths, strict=True))
+    texts = []
     for path, own in zip(paths, fingerprints, strict=True):
-        made_of = set(soup_ingredients(path)) - {own}
-        if inside := [str(by_fingerprint[each]) for each in made_of if each in by_fingerprint]:
-            raise CheckpointError(
-                f"{path}: a soup of other files that are given here ({list_names(sorted(inside))}), "
-                "which would count twice; leave it out."
-            )
+        inside = {*soup_ingredients(path)} & by_fingerprint.keys() - {own}
+        if inside:
+            names = sorted(str(by_fingerprint[each]) for each in inside)
+            texts.append(f"{path} is a soup of {list_names(names)}, which would count twice")
+    return f"soups among their ingredients: {'; '.join(texts)}" if texts else ""
 
 
 # Names -------------------------------------------------------------------------------------------

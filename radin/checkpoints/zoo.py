@@ -24,7 +24,7 @@ from radin.checkpoints.inspection import (
     describe_unrelated,
     inspect_all,
 )
-from radin.checkpoints.paths import check_soups, find_checkpoints, locate
+from radin.checkpoints.paths import describe_soups, find_checkpoints, locate
 from radin.checkpoints.zero_copy import zero_copy_model
 from radin.errors import ParameterError, check_integer
 
@@ -104,8 +104,8 @@ class Zoo:
         are used. A prefix of the keys, such as "module.", is removed where the model (or another
         file) has the keys without it.
 
-        Ingredients that hold the same weights, or have next to nothing in common with `init`, give
-        a warning; it is in `notes` too.
+        Ingredients that hold the same weights, are soups of others of them, or have next to nothing
+        in common with `init`, give a warning; it is in `notes` too.
 
         Args:
             paths: checkpoint files (each as `open_checkpoint` takes it), one folder of them, or a
@@ -127,8 +127,7 @@ class Zoo:
         Raises:
             CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds
                 NaN or infinite weights, or no EMA where one is asked for; or keys, shapes or dtypes
-                differ (all differences are listed, sorted); or a soup is given beside what it was
-                made of.
+                differ (all differences are listed, sorted).
             ParameterError: `build` is a model, `unused` is another word or "skip" without `build`,
                 or `ema` is neither True nor False.
         """
@@ -151,15 +150,17 @@ class Zoo:
         inspections = inspect_all(opened, unused=unused_keys, init=start, progress=progress)
         check_unused(opened, inspections, unused_keys)
         inspections = inspections[: len(files)]
-        problems = [describe_duplicates(files, inspections)]
+        fingerprints = [each.fingerprint for each in inspections]
+        problems = [
+            describe_duplicates(files, inspections),
+            describe_soups(files, fingerprints),
+        ]
         if start is not None:
             problems.append(describe_unrelated(files, inspections, start.path))
         notes += describe_files(used, files, unused_keys)
         for problem in filter(None, problems):
             warnings.warn(problem, stacklevel=2)
             notes.append(problem)
-        fingerprints = [each.fingerprint for each in inspections]
-        check_soups(files, fingerprints)
         if start is None:
             return cls(files, used, fingerprints, build=build, notes=notes)
         notes += filter(None, [describe_unchanged(files, inspections, start.path)])

@@ -11,11 +11,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from radin.checkpoints.architectures import builder
+from radin.checkpoints.paths import describe_soups
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
 from radin.data.overlap import find_same_files
 from radin.data.splits import CLIP, IMAGENET, Normalised, Split
-from radin.errors import DataError, ParameterError, check_integer, check_seed
+from radin.errors import CheckpointError, DataError, ParameterError, check_integer, check_seed
 from radin.files import expand_path
 from radin.inference.devices import pick_device
 from radin.ranking.rank import check_prior
@@ -60,7 +61,8 @@ def check_output(options: argparse.Namespace) -> None:
             pass
     except (OSError, ValueError) as error:
         raise ParameterError(
-            f"{options.out} cannot be written ({error.strerror or error}); give another --out."
+            f"{options.out} cannot be written ({getattr(error, 'strerror', None) or error}); give "
+            "another --out."
         ) from error
 
 
@@ -175,6 +177,9 @@ def open_with_notes(paths: str | list[str], **options: Any) -> Zoo:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes tell the same
         zoo = Zoo.open(paths, progress=show_progress(), **options)
+    # The shell may have made a list of a glob that an earlier soup matches, too.
+    if soups := describe_soups(zoo.paths, zoo.fingerprints):
+        raise CheckpointError(f"{soups}; leave them out, or give the glob in quotation marks.")
     print_notes(*zoo.notes)
     return zoo
 

@@ -178,11 +178,8 @@ def _describe_neglected(parts: list[str], by_group: dict[str, list[str]]) -> lis
     unknown = [name for name in parts if name not in usual]
     if not unknown:
         return []
-    share = f"{HELD_OUT_SHARE:.0%} of each class of train"
-    return [
-        f"val is {share}; other folders are left aside: {list_names(unknown)}; ask for one of them "
-        "by its name as the part"
-    ]
+    share = f"val is {HELD_OUT_SHARE:.0%} of each class of train"
+    return [f"{share}; left aside, other folders, each a part of its own: {list_names(unknown)}"]
 
 
 def _domain_source(base: Path, part: str, data_set: DataSet | None) -> _Source:

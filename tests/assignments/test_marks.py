@@ -70,7 +70,8 @@ def test_no_table_no_marks(tmp_path):
     ("line", "sentence"),
     [
         *((f"abe,one,why,2,a1,{text}", "line 3: needs student") for text in
-          ("many", "-1", "nan", "1_0", "1.000,5", "%", "01. Mai")),
+          ("many", "-1", "nan", "1_0", '"1.000,5"', "%", "01. Mai")),
+        ("abe,one,why,2,a1,0,5", "line 3: more cells than the header has; write a decimal point"),
         (",one,why,2,a1,1", "line 3: needs student"),
         ("abe,one,why,,a1,1", "line 3: needs student"),
         ("zoë,one,why,2,a6d70ccd0,2", "line 3: zoë, one, why has 1 points in a line above and 2"),

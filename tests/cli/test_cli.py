@@ -903,7 +903,7 @@ def test_tilde_in_every_option_that_takes_a_path(home, capsys, tmp_path, monkeyp
 
 def test_a_name_of_another_user_or_of_none_is_no_traceback(home, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save(Zoo.open(home / "plain", progress=False)[0], tmp_path / "~backup.safetensors")
+    shutil.copy(home / "plain" / "model_0.safetensors", tmp_path / "~backup.safetensors")
     run(capsys, "average ~backup.safetensors --out a.safetensors")
     monkeypatch.setattr("os.path.expanduser", str)
     line = refused(capsys, "average ~backup.safetensors --out ~/a.safetensors")
@@ -959,6 +959,15 @@ def test_what_is_left_aside_is_said_once(home, capsys, tmp_path):
         load_file(tmp_path / name) for name in ("runs/soup.safetensors", "again.safetensors")
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_soup_in_a_glob_without_quotation_marks_is_refused(home, capsys, tmp_path):
+    shutil.copytree(home / "plain", tmp_path / "runs")
+    run(capsys, f"average {tmp_path}/runs --out {tmp_path}/runs/soup.safetensors")
+    given = " ".join(map(str, sorted((tmp_path / "runs").iterdir())))
+    line = refused(capsys, f"average {given} --out {tmp_path}/again.safetensors")
+    assert "soup.safetensors is a soup of " in line
+    assert line.endswith("leave them out, or give the glob in quotation marks.")
 
 
 def test_the_same_images_under_another_name_cannot_choose_and_report(home, capsys, tmp_path):

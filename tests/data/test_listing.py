@@ -191,8 +191,10 @@ def test_a_second_folder_for_validation_is_not_passed_over_in_silence(tmp_path):
 def test_a_folder_beside_train_that_may_be_meant_is_named(tmp_path):
     draw_part(tmp_path, "train", start=1)
     draw_part(tmp_path, "holdout", count=2, start=2)
-    note = load(tmp_path, "val")[1]
-    assert note.startswith("val is 10% of each class of train; other folders are left aside: hold")
+    assert load(tmp_path, "val")[1] == (
+        "val is 10% of each class of train; left aside, other folders, each a part of its own: "
+        "holdout"
+    )
 
 
 # The same image twice ----------------------------------------------------------------------------
