@@ -189,13 +189,11 @@ def _calibration_error(outputs: Tensor, labels: Tensor) -> float:
     from sklearn.calibration import calibration_curve
 
     confidence, answer = outputs.softmax(-1).max(-1)
-    correct = (answer == labels).numpy()
-    confidence = confidence.numpy()
     accuracy, mean_confidence = calibration_curve(
-        correct, confidence, pos_label=1, n_bins=NUM_CALIBRATION_BINS
+        (answer == labels).numpy(), confidence.numpy(), pos_label=1, n_bins=NUM_CALIBRATION_BINS
     )
     edges = np.linspace(0, 1, NUM_CALIBRATION_BINS + 1)
-    sizes = np.bincount(np.searchsorted(edges[1:-1], confidence))  # the bins of the curve
+    sizes = np.bincount(np.searchsorted(edges[1:-1], confidence.numpy()))  # as the curve has them
     return 100 * np.average(np.abs(accuracy - mean_confidence), weights=sizes[sizes > 0])
 
 
