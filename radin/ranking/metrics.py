@@ -31,14 +31,15 @@ class ClassCounts:
 
     Attributes:
         index, num_classes: which class it is, and how many there are.
-        support: how many images have it as their label.
+        support: how many images have it as their label: one number, or (M,) for as many samples
+            of the images.
         hits: (M,) double, how many of these each ensemble gives to the class.
         false_alarms: (M,) double, how many images of other classes it gives to the class.
     """
 
     index: int
     num_classes: int
-    support: int
+    support: int | Tensor
     hits: Tensor
     false_alarms: Tensor
 

@@ -118,8 +118,9 @@ def _balanced_accuracy(outputs: Tensor, labels: Tensor) -> float:
     return 100 * balanced_accuracy_score(labels, outputs.argmax(-1))
 
 
-def _recall_terms(counts: ClassCounts) -> tuple[Tensor, bool]:
-    return counts.hits / max(counts.support, 1), counts.support > 0
+def _recall_terms(counts: ClassCounts) -> tuple[Tensor, Tensor]:
+    support = torch.as_tensor(counts.support)
+    return counts.hits / support.clamp(min=1), support > 0
 
 
 def class_weighted_accuracy(class_weights: Sequence[float] | Tensor) -> Metric:
@@ -162,7 +163,7 @@ class _ClassWeights:
         of_images = torch.tensor(self.weights, dtype=torch.float64)[labels]
         return 100 * accuracy_score(labels, outputs.argmax(-1), sample_weight=of_images)
 
-    def terms(self, counts: ClassCounts) -> tuple[Tensor, float]:
+    def terms(self, counts: ClassCounts) -> tuple[Tensor, float | Tensor]:
         self._check(counts.num_classes)
         weight = self.weights[counts.index]
         return weight * counts.hits, weight * counts.support

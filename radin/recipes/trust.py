@@ -35,7 +35,7 @@ from radin.theory.taylor import derivatives, directions
 MAX_LOUDNESS_RATIO = 4.0  # spread of the loudest ingredient's logits over that of the median one
 EXPANSION_RANGE = (0.6, 1.6)  # second-order term over the gain that it approximates
 MAX_GAP_RATIO = 0.75  # predicted gap over the spread of the ensemble's logits
-_NOISE_RESAMPLES = 50  # for a standard error, not for quantiles
+_NOISE_RESAMPLES = 200  # for a standard error, not for quantiles
 
 LOUDNESS = "logits of the loudest ingredient beside the median one's"
 
