@@ -1,15 +1,13 @@
 """Files of tensors as mappings: what torch.save wrote, safetensors, and shards with an index.
 
-Tensors are mapped from disk when they are asked for. Nothing but plain tensors, numbers, texts and
-lists of them is ever unpickled (`weights_only=True`).
+Tensors are mapped from disk when they are asked for. What a file is, its content says and not its
+ending. No code in a file is ever run (`radin.checkpoints.safe_pickles`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -18,14 +16,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from radin.checkpoints.dtypes import AVERAGED, COPIED, is_averaged
+from radin.checkpoints.file_types import (
+    describe_other_file,
+    is_pickle,
+    is_safetensors,
+    read_head,
+)
+from radin.checkpoints.safe_pickles import Ignored, load_torch
 from radin.errors import CheckpointError, list_names
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+CHECKPOINT_SUFFIXES = (
+    *(".safetensors", ".pt", ".pth", ".bin", ".ckpt"),
+    *(".pth.tar", ".pt.tar", ".pyth", ".th"),  # of timm and torch's own examples, pycls, AllenNLP
+)
 # Hugging Face's: {"weight_map": {key: shard}}
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_INDEX_SUFFIX = ".bin.index.json"
 INDEX_SUFFIXES = (INDEX_SUFFIX, TORCH_INDEX_SUFFIX)
 RUNNING_STATISTICS = ("running_mean", "running_var")  # how the keys of batch norm end in torch
+# How the key of what a module's get_extra_state returns ends; often it is no tensor.
+EXTRA_STATE = "_extra_state"
 
 
 def open_file(path: Path) -> Mapping[Any, Any]:
@@ -37,9 +48,24 @@ def open_file(path: Path) -> Mapping[Any, Any]:
     """
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that no file can have
         raise CheckpointError(f"{path}: no such checkpoint file.")
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); ask its owner for the right to read it."
+        ) from error
     if path.name.endswith(INDEX_SUFFIXES):
         return _Shards(path)
-    return _SafetensorsFile(path) if path.suffix == ".safetensors" else _load_torch(path)
+    is_damaged_safetensors = path.suffix == ".safetensors" and not begins_as_torch_file(path)
+    if is_safetensors(path) or is_damaged_safetensors:
+        return SafetensorsFile(path)
+    content = load_torch(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: not a state dict, it holds {_describe(content)}; save model.state_dict()."
+        )
+    return content
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -84,31 +110,34 @@ def checkpoint_files(path: Path) -> list[Path]:
     return [path, *(path.parent / name for name in sorted(set(read_index(path).values())))]
 
 
+def is_extra_state(key: str) -> bool:
+    """Whether a key of a state dict is of a module's extra state, which may be anything."""
+    return key.rpartition(".")[2] == EXTRA_STATE
+
+
 def is_state_dict(entry: object) -> bool:
-    """Whether it holds tensors by name, at least one, and nothing else."""
+    """Whether it holds tensors by name, at least one, and nothing else but extra state."""
     if not isinstance(entry, Mapping) or not entry:
         return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entry.items())
+    return all(
+        isinstance(key, str) and (isinstance(value, Tensor) or is_extra_state(key))
+        for key, value in entry.items()
+    ) and any(isinstance(value, Tensor) for value in entry.values())
 
 
 def is_parameter(key: str, tensor: Tensor) -> bool:
     """Whether training changes a tensor: no integers, and no running statistics of batch norm."""
-    return tensor.is_floating_point() and not key.endswith(RUNNING_STATISTICS)
+    return is_averaged(tensor.dtype) and not key.endswith(RUNNING_STATISTICS)
 
 
 def check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless every tensor of a torch file is dense, with data in the file."""
     num_bytes = path.stat().st_size
     for key, tensor in tensors.items():
-        if (
-            tensor.layout != torch.strided
-            or tensor.is_quantized
-            or tensor.is_nested
-            or tensor.device.type != "cpu"
-        ):
-            raise CheckpointError(
-                f"{path}: {key} is sparse, quantised or empty of data; save it as a plain tensor."
-            )
+        if not isinstance(tensor, Tensor):  # extra state
+            continue
+        if problem := _describe_special(tensor):
+            raise CheckpointError(f"{path}: {key} is {problem}; save it as a plain tensor.")
         # One stored element, expanded, may claim to be terabytes.
         if tensor.numel() * tensor.element_size() > num_bytes:
             raise CheckpointError(
@@ -117,29 +146,111 @@ def check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def _describe_special(tensor: Tensor) -> str:
+    """Why a tensor is not a plain one that can be averaged or copied; "" if it is."""
+    if tensor.is_quantized:
+        return f"quantised ({tensor.dtype}), and quantised weights have no average; dequantise it"
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout}); call to_dense()"
+    if tensor.device.type != "cpu":
+        return f"empty of data (on the device {tensor.device.type!r})"
+    if tensor.dtype not in AVERAGED | COPIED:
+        return f"of the dtype {tensor.dtype}, which has neither an average nor a copy"
+    return ""
+
+
 def state_dict_error(path: Path, content: Mapping[Any, Any]) -> CheckpointError:
     """The error for a dict that is no state dict; it names the other entries."""
-    wrong = sorted(str(key) for key, value in content.items() if not is_state_dict({key: value}))
+    if what := _describe_training_state(content):
+        return CheckpointError(
+            f"{path}: holds {what}, not a model; leave this file out, and give the files of models "
+            f"alone, with a pattern such as '{path.parent / 'model*'}'."
+        )
+    wrong = sorted(
+        f"{key} ({_describe(value)})" if isinstance(value, Ignored) else str(key) + _inner(value)
+        for key, value in content.items()
+        if not is_state_dict({key: value})
+    )
     holds = f"entries that are not tensors: {list_names(wrong)}" if wrong else "no tensors"
+    return CheckpointError(f"{path}: not a state dict, it holds {holds}; {_way_out(content)}.")
+
+
+def _way_out(content: Mapping[Any, Any]) -> str:
     inner = [key for key, value in content.items() if is_state_dict(value)]
-    way_out = "save model.state_dict()"
     if inner:
-        way_out += f", here torch.save(checkpoint[{inner[0]!r}], path)"
-    return CheckpointError(f"{path}: not a state dict, it holds {holds}; {way_out}.")
+        return f"save model.state_dict(), here torch.save(checkpoint[{inner[0]!r}], path)"
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return (
+            "save model.state_dict() alone: torch.save({key: value for key, value in "
+            "checkpoint.items() if torch.is_tensor(value)}, path)"
+        )
+    return "save model.state_dict()"
 
 
-class _SafetensorsFile(Mapping[str, Tensor]):
-    """A safetensors file as a mapping."""
+def _inner(entry: object) -> str:
+    """What is wrong inside an entry that is nearly a state dict, in brackets."""
+    if not isinstance(entry, Mapping) or not any(isinstance(v, Tensor) for v in entry.values()):
+        return ""
+    wrong = [f"{key!r} is {_describe(v)}" for key, v in entry.items() if not isinstance(v, Tensor)]
+    return f" (where {list_names(wrong, most=3)})" if wrong else ""
+
+
+def _describe(value: object) -> str:
+    """A value of a file in words: "a list"."""
+    name = value.class_name if isinstance(value, Ignored) else type(value).__name__
+    if name.startswith("numpy."):
+        name = "NumPy array or number"
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _describe_training_state(content: Mapping[Any, Any]) -> str:
+    """What a dict holds that training programs save beside the model; "" where it is another."""
+    keys = {key for key in content if isinstance(key, str)}
+    if any(is_state_dict(value) and key != "state" for key, value in content.items()):
+        return ""
+    if {"state", "param_groups"} <= keys or "optimizer_states" in keys:
+        return "the state of an optimiser"
+    if keys & {"last_epoch", "_step_count", "base_lrs"}:
+        return "the state of a learning rate schedule"
+    if {"scale", "growth_factor"} <= keys:
+        return "the state of a gradient scaler"
+    if len(keys & {"python", "numpy", "cpu", "cuda", "random_states"}) > 1:
+        return "the state of random number generators"
+    return ""
+
+
+def begins_as_torch_file(path: Path) -> bool:
+    """Whether the first bytes are those of the zip archive or pickle that torch.save writes."""
+    return read_head(path)[:4] == b"PK\x03\x04" or is_pickle(path)
+
+
+class SafetensorsFile(Mapping[str, Tensor]):
+    """A safetensors file as a mapping.
+
+    Attributes:
+        aliases: other names of its tensors, which the header gives, and the keys they stand for.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
+            if other := describe_other_file(path):
+                raise CheckpointError(f"{path}: not a checkpoint but {other}.") from error
             raise CheckpointError(
                 f"{path}: not a whole safetensors file ({error}); copy or make it again."
             ) from error
         self._path = path
         self._keys = dict.fromkeys(self._file.keys())
+        metadata = self._file.metadata() or {}
+        # Of tied tensors safetensors.torch.save_model keeps one, and notes the other names here.
+        self.aliases = {
+            alias: key
+            for alias, key in metadata.items()
+            if alias != "format" and key in self._keys and alias not in self._keys
+        }
         if not self._keys:
             raise CheckpointError(
                 f"{path}: not a state dict, it holds no tensors; save model.state_dict()."
@@ -203,37 +314,9 @@ class _Shards(Mapping[str, Tensor]):
 
 def _open_shard(path: Path) -> Mapping[str, Tensor]:
     content = open_file(path)
-    if isinstance(content, _SafetensorsFile):
+    if isinstance(content, SafetensorsFile):
         return content
-    if not is_state_dict(content):
+    if not is_state_dict(content) or any(map(is_extra_state, content)):
         raise state_dict_error(path, content)
     check_plain(path, content)
     return content
-
-
-def _load_torch(path: Path) -> dict[Any, Any]:
-    try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            # Written before torch 1.6: not a zip file, so it cannot be mapped.
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"{path}: refused, because it holds pickled objects other than plain tensors"
-            f"{f' ({culprit[1]})' if culprit else ''} and loading those can run code; "
-            "save model.state_dict() instead of the model."
-        ) from error
-    except Exception as error:  # a damaged file raises errors of any type: struct, zip, assert, ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: truncated or not a checkpoint ({reason}); copy or make it again."
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{path}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict()."
-        )
-    return loaded

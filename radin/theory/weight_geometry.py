@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from radin.checkpoints.dtypes import real_numbers
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.candidates import check_weights
 
@@ -17,8 +18,8 @@ _MAX_ELEMENTS = 2**18  # of one checkpoint that are held at once
 def weight_products(zoo: Zoo, *, progress: bool = True) -> dict[str, Tensor]:
     """Inner products <theta_k, theta_l> of the ingredients, for each tensor of the state dict.
 
-    Each checkpoint is read once. Integer tensors and the running statistics of batch norm are left
-    out: they are not parameters.
+    Each checkpoint is read once. Whole numbers and the running statistics of batch norm are left
+    out: they are not parameters. Of complex numbers both parts count.
 
     Returns:
         (N, N) double for each key. With an initialisation (N + 1, N + 1): it is the last row and
@@ -35,9 +36,9 @@ def weight_products(zoo: Zoo, *, progress: bool = True) -> dict[str, Tensor]:
     )
     for key in bar:
         products[key] = torch.zeros(len(states), len(states), dtype=torch.float64)
-        blocks = (state[key].flatten().split(_MAX_ELEMENTS) for state in states)
+        blocks = (real_numbers(state[key]).split(_MAX_ELEMENTS) for state in states)
         for block in zip(*blocks, strict=True):
-            rows = torch.stack(block).double()  # (states, elements)
+            rows = torch.stack([each.double() for each in block])  # (states, elements)
             products[key] += rows @ rows.T
     return products
 
