@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HEAD_BYTES = 1024  # enough for every mark below
+_OLD_TORCH_MARK = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _OTHER_PROGRAM = (
     "radin reads what torch.save and safetensors write; load it with the program that made it, and "
     "save the weights with safetensors.torch.save_file"
@@ -24,6 +25,7 @@ _MARKS = (
     (0, b"lmgg", "a GGML file", _OTHER_PROGRAM),
     (0, b"tjgg", "a GGML file", _OTHER_PROGRAM),
     (0, b"\x93NUMPY", "a NumPy array", _OTHER_PROGRAM),
+    (0, b"\x08\x01\x12", "a TensorFlow model", _OTHER_PROGRAM),
     (4, b"TFL3", "a TensorFlow Lite model", _OTHER_PROGRAM),
     (0, b"\x1f\x8b", "packed with gzip", _UNPACK),
     (0, b"BZh", "packed with bzip2", _UNPACK),
@@ -39,6 +41,18 @@ _MARKS = (
     (0, b"\xff\xd8\xff", "an image", _DOWNLOAD),
     (0, b"\x7fELF", "a program", _DOWNLOAD),
 )
+# By their endings, where the first bytes say nothing
+_ENDINGS = {
+    ".onnx": "an ONNX model",
+    ".pb": "a TensorFlow model",
+    ".index": "part of a TensorFlow checkpoint",
+    ".meta": "part of a TensorFlow checkpoint",
+    ".data-00000-of-00001": "part of a TensorFlow checkpoint",
+    ".msgpack": "a file of Flax",
+    ".mlmodel": "a Core ML model",
+    ".engine": "a TensorRT engine",
+    ".pdparams": "a file of PaddlePaddle",
+}
 _PRODUCERS = (b"pytorch", b"onnx", b"ONNX", b"tf2", b"keras2")  # at the front of an ONNX file
 
 
@@ -50,9 +64,14 @@ def is_safetensors(path: Path) -> bool:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file begins as a pickle of protocol 2 to 5."""
+    """Whether a file begins as a pickle of protocol 2 to 5; torch.save wrote such until 1.6."""
     head = read_head(path)
     return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def is_old_torch_file(path: Path) -> bool:
+    """Whether a file begins as those of torch.save before version 1.6."""
+    return read_head(path).startswith(_OLD_TORCH_MARK)
 
 
 def read_head(path: Path) -> bytes:
@@ -74,19 +93,16 @@ def describe_other_file(path: Path) -> str:
     for position, mark, what, way_out in _MARKS:
         if head.startswith(mark, position):
             return f"{what}; {way_out}"
-    if _is_onnx(path, head):
+    if head[:1] == b"\x08" and any(name in head[:80] for name in _PRODUCERS):
         return f"an ONNX model; {_OTHER_PROGRAM}"
     if not head.strip(b"\0"):
         return (
             "a file of zeros, as an interrupted download or an empty tar archive leaves it; copy "
             "or download it again"
         )
+    if path.suffix in _ENDINGS:
+        return f"{_ENDINGS[path.suffix]}; {_OTHER_PROGRAM}"
     return _describe_text(head)
-
-
-def _is_onnx(path: Path, head: bytes) -> bool:
-    begins = head[:1] == b"\x08" and any(name in head[:80] for name in _PRODUCERS)
-    return begins or path.suffix == ".onnx"
 
 
 def _describe_text(head: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from radin.checkpoints.dtypes import AVERAGED, COPIED, is_averaged
 from radin.checkpoints.file_types import (
@@ -152,6 +152,8 @@ def _describe_special(tensor: Tensor) -> str:
         return f"quantised ({tensor.dtype}), and quantised weights have no average; dequantise it"
     if tensor.is_nested:
         return "nested"
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"of the class {type(tensor).__name__}"
     if tensor.layout != torch.strided:
         return f"sparse ({tensor.layout}); call to_dense()"
     if tensor.device.type != "cpu":

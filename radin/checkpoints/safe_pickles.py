@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from radin.checkpoints.file_types import describe_other_file, is_pickle
+from radin.checkpoints.file_types import describe_other_file, is_old_torch_file, is_pickle
 from radin.errors import CheckpointError
 
 _LOCK = threading.Lock()  # torch's list of safe classes is one for all threads
@@ -180,20 +180,32 @@ def _refusal(path: Path, message: str) -> str:
         r"(?:unrecognized function|but got) (.+)", message
     )
     culprit = found[1].strip() if found else ""
+    if "torch.distributed" in message:
+        return (
+            "it holds tensors in parts, of a run on several devices; gather them once, with "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)), and save that"
+        )
     if "nn.modules" in culprit:
         return (
             f"it is a whole pickled model ({culprit}) and loading it can run code; "
             "save model.state_dict() instead of the model"
         )
-    if not culprit and not is_pickle(path):
-        return ""
-    named = f" ({culprit})" if culprit else ""
-    return (
-        f"it holds pickled objects other than plain tensors and harmless ones{named} and loading "
-        "those can run code; leave the file out if it is no model, else save model.state_dict() "
-        "instead of the model. Where you trust the file: checkpoint = torch.load(path, "
-        "weights_only=False); torch.save(checkpoint['state_dict'], 'weights.pt')"
-    )
+    if culprit:
+        return (
+            f"it holds pickled objects other than plain tensors and harmless ones ({culprit}) and "
+            "loading those can run code; leave the file out if it is no model, else save "
+            "model.state_dict() instead of the model. Where you trust the file: checkpoint = "
+            "torch.load(path, weights_only=False); torch.save(checkpoint['state_dict'], "
+            "'weights.pt'), or checkpoint['model'].state_dict() where an entry is a whole model"
+        )
+    if is_pickle(path) and not is_old_torch_file(path):
+        return (
+            "it is a pickle that torch.save did not write, and loading it can run code; where you "
+            "trust the file, load it with pickle.load and save its weights with "
+            "safetensors.torch.save_file"
+        )
+    return ""
 
 
 def _reason(error: Exception) -> str:

@@ -102,9 +102,34 @@ def test_each_dtype_of_safetensors_is_saved_as_it_is_averaged(tmp_path, dtype):
     assert torch.equal(saved.view(torch.uint8), averaged.view(torch.uint8))
 
 
-@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex128])
+@pytest.mark.parametrize("dtype", sorted(COPIED - {torch.float4_e2m1fn_x2}, key=str))
+def test_each_copied_dtype_is_copied_to_the_soup_s_file(tmp_path, dtype):
+    one_byte = dtype.itemsize == 1 and dtype != torch.bool
+    bits = torch.tensor([1, 2, 3, 120], dtype=torch.uint8)
+    tensor = bits.view(dtype) if one_byte else bits.to(dtype)
+    states = [{"w": torch.full((2,), float(k)), "q": tensor} for k in range(2)]
+    zoo = open_zoo(*(save(each, tmp_path / f"{k}.pt") for k, each in enumerate(states)))
+    assert torch.equal(average(zoo, [0.5, 0.5])["q"].view(torch.uint8), tensor.view(torch.uint8))
+    path = save_soup(zoo, [0.5, 0.5], tmp_path / "soup.safetensors")
+    saved = load_file(path)["q"]
+    assert saved.dtype == dtype
+    assert torch.equal(saved.view(torch.uint8), tensor.view(torch.uint8))
+    assert torch.equal(open_zoo(path)[0]["q"].view(torch.uint8), tensor.view(torch.uint8))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.quint8, torch.qint32])
+def test_quantised_tensors_are_refused_by_name(tmp_path, dtype):
+    tensor = torch.quantize_per_tensor(torch.rand(4), 0.1, 0, dtype)
+    with pytest.raises(CheckpointError, match=f"w is quantised .{dtype}., .*; dequantise it"):
+        open_zoo(save({"w": tensor}, tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex128, torch.float4_e2m1fn_x2])
 def test_a_dtype_that_safetensors_lacks_is_refused_by_name(tmp_path, dtype):
-    zoo = open_zoo(save({"w": numbers(dtype, 0, 4)}, tmp_path / "a.pt"))
+    tensor = torch.ones(4 * dtype.itemsize, dtype=torch.uint8).view(dtype)
+    zoo = open_zoo(save({"w": tensor}, tmp_path / "a.pt"))
+    assert torch.equal(average(zoo, [1.0])["w"].view(torch.uint8), tensor.view(torch.uint8))
     with pytest.raises(ParameterError, match=f"w: {dtype} has no name in safetensors"):
         save_soup(zoo, [1.0], tmp_path / "soup.safetensors")
 

@@ -79,6 +79,7 @@ OTHER_FILES = {
     "npz": (array_bytes(np.savez, np.arange(3.0)), "a NumPy archive of arrays"),
     "keras": (zip_bytes({"config.json": b"{}", "model.weights.h5": b""}), "a Keras model"),
     "zip": (zip_bytes({"run/model.pt": b"x"}), "a zip archive of 1 files, such as 'run/model.pt'"),
+    "tensorflow": (b"\x08\x01\x12\x99\x01" + b"\0" * 90, "a TensorFlow model"),
     "image": (b"\x89PNG\r\n\x1a\n" + b"\0" * 90, "an image"),
 }
 
@@ -94,6 +95,23 @@ def test_other_files_are_called_what_they_are(tmp_path, name, suffix):
     message = str(caught.value)
     assert message.startswith(f"{path}: not a checkpoint but {what}")
     assert not any(words in message for words in UNSAFE_ADVICE)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("model.ckpt.index", "part of a TensorFlow checkpoint"),
+        ("model.ckpt.data-00000-of-00001", "part of a TensorFlow checkpoint"),
+        ("flax_model.msgpack", "a file of Flax"),
+        ("net.onnx", "an ONNX model"),
+    ],
+)
+def test_files_without_a_mark_are_told_by_their_ending(tmp_path, name, what):
+    path = tmp_path / name
+    path.write_bytes(bytes(range(128, 256)) * 9)
+    with pytest.raises(CheckpointError) as caught:
+        Zoo.open([path], progress=False)
+    assert str(caught.value).startswith(f"{path}: not a checkpoint but {what}; radin reads what")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -9,6 +9,7 @@ import decimal
 import fractions
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import threading
@@ -144,6 +145,22 @@ def test_other_classes_are_refused_by_name_with_the_way_out(tmp_path, content):
 def test_a_whole_model_is_called_one(tmp_path):
     path = save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="refused, because it is a whole pickled model"):
+        open_checkpoint(path)
+
+
+def test_a_pickle_of_another_program_is_called_one(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(pickle.dumps({"model": {"w": np.ones(2)}}))
+    with pytest.raises(CheckpointError, match="refused, because it is a pickle that torch.save di"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("module", ["_shard.sharded_tensor.api", "tensor.parts"])
+def test_parts_of_a_distributed_run_are_called_so(tmp_path, module):
+    path = save({"model": state(0), "a": argparse.Namespace(x=1)}, tmp_path / "a.pt")
+    new = f"ctorch.distributed.{module}\nPart".encode()
+    path = renamed(path, b"cargparse\nNamespace", new)
+    with pytest.raises(CheckpointError, match="tensors in parts, of a run on several devices; gat"):
         open_checkpoint(path)
 
 
