@@ -20,6 +20,8 @@ from radin.checkpoints.formats import (
     open_file,
 )
 from radin.checkpoints.names import (
+    AVERAGED_MODEL,
+    COUNTERS,
     best_prefixes,
     common_front,
     ema_family,
@@ -44,6 +46,7 @@ class Checkpoint(Mapping[str, Tensor]):
             average (EMA), whether it is read or not.
         prefix: what was removed from the front of the keys, such as "module.", or "".
         wrappers: whether names of wrappers were removed inside the keys.
+        counters: keys that were left out, because they count the steps of an average.
         aliases: names that the file gives to tensors beside their keys, as for tied weights, and
             those keys.
         completed: keys that the file lacks and that were completed as `load_state_dict` does.
@@ -64,6 +67,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.emas = self._entry.emas
         self.prefix = ""
         self.wrappers = False
+        self.counters: tuple[str, ...] = ()
         self.aliases: dict[str, str] = {}
         self.completed: tuple[str, ...] = ()
         self._wants_ema = ema
@@ -112,6 +116,7 @@ class Checkpoint(Mapping[str, Tensor]):
         """What was read and what was left out, for a note; empty for a plain state dict."""
         parts = [f"its {self.entry!r}"] if self.entry else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
+        parts += [f"without its counter {list_names(self.counters)}"] if self.counters else []
         parts += ["without the names of wrappers inside its keys"] if self.wrappers else []
         if self.completed:
             parts.append(f"completed as load_state_dict does: {list_names(self.completed, most=3)}")
@@ -159,6 +164,8 @@ class Checkpoint(Mapping[str, Tensor]):
         pairs = {} if exactly else match_wrapped(keys, reference)
         view = self._renamed({pairs.get(key, key): own for key, own in keys.items()}, prefix)
         view.emas = tuple(dict.fromkeys([*self.emas, *emas]))
+        left_out = set(names).difference(chosen)
+        view.counters = tuple(sorted({*self.counters, *left_out.intersection(COUNTERS)}))
         return view
 
     def under(self, prefix: str) -> Checkpoint:
@@ -217,7 +224,11 @@ class Checkpoint(Mapping[str, Tensor]):
     ) -> tuple[list[str], list[str]]:
         """The names that are read as ordinary weights, and the families of the EMAs beside them."""
         if self.is_ema or ema_family(prefix):  # there is nothing else
-            return names, [family] if (family := ema_family(prefix)) else []
+            kept = [name for name in names if name in reference or name not in COUNTERS]
+            return kept, [family] if (family := ema_family(prefix)) else []
+        module, counter = AVERAGED_MODEL
+        if prefix == module and counter not in reference:
+            names = [name for name in names if name != counter]
         families = {
             name: ema_family(name) for name in names if name.removeprefix(prefix) not in reference
         }

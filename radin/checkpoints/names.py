@@ -20,6 +20,15 @@ WRAPPERS = frozenset(
 # DataParallel and Lightning use names that a network may have, too.
 POSSIBLE_WRAPPERS = WRAPPERS | {"module"}
 WEAK_WRAPPERS = POSSIBLE_WRAPPERS | {"model"}
+# The last names of keys that count what training has done
+COUNTERS = frozenset(
+    (
+        *("num_batches_tracked", "n_averaged", "num_updates", "num_samples", "num_steps"),
+        *("step", "steps", "global_step", "iteration", "iterations", "iter", "epoch", "epochs"),
+        *("count", "counter", "num_calls", "updates", "initted"),
+    )
+)
+AVERAGED_MODEL = ("module.", "n_averaged")  # the prefix and the counter of torch's AveragedModel
 
 
 def without_wrappers(key: str, wrappers: Collection[str] = WRAPPERS) -> str:

@@ -17,19 +17,14 @@ from torch import Tensor
 from radin.checkpoints.checkpoint import Checkpoint
 from radin.checkpoints.dtypes import COPIED, WHOLE_NUMBERS
 from radin.checkpoints.factors import check_products, find_products
+from radin.checkpoints.names import COUNTERS
 from radin.checkpoints.safe_pickles import Ignored
 from radin.errors import CheckpointError, list_names
 
 _ELEMENTS_PER_PIECE = 1 << 20
 
-# The last names of keys that count what training has done
-COUNTERS = frozenset(
-    (
-        *("num_batches_tracked", "n_averaged", "num_updates", "num_samples", "num_steps"),
-        *("step", "steps", "global_step", "iteration", "iterations", "iter", "epoch", "epochs"),
-        *("count", "counter", "num_calls", "updates", "initted"),
-    )
-)
+# The last names of numbers that belong to quantised weights
+_QUANTISATION = frozenset(("zero_point", "zero_points", "qzeros", "zeros", "bits", "group_size"))
 
 
 def is_counter(key: str, tensor: Tensor) -> bool:
@@ -85,15 +80,17 @@ def check_not_averaged(
     first = checkpoints[0]
     check_products(find_products(first), frozenset(different))
     copied = sorted(key for key in different if first[key].dtype in COPIED)
-    many = [key for key in copied if first[key].numel() > 1]
+    many = [
+        key for key in copied if first[key].numel() > 1 or key.rpartition(".")[2] in _QUANTISATION
+    ]
     if many:
         raise CheckpointError(_whole_number_error(checkpoints, hashes, many))
     if not copied:
         return ""
-    verb = "differs" if len(copied) == 1 else "differ"
+    names = list_names(f"{key} ({first[key].dtype})" for key in copied)
     return (
-        f"{list_names(copied)} ({first[copied[0]].dtype}) {verb} between the files and has no "
-        "average; a soup takes it from the ingredient with the largest weight, the first of equals"
+        f"no average of a whole number that differs between the files: {names}; a soup takes it "
+        "from the ingredient with the largest weight, the first of equals"
     )
 
 

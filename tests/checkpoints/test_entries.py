@@ -102,8 +102,21 @@ def test_an_ema_inside_its_entry(tmp_path):
 def test_the_averaged_model_of_torch(tmp_path):
     average = averaged_model()
     path = save({"model": state(0), "model_ema": average}, tmp_path / "a.pth")
-    zoo = Zoo.open(path, build=build, ema=True, unused="skip", progress=False)
+    zoo = Zoo.open(path, build=build, ema=True, progress=False)
     assert torch.equal(zoo[0]["1.weight"], average["module.1.weight"])
+    assert "without its counter n_averaged" in zoo.notes[0]
+
+
+@pytest.mark.parametrize("with_build", [False, True])
+def test_the_averaged_model_of_torch_beside_a_plain_one(tmp_path, with_build):
+    average = averaged_model()
+    paths = [save(average, tmp_path / "swa.pth"), save(state(0), tmp_path / "plain.pth")]
+    zoo = Zoo.open(paths, build=build if with_build else None, progress=False)
+    assert sorted(zoo.keys()) == sorted(state(0))
+    assert torch.equal(zoo[0]["1.weight"], average["module.1.weight"])
+    assert zoo.notes == [
+        f"{paths[0]}: read without the prefix 'module.', without its counter n_averaged"
+    ]
 
 
 @pytest.mark.parametrize("entry", ["module", "net", "params"])

@@ -17,7 +17,8 @@ from helpers import save, save_states
 from radin import Zoo, average, save_soup
 from radin.checkpoints.dtypes import WHOLE_NUMBERS
 from radin.checkpoints.factors import find_products
-from radin.checkpoints.not_averaged import COUNTERS, exact_hash, is_counter
+from radin.checkpoints.names import COUNTERS
+from radin.checkpoints.not_averaged import exact_hash, is_counter
 from radin.errors import CheckpointError
 
 State = dict[str, Tensor]
@@ -103,8 +104,15 @@ def test_another_single_number_that_differs_is_noted(tmp_path):
     states = [weights(k) | {"queue_pointer": torch.tensor([k])} for k in range(2)]
     zoo = opened(tmp_path, *states)
     (note,) = zoo.notes
-    assert note.startswith("queue_pointer (torch.int64) differs between the files")
+    assert "differs between the files: queue_pointer (torch.int64); a soup takes it" in note
     assert average(zoo, [0.4, 0.6])["queue_pointer"] == 1
+
+
+@pytest.mark.parametrize("name", ["zero_point", "bits"])
+def test_a_number_of_a_quantised_weight_may_not_differ(tmp_path, name):
+    states = [weights(k) | {f"layer.{name}": torch.tensor(k)} for k in range(2)]
+    with pytest.raises(CheckpointError, match=rf"layer\.{name} .torch.int64. in .* is not what"):
+        opened(tmp_path, *states)
 
 
 # Products ----------------------------------------------------------------------------------------
