@@ -9,14 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from radin.checkpoints.contents import check_plain, is_extra_state, is_state_dict
 from radin.checkpoints.entries import Entry, find_entry
 from radin.checkpoints.formats import (
     INDEX_SUFFIXES,
     SafetensorsFile,
-    check_plain,
     checkpoint_files,
-    is_extra_state,
-    is_state_dict,
     open_file,
 )
 from radin.checkpoints.names import (

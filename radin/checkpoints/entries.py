@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from radin.checkpoints.formats import is_state_dict, state_dict_error
+from radin.checkpoints.contents import is_state_dict, state_dict_error
 from radin.errors import CheckpointError, list_names
 
 # Where training programs (Lightning, timm, torch's own tutorials) put the state dict beside epochs

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from radin.checkpoints.checkpoint import Checkpoint
-from radin.checkpoints.formats import RUNNING_STATISTICS, is_extra_state
+from radin.checkpoints.contents import is_extra_state
+from radin.checkpoints.formats import RUNNING_STATISTICS
 from radin.checkpoints.names import (
     POSSIBLE_WRAPPERS,
     WEAK_WRAPPERS,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radin.checkpoints.formats import is_extra_state
+from radin.checkpoints.contents import is_extra_state
 
 _WARNINGS_LOCK = threading.Lock()  # warnings are silenced for all threads or for none
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from radin.checkpoints.checkpoint import Checkpoint, locate, open_checkpoint
+from radin.checkpoints.contents import is_extra_state
 from radin.checkpoints.formats import (
     CHECKPOINT_SUFFIXES,
     INDEX_SUFFIXES,
-    is_extra_state,
     is_parameter,
     read_index,
 )
@@ -109,8 +109,9 @@ class Zoo:
 
         Each file is read once, to look for NaN or infinite weights, to hash its content and to
         compare it with the initialisation; after that tensors are mapped from disk only when they
-        are used. A prefix of the keys, such as "module.", is removed where the model (or another
-        file) has the keys without it.
+        are used. A prefix of the keys, such as "module.", and the names of wrappers inside them are
+        removed where the model (or another file) has the keys without them. What the
+        `load_state_dict` of the model completes or renames is completed and renamed.
 
         Ingredients that hold the same weights, or have next to nothing in common with `init`, give
         a warning; it is in `notes` too.
@@ -132,8 +133,9 @@ class Zoo:
 
         Raises:
             CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds
-                NaN or infinite weights, or no EMA where one is asked for; or keys, shapes or dtypes
-                differ (all differences are listed, sorted).
+                NaN or infinite weights, or no EMA where one is asked for; keys, shapes or dtypes
+                differ (all differences are listed, sorted); or what has no average differs: whole
+                numbers that are no counters, or several factors of one product.
             ParameterError: `build` is a model, `unused` is another word or "skip" without `build`,
                 or `ema` is neither True nor False.
         """
