@@ -1,27 +1,42 @@
 """Files of tensors as mappings: what torch.save wrote, safetensors, and shards with an index.
 
-Tensors are mapped from disk when they are asked for. Nothing but plain tensors, numbers, texts and
-lists of them is ever unpickled (`weights_only=True`).
+Tensors are mapped from disk when they are asked for. What a file is, its content says and not its
+ending. No code in a file is ever run (`radin.checkpoints.safe_pickles`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from radin.checkpoints.contents import (
+    check_plain,
+    describe,
+    is_extra_state,
+    is_state_dict,
+    state_dict_error,
+)
+from radin.checkpoints.dtypes import is_averaged
+from radin.checkpoints.file_types import (
+    describe_other_file,
+    is_pickle,
+    is_safetensors,
+    read_head,
+)
+from radin.checkpoints.safe_pickles import load_torch
 from radin.errors import CheckpointError, list_names
 from radin.files import NO_SUCH_FILE, describe_unreadable
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+CHECKPOINT_SUFFIXES = (
+    *(".safetensors", ".pt", ".pth", ".bin", ".ckpt"),
+    *(".pth.tar", ".pt.tar", ".pyth", ".th"),  # of timm and torch's own examples, pycls, AllenNLP
+)
 # Hugging Face's: {"weight_map": {key: shard}}
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_INDEX_SUFFIX = ".bin.index.json"
@@ -39,9 +54,24 @@ def open_file(path: Path) -> Mapping[Any, Any]:
     _check_access(path)
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that no file can have
         raise CheckpointError(f"{path}: no such checkpoint file.")
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); ask its owner for the right to read it."
+        ) from error
     if path.name.endswith(INDEX_SUFFIXES):
         return _Shards(path)
-    return _SafetensorsFile(path) if path.suffix == ".safetensors" else _load_torch(path)
+    is_damaged_safetensors = path.suffix == ".safetensors" and not begins_as_torch_file(path)
+    if is_safetensors(path) or is_damaged_safetensors:
+        return SafetensorsFile(path)
+    content = load_torch(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: not a state dict, it holds {describe(content)}; save model.state_dict()."
+        )
+    return content
 
 
 def _check_access(path: Path) -> None:
@@ -99,62 +129,41 @@ def checkpoint_files(path: Path) -> list[Path]:
     return [path, *(path.parent / name for name in sorted(set(read_index(path).values())))]
 
 
-def is_state_dict(entry: object) -> bool:
-    """Whether it holds tensors by name, at least one, and nothing else."""
-    if not isinstance(entry, Mapping) or not entry:
-        return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entry.items())
-
-
 def is_parameter(key: str, tensor: Tensor) -> bool:
     """Whether training changes a tensor: no integers, and no running statistics of batch norm."""
-    return tensor.is_floating_point() and not key.endswith(RUNNING_STATISTICS)
+    return is_averaged(tensor.dtype) and not key.endswith(RUNNING_STATISTICS)
 
 
-def check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless every tensor of a torch file is dense, with data in the file."""
-    num_bytes = path.stat().st_size
-    for key, tensor in tensors.items():
-        if (
-            tensor.layout != torch.strided
-            or tensor.is_quantized
-            or tensor.is_nested
-            or tensor.device.type != "cpu"
-        ):
-            raise CheckpointError(
-                f"{path}: {key} is sparse, quantised or empty of data; save it as a plain tensor."
-            )
-        # One stored element, expanded, may claim to be terabytes.
-        if tensor.numel() * tensor.element_size() > num_bytes:
-            raise CheckpointError(
-                f"{path}: {key} of shape {tuple(tensor.shape)} is larger than the file; save "
-                "tensor.contiguous()."
-            )
+def begins_as_torch_file(path: Path) -> bool:
+    """Whether the first bytes are those of the zip archive or pickle that torch.save writes."""
+    return read_head(path)[:4] == b"PK\x03\x04" or is_pickle(path)
 
 
-def state_dict_error(path: Path, content: Mapping[Any, Any]) -> CheckpointError:
-    """The error for a dict that is no state dict; it names the other entries."""
-    wrong = sorted(str(key) for key, value in content.items() if not is_state_dict({key: value}))
-    holds = f"entries that are not tensors: {list_names(wrong)}" if wrong else "no tensors"
-    inner = [key for key, value in content.items() if is_state_dict(value)]
-    way_out = "save model.state_dict()"
-    if inner:
-        way_out += f", here torch.save(checkpoint[{inner[0]!r}], path)"
-    return CheckpointError(f"{path}: not a state dict, it holds {holds}; {way_out}.")
+class SafetensorsFile(Mapping[str, Tensor]):
+    """A safetensors file as a mapping.
 
-
-class _SafetensorsFile(Mapping[str, Tensor]):
-    """A safetensors file as a mapping."""
+    Attributes:
+        aliases: other names of its tensors, which the header gives, and the keys they stand for.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
+            if other := describe_other_file(path):
+                raise CheckpointError(f"{path}: not a checkpoint but {other}.") from error
             raise CheckpointError(
                 f"{path}: not a whole safetensors file ({error}); copy or make it again."
             ) from error
         self._path = path
         self._keys = dict.fromkeys(self._file.keys())
+        metadata = self._file.metadata() or {}
+        # Of tied tensors safetensors.torch.save_model keeps one, and notes the other names here.
+        self.aliases = {
+            alias: key
+            for alias, key in metadata.items()
+            if alias != "format" and key in self._keys and alias not in self._keys
+        }
         if not self._keys:
             raise CheckpointError(
                 f"{path}: not a state dict, it holds no tensors; save model.state_dict()."
@@ -218,37 +227,9 @@ class _Shards(Mapping[str, Tensor]):
 
 def _open_shard(path: Path) -> Mapping[str, Tensor]:
     content = open_file(path)
-    if isinstance(content, _SafetensorsFile):
+    if isinstance(content, SafetensorsFile):
         return content
-    if not is_state_dict(content):
+    if not is_state_dict(content) or any(map(is_extra_state, content)):
         raise state_dict_error(path, content)
     check_plain(path, content)
     return content
-
-
-def _load_torch(path: Path) -> dict[Any, Any]:
-    try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            # Written before torch 1.6: not a zip file, so it cannot be mapped.
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"{path}: refused, because it holds pickled objects other than plain tensors"
-            f"{f' ({culprit[1]})' if culprit else ''} and loading those can run code; "
-            "save model.state_dict() instead of the model."
-        ) from error
-    except Exception as error:  # a damaged file raises errors of any type: struct, zip, assert, ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: truncated or not a checkpoint ({reason}); copy or make it again."
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{path}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict()."
-        )
-    return loaded

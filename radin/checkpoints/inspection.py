@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from radin.checkpoints.checkpoint import Checkpoint, best_prefixes
+from radin.checkpoints.checkpoint import Checkpoint
+from radin.checkpoints.dtypes import can_hold_nan, kind_of, real_numbers
 from radin.checkpoints.formats import is_parameter
+from radin.checkpoints.not_averaged import compared_keys, exact_hash
 from radin.errors import CheckpointError, list_names
 from radin.files import update_hash
 
@@ -31,6 +33,8 @@ class Inspection(NamedTuple):
     Attributes:
         fingerprint: hex hash of the tensors that are used, by name.
         unused: hex hash of each tensor that is not used.
+        compared: hex hash of each tensor that must be the same in all files, or may not differ
+            together with another: whole numbers, and factors of a product.
         distance: ||theta - theta_0|| / ||theta_0||, over the parameters; 0 without an
             initialisation.
         cosine: between theta and theta_0.
@@ -39,6 +43,7 @@ class Inspection(NamedTuple):
 
     fingerprint: str
     unused: dict[str, str]
+    compared: dict[str, str]
     distance: float
     cosine: float
     median_cosine: float
@@ -84,6 +89,8 @@ def _inspect(
 ) -> Inspection:
     digest = hashlib.sha256()
     unused_hashes: dict[str, str] = {}
+    compared: dict[str, str] = {}
+    to_compare = compared_keys(checkpoint)
     products: dict[str, tuple[Tensor, int]] = {}
     for key in sorted(checkpoint):
         tensor = checkpoint[key]
@@ -92,10 +99,12 @@ def _inspect(
         try:
             is_finite = is_unused or _is_finite(tensor)
             update_hash(key_digest, key, tensor)
+            if key in to_compare and not is_unused:
+                compared[key] = exact_hash(tensor)
             if init is not None and is_finite and not is_unused and is_parameter(key, tensor):
                 products[key] = _products(tensor, init[key]), tensor.ndim
         except (RuntimeError, TypeError, ValueError, MemoryError) as error:
-            # For example 8-bit floats, or a name that is not valid text.
+            # For example a name that is not valid text.
             raise CheckpointError(
                 f"{checkpoint.path}: {key!r}, {tensor.dtype}, cannot be read ({error}); save it "
                 "in single precision."
@@ -103,34 +112,43 @@ def _inspect(
         if is_unused:
             unused_hashes[key] = key_digest.hexdigest()
         if not is_finite:
-            count = int((~torch.isfinite(tensor)).sum())
+            count = _count_not_finite(tensor)
             plural = "s" if count > 1 else ""
             raise CheckpointError(
                 f"{checkpoint.path}: {key} holds {count} NaN or infinite weight{plural}; "
                 "the training run diverged, leave this ingredient out."
             )
-    return Inspection(digest.hexdigest(), unused_hashes, *_distance_and_cosines(products))
+    return Inspection(digest.hexdigest(), unused_hashes, compared, *_distance_and_cosines(products))
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN and no infinity.
+    """Whether there is no NaN and no infinity, in the real and the imaginary part.
 
     A sum keeps either, and is several times faster than a look at each element.
     """
-    if not tensor.is_floating_point():
+    if not can_hold_nan(tensor.dtype):
         return True
-    wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    if tensor.sum(dtype=wide).isfinite():
+    numbers = real_numbers(tensor)
+    if numbers.element_size() == 1:  # torch does not add 8-bit floats
+        return all(piece.float().isfinite().all() for piece in numbers.split(_ELEMENTS_PER_PIECE))
+    wide = numbers.dtype if numbers.dtype == torch.float64 else torch.float32
+    if numbers.sum(dtype=wide).isfinite():
         return True
-    return bool(tensor.isfinite().all())  # a sum of finite elements may overflow
+    return bool(numbers.isfinite().all())  # a sum of finite elements may overflow
+
+
+def _count_not_finite(tensor: Tensor) -> int:
+    """How many weights are NaN or infinite; a complex one counts once."""
+    wide = tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+    return int((~wide.isfinite()).sum())
 
 
 def _products(tensor: Tensor, start: Tensor) -> Tensor:
     """<a, a>, <a, b>, <b, b> and ||a - b||^2 of a tensor and the initialisation's, (4,) double."""
     total = torch.zeros(4, dtype=torch.float64)
     pieces = zip(
-        tensor.flatten().split(_ELEMENTS_PER_PIECE),
-        start.flatten().split(_ELEMENTS_PER_PIECE),
+        real_numbers(tensor).split(_ELEMENTS_PER_PIECE),
+        real_numbers(start).split(_ELEMENTS_PER_PIECE),
         strict=True,
     )
     for a, b in pieces:
@@ -253,22 +271,6 @@ def describe_unchanged(paths: Sequence[Path], inspections: Sequence[Inspection],
 # Architecture ------------------------------------------------------------------------------------
 
 
-def choose_reference(
-    checkpoints: list[Checkpoint], build: Callable[[], nn.Module] | None
-) -> tuple[Mapping[str, Tensor], str]:
-    """What all checkpoints must have the keys and shapes of, and its name for messages.
-
-    It is the model of `build`, or without one the checkpoint whose keys have the shortest prefix,
-    and among these the first.
-    """
-    if build is not None:
-        return build().state_dict(), "the model that build() returns"
-    shortest = max(
-        checkpoints, key=lambda checkpoint: len(best_prefixes(checkpoints[0], checkpoint)[0])
-    )
-    return shortest, str(shortest.path)
-
-
 def common_keys(checkpoints: Sequence[Checkpoint]) -> set[str]:
     """The keys that are in every checkpoint."""
     return set.intersection(*(set(checkpoint) for checkpoint in checkpoints))
@@ -340,7 +342,7 @@ def _differences(
                 lines.append(
                     f"{path}: {key} has shape {tuple(own.shape)}, not {tuple(wanted.shape)}"
                 )
-            elif own.is_floating_point() != wanted.is_floating_point():
+            elif kind_of(own.dtype) != kind_of(wanted.dtype):
                 lines.append(f"{path}: {key} is {own.dtype}, not {wanted.dtype}")
     return lines, reshaped
 

@@ -15,15 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from radin.checkpoints.contents import is_extra_state
+
 _WARNINGS_LOCK = threading.Lock()  # warnings are silenced for all threads or for none
 
 
 def zero_copy_model(
-    build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]
+    build: Callable[[], nn.Module],
+    tensors: Mapping[str, Tensor],
+    extra_state: Mapping[str, Any],
 ) -> nn.Module | None:
     """What `build` returns, with `tensors` themselves as parameters and buffers; no gradients.
 
     A tensor of another dtype than the model's is converted, which copies it.
+
+    Args:
+        extra_state: for the modules that have one; others' is left out.
 
     Returns:
         The model, or None where the network cannot be built on torch's meta device, or would hold
@@ -40,7 +47,8 @@ def zero_copy_model(
     converted = {
         key: tensor.to(own[key].dtype) if key in own else tensor for key, tensor in tensors.items()
     }
-    model.load_state_dict(converted, assign=True)
+    own_extra = {key: extra_state.get(key, own[key]) for key in own if is_extra_state(key)}
+    model.load_state_dict(converted | own_extra, assign=True)
     return None if _has_meta_tensor(model) else model
 
 

@@ -7,16 +7,17 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from radin.checkpoints.checkpoint import open_checkpoint
-from radin.checkpoints.formats import INDEX_SUFFIXES, is_parameter
+from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from radin.checkpoints.contents import is_extra_state
+from radin.checkpoints.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, is_parameter
 from radin.checkpoints.inspection import (
     check_architecture,
     check_unused,
-    choose_reference,
     common_keys,
     describe_duplicates,
     describe_files,
@@ -24,7 +25,9 @@ from radin.checkpoints.inspection import (
     describe_unrelated,
     inspect_all,
 )
+from radin.checkpoints.not_averaged import check_extra_state, check_not_averaged
 from radin.checkpoints.paths import describe_soups, find_checkpoints, locate
+from radin.checkpoints.reference import fit_all
 from radin.checkpoints.zero_copy import zero_copy_model
 from radin.errors import ParameterError, check_integer
 
@@ -101,8 +104,9 @@ class Zoo:
 
         Each file is read once, to look for NaN or infinite weights, to hash its content and to
         compare it with the initialisation; after that tensors are mapped from disk only when they
-        are used. A prefix of the keys, such as "module.", is removed where the model (or another
-        file) has the keys without it.
+        are used. A prefix of the keys, such as "module.", and the names of wrappers inside them are
+        removed where the model (or another file) has the keys without them. What the
+        `load_state_dict` of the model completes or renames is completed and renamed.
 
         Ingredients that hold the same weights, are soups of others of them, or have next to nothing
         in common with `init`, give a warning; it is in `notes` too.
@@ -126,8 +130,9 @@ class Zoo:
 
         Raises:
             CheckpointError: a file is missing, truncated, pickled code or not a state dict; holds
-                NaN or infinite weights, or no EMA where one is asked for; or keys, shapes or dtypes
-                differ (all differences are listed, sorted).
+                NaN or infinite weights, or no EMA where one is asked for; keys, shapes or dtypes
+                differ (all differences are listed, sorted); or what has no average differs: whole
+                numbers that are no counters, or several factors of one product.
             ParameterError: `build` is a model, `unused` is another word or "skip" without `build`,
                 or `ema` is neither True nor False.
         """
@@ -139,16 +144,23 @@ class Zoo:
         opened = [open_checkpoint(path, ema=ema) for path in files]
         if init is not None:
             opened.append(open_checkpoint(init))
-        reference, reference_name = choose_reference(opened, build)
-        opened = [checkpoint.fit(reference) for checkpoint in opened]
+        fitted = fit_all(opened, build)
+        opened = fitted.checkpoints
         unused_keys = (
-            common_keys(opened[: len(files)]) - set(reference) if unused == "skip" else set()
+            common_keys(opened[: len(files)]) - set(fitted.reference) if unused == "skip" else set()
         )
         used = [checkpoint.without(unused_keys) for checkpoint in opened]
-        check_architecture(used, reference, reference_name, unused="" if build is None else unused)
+        check_architecture(
+            used,
+            fitted.reference,
+            fitted.reference_name,
+            unused="" if build is None else unused,
+        )
+        extra_state_note = check_extra_state(used, fitted.extra_keys)
         start = used[-1] if init is not None else None
         inspections = inspect_all(opened, unused=unused_keys, init=start, progress=progress)
         check_unused(opened, inspections, unused_keys)
+        copied_note = check_not_averaged(used, [each.compared for each in inspections])
         inspections = inspections[: len(files)]
         fingerprints = [each.fingerprint for each in inspections]
         problems = [
@@ -158,6 +170,7 @@ class Zoo:
         if start is not None:
             problems.append(describe_unrelated(files, inspections, start.path))
         notes += describe_files(used, files, unused_keys)
+        notes += filter(None, [extra_state_note, copied_note])
         for problem in filter(None, problems):
             warnings.warn(problem, stacklevel=2)
             notes.append(problem)
@@ -215,8 +228,21 @@ class Zoo:
         return list(self._checkpoints[0])
 
     def parameter_keys(self) -> list[str]:
-        """Those of `keys` that training changes: no integers, no running statistics."""
+        """Those of `keys` that training changes: no whole numbers, no running statistics."""
         return [key for key, tensor in self._checkpoints[0].items() if is_parameter(key, tensor)]
+
+    def tied_keys(self) -> dict[str, str]:
+        """Names that every file gives in its header to tensors it holds once, and their keys."""
+        aliases = [
+            set(each.aliases.items()) if isinstance(each, Checkpoint) else set()
+            for each in self._checkpoints
+        ]
+        return dict(sorted(set.intersection(*aliases)))
+
+    def extra_state(self) -> dict[str, Any]:
+        """The extra state of the modules, by key, which all files with a model have in common."""
+        first = self._checkpoints[0]
+        return first.extra_state if isinstance(first, Checkpoint) else {}
 
     def model(self, state: int | Mapping[str, Tensor], *, copy: bool = True) -> nn.Module:
         """A model in evaluation mode that holds ingredient `state` or any state dict of this zoo.
@@ -239,10 +265,13 @@ class Zoo:
                 "returns one empty model."
             )
         tensors = dict(state if isinstance(state, Mapping) else self[state])
-        if not copy and (model := zero_copy_model(self.build, tensors)) is not None:
+        extra = self.extra_state()
+        if not copy and (model := zero_copy_model(self.build, tensors, extra)) is not None:
             return model.eval()
         model = self.build()
-        model.load_state_dict(tensors)
+        own_extra = {key: value for key, value in model.state_dict().items() if is_extra_state(key)}
+        stored_extra = {key: value for key, value in extra.items() if key in own_extra}
+        model.load_state_dict(tensors | own_extra | stored_extra)
         return model.requires_grad_(copy).eval()
 
 
@@ -267,7 +296,12 @@ def _names(paths: list[Path]) -> list[str]:
     stems = []
     for path in paths:
         index_suffix = next((end for end in INDEX_SUFFIXES if path.name.endswith(end)), None)
-        stems.append(path.name.removesuffix(index_suffix or path.suffix))
+        ending = index_suffix or max(
+            (end for end in CHECKPOINT_SUFFIXES if path.name.endswith(end)),
+            key=len,
+            default=path.suffix,
+        )
+        stems.append(path.name.removesuffix(ending))
     longer = [f"{path.parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
     if len(set(longer)) < len(paths):  # only the ending, or more, differs
         return [str(path) for path in paths]

@@ -136,7 +136,7 @@ class _DeviceModels:
         return self.resident[k] if k < len(self.resident) else self._load(k)
 
     def _load(self, k: int) -> nn.Module:
-        return self.make_models[k]().to(self.device, self.dtype)
+        return move_model(self.make_models[k](), self.device, self.dtype)
 
     def _has_room(self) -> bool:
         if not self.resident:
@@ -229,11 +229,20 @@ def _check_logits(logits: Any, model: nn.Module, images: Tensor) -> None:
 
 
 def images_for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
-    """The images on the device, in the model's dtype if they are floating point."""
-    parameter = next(model.parameters(), None)
+    """The images on the device, in the dtype of the model's real parameters if they are real."""
+    real = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    parameter = next(real, None)
     if parameter is None or not images.is_floating_point():
         return images.to(device)
     return images.to(device, parameter.dtype)
+
+
+def move_model(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """The model on a device, in a real precision if one is given.
+
+    Complex parameters stay as they are. torch's own `.to` drops their imaginary part.
+    """
+    return model._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None))
 
 
 def matches_stored(logits: Tensor, stored: Tensor) -> bool:

@@ -27,6 +27,7 @@ from radin.inference.forward import (
     forward_all,
     half_dtype,
     matches_stored,
+    move_model,
 )
 from radin.inference.parallel import num_joblib_workers, run_tasks, task_device
 from radin.inference.partial_logits import PartialLogits
@@ -162,7 +163,7 @@ class _Job:
         the difference more surely than a look at the code.
         """
         device = pick_device(self.device)
-        model = model.to(device, half_dtype(device) if self.half else None)
+        model = move_model(model, device, half_dtype(device) if self.half else None)
         num_images = min(NUM_PROBE_IMAGES, len(stored))
         images, _ = next(batches(self.split, num_images, workers=1))
         with torch.inference_mode():

@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
+from radin.checkpoints.dtypes import is_averaged, to_precision
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
 from radin.data.splits import projection_of
 from radin.errors import DataError, ParameterError, check_integer, check_seed
 from radin.inference.devices import pick_device
 from radin.inference.evaluate import LiveEvaluator
-from radin.inference.forward import batch_logits
+from radin.inference.forward import batch_logits, move_model
 from radin.ranking.bank import LogitBank, check_labels
 from radin.recipes.ledger import Evaluate, Ledger
 from radin.recipes.selection import Recipe, RecipeOptions, uniform
@@ -191,11 +192,12 @@ class Mixture:
     """
 
     def __init__(self, zoo: Zoo, device: torch.device) -> None:
-        double = any(zoo[0][key].dtype == torch.float64 for key in zoo.keys())
+        wide = (torch.float64, torch.complex128)
+        double = any(zoo[0][key].dtype in wide for key in zoo.keys())
         dtype = torch.float64 if double else torch.float32
         self.device = device
         # Evaluation mode, as the soup will be used: no dropout, batch norm by averaged statistics.
-        self.model = zoo.model(0).to(device, dtype).requires_grad_(False)
+        self.model = move_model(zoo.model(0), device, dtype).requires_grad_(False)
         distinct = {parameter: row for row, parameter in enumerate(self.model.parameters())}
         self.rows = {
             name: distinct[p] for name, p in self.model.named_parameters(remove_duplicate=False)
@@ -203,8 +205,8 @@ class Mixture:
         self.num_rows = len(distinct)
         self.stacked: dict[str, Tensor] = {}
         for key in zoo.keys():
-            tensors = torch.stack([zoo[k][key].to(device) for k in range(len(zoo))])
-            self.stacked[key] = tensors.to(dtype) if tensors.is_floating_point() else tensors
+            tensors = [to_precision(zoo[k][key].to(device), dtype) for k in range(len(zoo))]
+            self.stacked[key] = torch.stack(tensors)
 
     def state(self, weights: Tensor) -> dict[str, Tensor]:
         """The soup of mixing weights (N,), or (T, N) with a row for each parameter tensor.
@@ -219,9 +221,10 @@ class Mixture:
         mixed = {}
         for key, tensors in self.stacked.items():
             p = rows[self.rows[key]] if key in self.rows else mean_row
-            floating = tensors.is_floating_point()
             mixed[key] = (
-                torch.tensordot(p.to(tensors.dtype), tensors, 1) if floating else tensors[heaviest]
+                torch.tensordot(p.to(tensors.dtype), tensors, 1)
+                if is_averaged(tensors.dtype)
+                else tensors[heaviest]
             )
         return mixed
 

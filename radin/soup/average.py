@@ -17,10 +17,12 @@ from radin.soup.shards import TensorSpecs
 def average(zoo: Zoo, weights: Tensor | Sequence[float]) -> dict[str, Tensor]:
     """The soup: a state dict of sum_k p_k theta_k.
 
-    Sums run in double precision and are rounded once, to the ingredients' own dtype (the widest
-    one if they differ), so the order of the ingredients does not matter. Integer and boolean
-    buffers (counters, position ids) are copied from the heaviest ingredient, the first of equals:
-    their average has no meaning. Ingredients of weight 0 are not read.
+    Sums run in double precision and are rounded once, to the ingredients' own dtype (the narrowest
+    one that holds all of theirs if they differ), so the order of the ingredients does not matter.
+    Complex tensors are averaged, too. Whole numbers and booleans (counters, position ids) are
+    copied from the heaviest ingredient, the first of equals: their average has no meaning, and
+    `Zoo.open` has refused those that are no counters and differ. Ingredients of weight 0 are not
+    read.
 
     Args:
         zoo: N ingredients.

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from radin.checkpoints.dtypes import is_averaged, real_numbers, widest
 from radin.soup.file_regions import FileRegion, FileRegions
 
 # torch adds up to this many elements in the calling thread. For more it starts its own threads,
@@ -95,11 +96,11 @@ def gather(
 
 
 def result_dtype(sources: Mapping[int, Source], row: Shares) -> torch.dtype:
-    """The dtype of an average: the widest of its sources', or the heaviest one's for integers."""
+    """The widest dtype of the sources of an average, or the heaviest one's where it is copied."""
     dtype = sources[heaviest(row)].tensor.dtype
-    if not dtype.is_floating_point:
+    if not is_averaged(dtype):
         return dtype
-    return reduce(torch.promote_types, (sources[k].tensor.dtype for k, _ in row))
+    return widest(sources[k].tensor.dtype for k, _ in row)
 
 
 def heaviest(row: Shares) -> int:
@@ -246,7 +247,7 @@ def _aligned(num_bytes: int) -> int:
 def _averages(
     blocks: dict[int, Tensor], rows: Sequence[Shares], dtypes: Sequence[torch.dtype]
 ) -> list[Tensor]:
-    if not dtypes[0].is_floating_point:
+    if not is_averaged(dtypes[0]):
         return [blocks[heaviest(row)].reshape(-1) for row in rows]
     tensors = list(blocks.values())
     if _suits_compiled_kernel(tensors):
@@ -272,9 +273,13 @@ def _suits_compiled_kernel(tensors: Sequence[Tensor]) -> bool:
 def weighted_sum(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
     """sum_k p_k theta_k of a few tensors, flat.
 
-    Every product and every sum is rounded to double precision, one after the other. So neither the
-    length of a block nor the compiled loop of `radin.soup.cpu_kernel` changes a bit.
+    The parts of complex numbers are summed as real numbers. Every product and every sum is rounded
+    to double precision, one after the other. So neither the length of a block nor the compiled loop
+    of `radin.soup.cpu_kernel` changes a bit.
     """
+    if dtype.is_complex:
+        parts = [(real_numbers(tensor), p) for tensor, p in terms]
+        return torch.view_as_complex(weighted_sum(parts, dtype.to_real()).view(-1, 2))
     count = terms[0][0].numel()
     if count > BLOCK_ELEMENTS and _are_contiguous(tensor for tensor, _ in terms):
         flat = [(tensor.view(-1), p) for tensor, p in terms]

@@ -80,7 +80,9 @@ def save_soup(
     max_bytes = None
     if max_shard_size is not None:
         max_bytes = parse_size("max_shard_size", max_shard_size)
-    return _save(states, used, zoo.keys(), [target], headers=[header], max_bytes=max_bytes)[0]
+    return _save(states, used, _stored_keys(zoo), [target], headers=[header], max_bytes=max_bytes)[
+        0
+    ]
 
 
 def save_soups(
@@ -116,7 +118,7 @@ def save_soups(
         )
     headers = [_header(zoo, row, entry) for row, entry in zip(p, entries, strict=True)]
     states = [zoo[k] for k in range(len(zoo))]
-    return _save(states, p, zoo.keys(), targets, headers=headers, max_bytes=None)
+    return _save(states, p, _stored_keys(zoo), targets, headers=headers, max_bytes=None)
 
 
 def _check_paths(paths: list[Path], num_soups: int) -> None:
@@ -152,7 +154,15 @@ def _header(zoo: Zoo, p: Tensor, provenance: Mapping[str, object] | None) -> dic
     content = json.dumps(
         {**(provenance or {}), "ingredients": ingredients}, sort_keys=True, default=str
     )
-    return {"format": "pt", SOUP_ENTRY: content}  # Hugging Face's readers refuse files without "pt"
+    # Hugging Face's readers refuse files without "pt". Tied weights are saved once, and named as
+    # safetensors.torch.save_model does.
+    return {"format": "pt", SOUP_ENTRY: content, **zoo.tied_keys()}
+
+
+def _stored_keys(zoo: Zoo) -> list[str]:
+    """The keys of a soup's file: all but those that stand for another in the ingredients' files."""
+    tied = zoo.tied_keys()
+    return [key for key in zoo.keys() if key not in tied]
 
 
 def _save(

@@ -27,6 +27,9 @@ _DTYPE_NAMES = {
     torch.int8: "I8",
     torch.float8_e5m2: "F8_E5M2",
     torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.int16: "I16",
     torch.uint16: "U16",
     torch.float16: "F16",
@@ -154,7 +157,8 @@ def file_layout(path: Path, specs: TensorSpecs, metadata: Mapping[str, str]) -> 
     for key, (dtype, _) in specs.items():
         if dtype not in _DTYPE_NAMES:
             raise ParameterError(
-                f"{key}: {dtype} has no name in safetensors; convert that tensor first."
+                f"{key}: {dtype} has no name in safetensors; convert that tensor of the "
+                "ingredients first."
             )
     order = {dtype: -i for i, dtype in enumerate(_DTYPE_NAMES)}
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

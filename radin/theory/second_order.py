@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from radin.checkpoints.dtypes import is_averaged, to_precision
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
 from radin.errors import BankError, ParameterError, check_integer
@@ -279,9 +280,9 @@ def _decode(
 
 
 def single_precision(state: StateDict, device: torch.device) -> dict[str, Tensor]:
-    """The floating-point tensors of a state dict, in single precision on a device."""
+    """The real and complex tensors of a state dict, in single precision on a device."""
     return {
-        key: tensor.to(device).float()
+        key: to_precision(tensor.to(device), torch.float32)
         for key, tensor in state.items()
-        if tensor.is_floating_point()
+        if is_averaged(tensor.dtype)
     }

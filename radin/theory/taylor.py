@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import jvp
 
+from radin.checkpoints.dtypes import is_averaged
 from radin.errors import ParameterError
 from radin.inference.forward import functional_logits
 from radin.ranking.candidates import check_weights
@@ -24,12 +25,12 @@ BATCH_SIZE = 64  # images; a pass with two tangents needs four times the memory 
 
 
 def directions(start: StateDict, ingredients: Sequence[StateDict]) -> list[dict[str, Tensor]]:
-    """Each ingredient's delta_i = theta_i - theta_0, for each floating-point tensor."""
+    """Each ingredient's delta_i = theta_i - theta_0, for each real or complex tensor."""
     return [
         {
             key: ingredient[key] - tensor
             for key, tensor in start.items()
-            if tensor.is_floating_point()
+            if is_averaged(tensor.dtype)
         }
         for ingredient in ingredients
     ]

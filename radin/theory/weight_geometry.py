@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from radin.checkpoints.dtypes import real_numbers
 from radin.checkpoints.zoo import Zoo
 from radin.ranking.candidates import check_weights
 
@@ -18,8 +19,8 @@ _MAX_ELEMENTS_OF_ALL = 2**25  # 256 MiB in double precision
 def weight_products(zoo: Zoo, *, progress: bool = True) -> dict[str, Tensor]:
     """Inner products <theta_k, theta_l> of the ingredients, for each tensor of the state dict.
 
-    Each checkpoint is read once. Integer tensors and the running statistics of batch norm are left
-    out: they are not parameters.
+    Each checkpoint is read once. Whole numbers and the running statistics of batch norm are left
+    out: they are not parameters. Of complex numbers both parts count.
 
     Returns:
         (N, N) double for each key. With an initialisation (N + 1, N + 1): it is the last row and
@@ -51,7 +52,7 @@ def state_products(
     products: dict[str, Tensor] = {}
     for key in tqdm(keys, desc="comparing files", delay=3, leave=False, disable=not progress):
         products[key] = torch.zeros(len(states), len(states), dtype=torch.float64)
-        flat = [state[key].flatten()[:max_elements] for state in states]
+        flat = [real_numbers(state[key])[:max_elements] for state in states]
         for blocks in zip(*(tensor.split(block) for tensor in flat), strict=True):
             rows = torch.stack([each.double() for each in blocks])  # (states, elements)
             products[key] += rows @ rows.T

@@ -4,8 +4,8 @@ and noted.
 
 from __future__ import annotations
 
-import argparse
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from helpers import build, save, save_states, state
 from radin import Zoo, average
-from radin.checkpoints.checkpoint import best_prefixes, ema_family, open_checkpoint
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.checkpoints.names import best_prefixes, ema_family
 from radin.errors import CheckpointError, ParameterError
 
 PREFIXES = (
@@ -104,7 +105,7 @@ def test_a_dict_that_holds_itself_ends(tmp_path):
     assert same(open_checkpoint(save(loop, tmp_path / "b.pt")), state(0))
 
 
-@pytest.mark.parametrize("content", [nn.Linear(2, 2), argparse.Namespace(lr=1)])
+@pytest.mark.parametrize("content", [nn.Linear(2, 2), partial(print)])
 def test_objects_beside_a_nested_state_dict_are_refused_by_name(tmp_path, content):
     message = refusal(save({"state_dict": state(0), "args": content}, tmp_path / "a.pt"))
     assert "refused" in message

@@ -185,7 +185,7 @@ def test_networks_that_need_computed_tensors_are_copied(tmp_path, make):
     assert torch.equal(model(IMAGES), zoo.model(1)(IMAGES))
     assert not shares_memory(zoo, 1, model)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert zero_copy_model(make, zoo[1]) is None
+    assert zero_copy_model(make, zoo[1], {}) is None
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from radin.checkpoints.dtypes import to_precision
 from radin.data.splits import ArraySplit
 from radin.errors import DataError, ParameterError, check_integer
 from radin.experiments.zoos.augment import augment, mixup
@@ -263,14 +264,11 @@ def save_checkpoint(
     """Write a state dict as safetensors, atomically, its hyper-parameters as JSON in the header.
 
     Args:
-        dtype: of the floating-point tensors. Their own when not given.
+        dtype: of the real tensors; complex ones take the precision. Their own when not given.
     """
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     if dtype is not None:
-        state = {
-            key: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for key, tensor in state.items()
-        }
+        state = {key: to_precision(tensor, dtype) for key, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"hyperparameters": json.dumps(hyperparameters)})
 
