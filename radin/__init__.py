@@ -14,6 +14,7 @@ from radin.inference.evaluate import evaluator, soup_logits
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import dirichlet, exhaustive, monte_carlo
+from radin.ranking.metrics import Metric
 from radin.ranking.rank import Ranking, fast_estimate, rank
 from radin.ranking.search import greedy_path
 from radin.recipes.ask_tell import AskTell
@@ -32,6 +33,7 @@ __all__ = [
     "AskTell",
     "Families",
     "LogitBank",
+    "Metric",
     "RadinError",
     "Ranking",
     "Soup",

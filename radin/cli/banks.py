@@ -18,13 +18,14 @@ from radin.files import atomic_path
 from radin.ranking.bank import LogitBank
 from radin.ranking.bank_files import find_files
 from radin.ranking.export import RECIPE_SUFFIXES, TABLE_SUFFIXES, save_mergekit, save_ranking
+from radin.ranking.named_metrics import find_metric
 from radin.ranking.rank import Ranking
 from radin.recipes.ask_tell import AskTell
 from radin.recipes.trial_file import TrialFile, open_number
 
 DEFAULT_BUDGET = 4
 SOUP_SUFFIXES = (".json", *RECIPE_SUFFIXES)  # in which one soup is written
-ASK_OPTIONS = ("budget", "recipe", "prior", "seed")
+ASK_OPTIONS = ("budget", "recipe", "metric", "prior", "seed")
 
 Source = Mapping[str, Any]  # where the bank of a ledger is
 
@@ -136,7 +137,8 @@ def ask_command(options: argparse.Namespace) -> None:
         print_notes(f"note: trial {number} was asked for before and has no value yet.")
     print(f"trial {number} of at most {arguments['budget']}: evaluate this soup\n")
     _print_weights(bank, weights)
-    print(f"\nfast estimate, by its ensemble: {trials[-1]['estimate']:.2f}")
+    estimate = find_metric(arguments.get("metric", "accuracy")).text(trials[-1]["estimate"])
+    print(f"\nfast estimate, by its ensemble: {estimate}")
     _export_soup(options, bank, weights, number)
     print(f"then: radin tell {options.ledger} VALUE --trial {number}")
 
@@ -168,6 +170,7 @@ def _arguments(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
                 raise ParameterError(
                     f"{ledger.path}: begun in Python with candidates of its own; go on there."
                 )
+            find_metric(content["options"].get("metric") or "accuracy")  # no function of Python
             stored = {k: v for k, v in content["options"].items() if v is not None}
             return stored | arguments, source or _stored_source(content, ledger.path)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from radin.data.download.catalog import fetch
 from radin.data.splits import Split
 from radin.errors import CheckpointError, ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.intervals import paired_interval, standard_error
+from radin.experiments.intervals import paired_metric_interval, standard_error
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
 from radin.experiments.model_soups.results import MODEL_SOUPS, RESULT_FILES, load_results
 from radin.files import data_root
@@ -41,7 +42,10 @@ from radin.inference.evaluate import evaluator, soup_logits
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.export import RECIPE_SUFFIXES, TABLE_SUFFIXES
-from radin.ranking.rank import rank
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY, find_metric
+from radin.ranking.rank import check_prior, rank, single_values
+from radin.ranking.resampling import NUM_RESAMPLES
 from radin.recipes.craft import Soup, craft
 from radin.recipes.selection import RANKED, RECIPES, default_candidates
 from radin.recipes.trust import trust
@@ -50,6 +54,8 @@ from radin.soup.save import save_soup
 
 State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured again
 
+MAX_QUICK_LOGITS = 2**24  # of one soup; for more, fewer samples of the images are drawn
+FEW_RESAMPLES = 200
 NAME_COLUMNS = 24  # of an ingredient's name, its end, in a table
 
 
@@ -57,14 +63,21 @@ def craft_command(options: argparse.Namespace) -> None:
     """Entry fee, stages 1 and 2, the soup's file, and the report."""
     check_numbers(options)
     check_output(options)
+    metric = _find_metric(options)
     split = open_part(options, options.part)
+    _check_classes(metric, split)
     test = open_other_part(options, options.test_part, split)
     train = open_other_part(options, options.refresh_part, split)
     zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
     if train is None:
         _warn_of_batch_norm(zoo)
     evaluate = evaluator(
-        zoo, split, refresh=train, progress=show_progress(), **_network_options(options)
+        zoo,
+        split,
+        refresh=train,
+        progress=show_progress(),
+        metric=metric,
+        **_network_options(options),
     )
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
     soup = craft(
@@ -81,9 +94,9 @@ def craft_command(options: argparse.Namespace) -> None:
     try:
         winner = soup.weights if state is None else state
         rivals = _rivals(options, zoo, bank, soup, train)
-        _compare(options, zoo, winner, rivals, split, chose_the_winner=True)
+        _compare(options, zoo, winner, rivals, split, metric=metric, chose_the_winner=True)
         if test is not None:
-            _compare(options, zoo, winner, rivals, test)
+            _compare(options, zoo, winner, rivals, test, metric=metric)
     finally:  # an unreadable test image must not cost the rest of the report
         if soup.recipe in RANKED:
             _print_trust(bank, zoo, soup, refreshed=train is not None)
@@ -95,29 +108,31 @@ def rank_command(options: argparse.Namespace) -> None:
     """Entry fee and stage 1."""
     check_numbers(options)
     check_exports(options, (*TABLE_SUFFIXES, *RECIPE_SUFFIXES))
-    bank, models, images = _bank_to_rank(options)
+    metric = _find_metric(options)
+    bank, models, images = _bank_to_rank(options, metric)
     candidates = default_candidates(bank.num_models, seed=options.seed)
-    ranking = rank(bank, candidates, options.prior, top=options.top)
+    ranking = rank(bank, candidates, options.prior, top=options.top, metric=metric)
     print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {images}\n")
     rows = [
         [
             str(number),
-            f"{ranking.estimates[k]:.2f}",
-            f"{ranking.scores[k]:.2f}",
+            metric.text(ranking.estimates[k].item()),
+            metric.text(ranking.scores[k].item()),
             describe_ingredients(bank, candidates[k]),
         ]
         for number, k in enumerate(ranking.order.tolist(), start=1)
     ]
     print_table(["rank", "estimate", "score", "ingredients"], rows)
-    best = int(bank.accuracies().argmax())
+    best, value = _best_single(bank, metric)
+    named = "" if metric == ACCURACY else f"{metric} "
     print(
-        f"\nbest single: {bank.names[best]}, {bank.accuracies()[best]:.2f}%. "
+        f"\nbest single: {bank.names[best]}, {named}{metric.text_with_unit(value)}. "
         "Estimates are ensembles, not soups."
     )
     export_ranking(options, bank, candidates, ranking, models=models)
 
 
-def _bank_to_rank(options: argparse.Namespace) -> tuple[LogitBank, list[str], str]:
+def _bank_to_rank(options: argparse.Namespace, metric: Metric) -> tuple[LogitBank, list[str], str]:
     """The bank, what its models are called in a recipe of mergekit, and its images in words."""
     if options.bank is not None:
         if options.checkpoints:
@@ -129,6 +144,7 @@ def _bank_to_rank(options: argparse.Namespace) -> tuple[LogitBank, list[str], st
             "the following arguments are required: CHECKPOINT, --model, --data; or --bank"
         )
     split = open_part(options, options.part)
+    _check_classes(metric, split)
     zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
     return bank, [str(path) for path in zoo.paths], describe_split(options, split)
@@ -145,58 +161,72 @@ def average_command(options: argparse.Namespace) -> None:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    """The accuracy of one file on one part, or a table of several."""
+    """The accuracy, or another metric, of one file on one part, or a table of several."""
     check_numbers(options)
+    metric = find_metric(options.metric)
     splits = open_parts(options, options.part.split(","))
+    for split in splits:
+        _check_classes(metric, split)
     zoo = open_zoo(options, options.soup, splits[0], unused="error")
     if len(zoo) > 1:
         raise CheckpointError(
             f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup."
         )
-    accuracies = [
-        evaluator(zoo, split, progress=show_progress(), **_network_options(options))([1.0])
+    values = [
+        evaluator(zoo, split, progress=show_progress(), metric=metric, **_network_options(options))(
+            [1.0]
+        )
         for split in splits
     ]
     if len(splits) == 1:
         print(
-            f"{zoo.names[0]}: accuracy {accuracies[0]:.2f}% on {describe_split(options, splits[0])}"
+            f"{zoo.names[0]}: {metric} {metric.text_with_unit(values[0])} on "
+            f"{describe_split(options, splits[0])}"
         )
         return
     print(f"{zoo.names[0]} on {options.data}\n")
-    rows = [
-        [
-            split.part,
-            f"{accuracy:.2f}",
-            f"{standard_error(accuracy, len(split)):.2f}",
-            str(len(split)),
+    if metric == ACCURACY:
+        errors = [
+            [f"{standard_error(value, len(split)):.2f}"]
+            for split, value in zip(splits, values, strict=True)
         ]
-        for split, accuracy in zip(splits, accuracies, strict=True)
+        header = ["standard error"]
+    else:  # it would need the metric of many samples of the images
+        errors = [[] for _ in splits]
+        header = []
+    rows = [
+        [split.part, metric.text(value), *error, str(len(split))]
+        for split, value, error in zip(splits, values, errors, strict=True)
     ]
-    print_table(["part", "accuracy", "standard error", "images"], rows)
+    print_table(["part", str(metric), *header, "images"], rows)
 
 
 def bench_command(options: argparse.Namespace) -> None:
     """Every recipe on a shipped soup bench."""
     bench = SoupBench.load(options.name)
     budget = check_integer("budget", options.budget, minimum=1)
-    oracle, best = bench.oracle
-    rows = [["oracle", "", str(int((oracle > 0).sum())), "", f"{best:.2f}", "0.00"]]
+    metric = find_metric(options.metric)
+    values = bench.soups("test", metric)
+    oracle = int(metric.comparable(values).argmax())
+    best = values[oracle].item()
+    size = str(int(bench.sizes[oracle]))
+    rows = [["oracle", "", size, "", metric.text(best), metric.text(0.0)]]
     recipes = [
         ("radin", 0.0),
-        ("radin", 1.0),
+        *([("radin", 1.0)] if metric.is_percentage else []),
         *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble")),
     ]
     for name, prior in recipes:
-        soup = craft(
-            bench.val, bench.evaluator("val"), budget, name, prior=prior, seed=options.seed
-        )
-        regret = bench.regret(soup.weights)
+        evaluate = bench.evaluator("val", metric=metric)
+        soup = craft(bench.val, evaluate, budget, name, prior=prior, seed=options.seed)
+        value = values[bench.row(soup.weights)].item()
         label = f"{name}, prior {prior:g}" if name == "radin" else name
-        numbers = [f"{soup.accuracy:.2f}", f"{best - regret:.2f}", f"{regret:.2f}"]
+        numbers = [metric.text(number) for number in (soup.value, value, metric.gain(best, value))]
         rows.append([label, str(soup.evaluations), str(len(soup.members)), *numbers])
+    named = "" if metric == ACCURACY else f", {metric}"
     print(
         f"{options.name}: {bench.num_models} ingredients, budget {budget}, "
-        f"{bench.test.num_images} test images\n"
+        f"{bench.test.num_images} test images{named}\n"
     )
     print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
 
@@ -236,6 +266,26 @@ def _sizes(folder: Path) -> dict[Path, int]:
 # What the commands share ------------------------------------------------------------------------
 
 
+def _find_metric(options: argparse.Namespace) -> Metric:
+    """The metric of --metric, which fits --prior."""
+    metric = find_metric(options.metric)
+    check_prior(options.prior, metric)
+    return metric
+
+
+def _check_classes(metric: Metric, split: Split) -> None:
+    """Refuse a metric that cannot use the split's labels now, not after the entry fee."""
+    num_outputs = split.num_logits if split.projection is None else split.projection.num_classes
+    metric.check_labels(split.labels, num_outputs=num_outputs)
+
+
+def _best_single(bank: LogitBank, metric: Metric) -> tuple[int, float]:
+    """The index of the best ingredient, and its value."""
+    values = single_values(bank, metric)
+    best = int(metric.comparable(values).argmax())
+    return best, values[best].item()
+
+
 def _network_options(options: argparse.Namespace) -> dict[str, Any]:
     """How networks run, for `predict`, `evaluator` and `soup_logits`."""
     return {
@@ -253,7 +303,8 @@ def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
     results = {
         "normalise": colours_name(options),
         "evaluations": soup.evaluations,
-        "accuracy": soup.accuracy,
+        "metric": soup.metric.name,
+        soup.metric.name: soup.value,
     }
     return {name: getattr(options, name) for name in names} | results
 
@@ -308,7 +359,7 @@ def _rivals(
     Args:
         train: images on which the uniform soup's batch norm is measured, or None.
     """
-    best = int(bank.accuracies().argmax())
+    best, _ = _best_single(bank, soup.metric)
     single = torch.eye(len(zoo))[best]
     uniform = torch.full((len(zoo),), 1 / len(zoo))
     weights_of = {
@@ -333,36 +384,38 @@ def _compare(
     rivals: Mapping[str, SoupLike | None],
     split: Split,
     *,
+    metric: Metric,
     chose_the_winner: bool = False,
 ) -> None:
     """Print the winner against each rival, image by image; this is outside the budget.
 
     Args:
         rivals: by name; None for one that is the winner itself.
+        metric: that the winner was chosen by.
         chose_the_winner: whether these are the images that chose it.
     """
     winner_name = "winner"
     for name, rival in rivals.items():
         winner_name = f"winner, the {name}" if rival is None else winner_name
-    winner_correct = _correct(options, zoo, winner, split)
-    rows = [[winner_name, _percent(winner_correct), "", ""]]
+    outputs, labels = soup_logits(zoo, winner, split, **_network_options(options))
+    rows = [[winner_name, metric.text(metric(outputs, labels)), "", ""]]
+    resamples = NUM_RESAMPLES if outputs.numel() <= MAX_QUICK_LOGITS else FEW_RESAMPLES
     for name, rival in rivals.items():
         if rival is None:
             continue
-        correct = _correct(options, zoo, rival, split)
-        difference, low, high = paired_interval(winner_correct, correct)
-        interval = f"{low:+.2f} to {high:+.2f}"
-        rows.append([name, _percent(correct), f"{difference:+.2f}", interval])
+        others, _ = soup_logits(zoo, rival, split, **_network_options(options))
+        difference, low, high = (
+            _signed(metric, number)
+            for number in paired_metric_interval(
+                metric, outputs, others, labels, resamples=resamples
+            )
+        )
+        rows.append([name, metric.text(metric(others, labels)), difference, f"{low} to {high}"])
     flattered = ", which chose the winner and flatter it" if chose_the_winner else ""
     print(f"\non {describe_split(options, split)}{flattered}:")
-    print_table(["", "accuracy", "winner less it", "95%, paired"], rows)
+    print_table(["", str(metric), "winner less it", "95%, paired"], rows)
 
 
-def _correct(options: argparse.Namespace, zoo: Zoo, soup: SoupLike, split: Split) -> Tensor:
-    """Whether the soup's answer on each image is correct, (n,)."""
-    logits, labels = soup_logits(zoo, soup, split, **_network_options(options))
-    return logits.argmax(-1) == labels
-
-
-def _percent(correct: Tensor) -> str:
-    return f"{100 * correct.double().mean():.2f}"
+def _signed(metric: Metric, difference: float) -> str:
+    sign = "+" if math.copysign(1, difference) > 0 else ""
+    return f"{sign}{metric.text(difference)}"

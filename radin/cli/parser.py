@@ -85,7 +85,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "value": {
         "type": float,
         "metavar": "VALUE",
-        "help": "what the evaluation gave, for accuracy in percent",
+        "help": "what the evaluation gave; accuracies are in percent",
     },
     "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
     "name": {
@@ -169,6 +169,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.0,
         "help": "of radin: bonus of the full zoo in points (%(default)s)",
     },
+    "--metric": {
+        "default": "accuracy",
+        "metavar": "NAME",
+        "help": "what soups are compared by: accuracy, top5_accuracy, macro_f1, balanced_accuracy, "
+        "mean_iou, calibration_error or nll (%(default)s)",
+    },
     "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
     "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
     "--weights": {
@@ -239,8 +245,8 @@ IMAGE_OPTIONS = (
     "--workers --precision"
 )
 CRAFT_OPTIONS = (
-    "--model --data --budget --recipe --prior --out --shard-size --force --test-part "
-    "--refresh-part --init --seed --family"
+    "--model --data --budget --recipe --metric --prior --out --shard-size --force "
+    "--test-part --refresh-part --init --seed --family"
 )
 BANK_OPTIONS = "--bank --labels --names --probabilities"
 OUT_FILES: dict[str, Any] = {"nargs": "+", "action": "extend"}
@@ -289,8 +295,8 @@ COMMANDS = {
     ),
     "rank": Command(
         run=rank_command,
-        options=f"checkpoints {BANK_OPTIONS} --model --data --top --prior --init --seed --family "
-        f"--out --force {IMAGE_OPTIONS}",
+        options=f"checkpoints {BANK_OPTIONS} --model --data --metric --top --prior --init --seed "
+        f"--family --out --force {IMAGE_OPTIONS}",
         about="Rank candidate soups by their ensembles, which is stage 1 alone: no soup is "
         "evaluated. With --bank, the logits of another program are ranked.",
         example="runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers "
@@ -304,15 +310,15 @@ COMMANDS = {
     ),
     "evaluate": Command(
         run=evaluate_command,
-        options=f"soup --model --data {IMAGE_OPTIONS}",
-        about="Measure the accuracy of one soup, or of any checkpoint; with --part val,test a "
-        "table of several parts.",
+        options=f"soup --model --data --metric {IMAGE_OPTIONS}",
+        about="Measure the accuracy, or another metric, of one soup or any checkpoint; "
+        "with --part val,test a table of several parts.",
         example="soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet "
         "--part val,test,v2,sketch,r,a",
     ),
     "ask": Command(
         run=ask_command,
-        options=f"ledger {BANK_OPTIONS} --budget --recipe --prior --seed --out --force",
+        options=f"ledger {BANK_OPTIONS} --budget --recipe --metric --prior --seed --out --force",
         about="Say which soup of your own networks to average and evaluate next, as craft would; "
         "after the first call the ledger is enough.",
         example="ledger.json --bank 'logits/*.npy' --labels labels.npy --budget 8",
@@ -332,7 +338,7 @@ COMMANDS = {
     ),
     "bench": Command(
         run=bench_command,
-        options="name --budget --seed",
+        options="name --budget --metric --seed",
         about="Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
         example="cifar10 --budget 8",
     ),

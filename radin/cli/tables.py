@@ -39,21 +39,22 @@ def describe_ingredients(bank: LogitBank, weights: Tensor) -> str:
 
 
 def print_trials(bank: LogitBank, soup: Soup) -> None:
-    """What stage 2 evaluated, in order: the estimate of stage 1, and the accuracy."""
+    """What stage 2 evaluated, in order: the estimate of stage 1, and the accuracy or metric."""
     rows = []
     winner_found = False
     for number, trial in enumerate(soup.trials, start=1):
         is_winner = (
             not winner_found
             and torch.equal(trial.weights, soup.weights)
-            and trial.accuracy == soup.accuracy
+            and trial.value == soup.value
         )
         winner_found = winner_found or is_winner
-        accuracy = f"{trial.accuracy:.2f}" + (" *" if is_winner else "  ")
+        value = soup.metric.text(trial.value) + (" *" if is_winner else "  ")
         ingredients = describe_ingredients(bank, trial.weights)
-        rows.append([str(number), f"{trial.estimate:.2f}", accuracy, ingredients])
+        rows.append([str(number), soup.metric.text(trial.estimate), value, ingredients])
     number_header = "rank" if soup.recipe in RANKED else "trial"
-    print_table([number_header, "estimate", "accuracy  ", "ingredients (* the winner)"], rows)
+    header = [number_header, "estimate", f"{soup.metric}  ", "ingredients (* the winner)"]
+    print_table(header, rows)
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

@@ -87,12 +87,14 @@ def _loaded(
     rest = Subset(split, range(start, len(split))) if start else split  # type: ignore[arg-type]
     for images, labels in DataLoader(rest, batch_size=batch_size, num_workers=workers):
         labels = torch.as_tensor(labels)
-        if labels.ndim != 1 or labels.is_floating_point():
+        are_targets = labels.is_floating_point() and 1 <= labels.ndim <= 2
+        if not are_targets and (labels.ndim != 1 or labels.is_complex()):
             raise DataError(
-                f"{_describe(split)}: labels must be whole numbers, one for each image, not "
-                f"{labels.dtype}."
+                f"{_describe(split)}: labels must be whole numbers, one for each image, or targets "
+                f"in floating point, one row for each; these are {labels.dtype} of shape "
+                f"{tuple(labels.shape[1:])}."
             )
-        yield images, labels.long()
+        yield images, labels if are_targets else labels.long()
 
 
 def _num_cores() -> int:

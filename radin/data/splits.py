@@ -96,7 +96,7 @@ class ArraySplit(Split):
 
     Args:
         images: (n, channels, height, width) in single precision.
-        labels: (n,) int64.
+        labels: (n,) int64; or targets (n,) or (n, D) in floating point, for regression.
         fingerprint: of the split that this one is a copy of, so that predictions on one are found
             for the other; computed from images and labels when not given.
     """
@@ -124,7 +124,8 @@ class ArraySplit(Split):
         self.fingerprint = fingerprint
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+        label = self.labels[index]
+        return self.images[index], label.item() if label.ndim == 0 else label  # type: ignore
 
     def subset(self, indices: list[int]) -> Self:
         fewer = type(self)(

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from radin.errors import ParameterError, check_integer
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY
+from radin.ranking.resampling import NUM_RESAMPLES, bootstrap_difference
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -63,6 +66,51 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor) -> Interval:
     low = max(-1.0, p - q - half)
     high = min(1.0, p - q + half)
     return 100 * (only_a - only_b) / n, 100 * low, 100 * high
+
+
+def paired_metric_interval(
+    metric: Metric,
+    outputs_a: Tensor,
+    outputs_b: Tensor,
+    labels: Tensor,
+    *,
+    resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """A metric of network a less that of b on the same images, with a 95% interval.
+
+    Accuracy has the interval of `paired_interval`. Another metric that is a mean over images has a
+    normal one, from the differences on single images. For any other metric images are drawn with
+    replacement.
+
+    Args:
+        metric: any, such as `radin.ranking.named_metrics.METRICS["macro_f1"]`.
+        outputs_a: (n, C) of network a.
+        outputs_b: (n, C) of network b.
+        labels: (n,), or targets (n,) or (n, D).
+        resamples: how many samples to draw.
+        seed: of the draws.
+
+    Returns:
+        (difference, low, high), in points for percentages, else in the metric's unit.
+
+    Raises:
+        ParameterError: the shapes differ, or labels that the metric cannot use.
+    """
+    metric.check_labels(labels, num_outputs=outputs_a.shape[-1])
+    if outputs_a.shape != outputs_b.shape or len(outputs_a) != len(labels) or len(labels) < 2:
+        raise ParameterError(
+            "paired_metric_interval needs outputs of two networks for the same images, at least 2."
+        )
+    if metric == ACCURACY:
+        return paired_interval(outputs_a.argmax(-1) == labels, outputs_b.argmax(-1) == labels)
+    if metric.per_image is not None:
+        a, b = (metric.per_image(x.double()[None], labels)[0] for x in (outputs_a, outputs_b))
+        return mean_interval(a - b)
+    found = bootstrap_difference(
+        metric, outputs_a, outputs_b, labels, resamples=resamples, seed=seed
+    )
+    return found.value, found.low, found.high
 
 
 def accuracy_interval(correct: Tensor) -> Interval:

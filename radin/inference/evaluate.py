@@ -19,12 +19,13 @@ from radin.inference.devices import network_memory_bytes, pick_device
 from radin.inference.forward import NUM_PROBE_IMAGES, batch_logits, check_workers, forward_all
 from radin.inference.parallel import num_joblib_workers, run_tasks, task_device
 from radin.ranking.bank import check_labels
+from radin.ranking.named_metrics import MetricLike, find_metric
 from radin.soup.average import SoupLike, soup_states
 
 
 @runtime_checkable
 class LiveEvaluator(Protocol):
-    """An evaluator with the networks and the images behind its accuracies, such as `Evaluator`.
+    """An evaluator with the networks and the images behind its values, such as `Evaluator`.
 
     Some recipes need more than an accuracy. They ask `isinstance(evaluate, LiveEvaluator)`.
     """
@@ -43,6 +44,8 @@ class LiveEvaluator(Protocol):
 class Evaluator:
     """A function from mixing weights (N,) to the soup's accuracy in percent, by a forward pass.
 
+    With another `metric` it gives that one.
+
     `radin.evaluator` is this class. Each call is one evaluation of the budget: it averages the
     checkpoints and predicts the whole split. A call also takes the state dict of a soup that no
     mixing weights describe. The method `many` evaluates several soups in one pass over the images;
@@ -58,10 +61,13 @@ class Evaluator:
         half: run the networks in half precision instead of their own.
         workers: threads that decode images; by default one for each core.
         progress: show a bar for each pass.
+        metric: what is measured: a name, a `Metric`, or a function of the soup's logits (n, C) for
+            all images and the labels, as in `radin.fast_estimate`. `radin.craft` then ranks by it.
+        higher_is_better: whether larger numbers of a function are better.
 
     Raises:
-        ParameterError: a zoo without `build`, an impossible device or number, or `refresh` where
-            there is no batch norm to measure.
+        ParameterError: a zoo without `build`, an impossible device, number or metric, or `refresh`
+            where there is no batch norm to measure.
 
     >>> import radin, torch
     >>> zoo = radin.SoupBench.load("cifar10").zoo()
@@ -82,6 +88,8 @@ class Evaluator:
         half: bool = False,
         workers: int | None = None,
         progress: bool = False,
+        metric: MetricLike = "accuracy",
+        higher_is_better: bool | None = None,
     ) -> None:
         self.zoo = zoo
         self.split = split
@@ -92,6 +100,7 @@ class Evaluator:
         self.half = half
         self.workers = check_workers(workers)
         self.progress = progress
+        self.metric = find_metric(metric, higher_is_better)
         # A zoo without networks is refused here, not after the entry fee.
         model = zoo.model(0, copy=False)
         if refresh is not None:
@@ -105,26 +114,26 @@ class Evaluator:
             batch_logits(model.to(self.device), images, self.device)
 
     def __call__(self, soup: SoupLike) -> float:
-        """Accuracy in percent of a soup, given as mixing weights (N,) or as a state dict."""
+        """Accuracy in percent, or the metric, of a soup: mixing weights (N,) or a state dict."""
         return self.many([soup])[0]
 
     def many(self, soups: Sequence[SoupLike]) -> list[float]:
-        """Accuracies in percent of several soups, in one pass over the images if memory allows.
+        """The accuracies, or metric, of several soups, in one pass over the images if it can be.
 
         The ingredients are read once for all of them. Inside `joblib.parallel_config` the soups
         are divided among its workers.
         """
         num_groups = min(num_joblib_workers(), len(soups))
         groups = [list(range(k, len(soups), num_groups)) for k in range(num_groups)]
-        accuracies = [0.0] * len(soups)
+        values = [0.0] * len(soups)
 
         def finished(index: int, found: list[float]) -> None:
-            for k, accuracy in zip(groups[index], found, strict=True):
-                accuracies[k] = accuracy
+            for k, value in zip(groups[index], found, strict=True):
+                values[k] = value
 
         tasks = [(index, [soups[k] for k in group]) for index, group in enumerate(groups)]
         run_tasks(self._evaluate, tasks, finished, progress=False)
-        return accuracies
+        return values
 
     def logits(
         self, states: Sequence[Mapping[str, Tensor]], device: torch.device, *, desc: str
@@ -154,7 +163,8 @@ class Evaluator:
                     "look for a broken checkpoint, or for ingredients that do not average."
                 )
             logits = logits.float() if projection is None else projection(logits.float())
-            check_labels(labels, logits.shape[-1])
+            if not labels.is_floating_point():
+                check_labels(labels, logits.shape[-1])
             yield k, logits, labels
 
     def _evaluate(self, task: tuple[int, list[SoupLike]]) -> list[float]:
@@ -162,15 +172,29 @@ class Evaluator:
         device = pick_device(task_device(self._device_option, index))
         bytes_of_one = sum(tensor.nbytes for tensor in self.zoo[0].values())
         at_once = max(1, network_memory_bytes() // bytes_of_one)
-        hits = []
+        values = []
         for first in range(0, len(soups), at_once):
             states = self._states(soups[first : first + at_once], device)
-            counts = [0] * len(states)
+            parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in states]
             desc = f"evaluating {len(states)} soups"
             for k, logits, labels in self.logits(states, device, desc=desc):
-                counts[k] += int((logits.argmax(-1) == labels.to(logits.device)).sum())
-            hits += counts
-        return [count * 100 / len(self.split) for count in hits]  # type: ignore[arg-type]
+                parts[k].append(self._reduced(logits, labels))
+            values += [self._value_of(part) for part in parts]
+        return values
+
+    def _reduced(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the metric needs of a batch: its values for each image, or logits; and labels."""
+        self.metric.check_labels(labels, num_outputs=logits.shape[-1])
+        logits = logits.cpu()
+        if self.metric.per_image is None:
+            return logits, labels
+        return self.metric.per_image(logits.double()[None], labels)[0], labels
+
+    def _value_of(self, parts: Sequence[tuple[Tensor, Tensor]]) -> float:
+        found, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        if self.metric.per_image is not None:
+            return found.sum().item() / len(labels)
+        return self.metric(found, labels)
 
     def _states(
         self, soups: Sequence[SoupLike], device: torch.device

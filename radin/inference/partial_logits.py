@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ from torch import Tensor
 from radin.errors import RadinError
 from radin.files import lock
 
-_HEADER_BYTES = 8  # they hold the number of classes
+_HEADER_BYTES = 8  # they hold the number of classes, and the width of targets above it
+_WIDTH_SHIFT = 40  # bits of the number of classes
 
 
 class PartialLogits:
     """Logits and labels of one network on the first images of a split: a row for each image.
+
+    Labels are classes, or targets of regression in floating point: one number or a row of them.
 
     A row that a killed run has written in part does not count. One process writes a file at a
     time: a second process, and a run without a file, hold their rows in memory.
@@ -48,7 +51,10 @@ class PartialLogits:
                 self._file = io.BytesIO()
         header = self._read_bytes(0, _HEADER_BYTES)
         is_whole = len(header) == _HEADER_BYTES
-        self._num_classes = int.from_bytes(header, "little") if is_whole else 0
+        both = int.from_bytes(header, "little") if is_whole else 0
+        self._num_classes = both % 2**_WIDTH_SHIFT
+        # 0 for classes, 1 for one target of each image, D + 1 for a row of D targets
+        self._target_width = both >> _WIDTH_SHIFT
 
     def __len__(self) -> int:
         """The number of whole rows."""
@@ -56,13 +62,15 @@ class PartialLogits:
         return (size - _HEADER_BYTES) // self._row_dtype().itemsize if self._num_classes else 0
 
     def append(self, logits: Tensor, labels: Tensor) -> None:
-        """Add logits (batch, C) and labels (batch,)."""
+        """Add logits (batch, C) and labels (batch,), or targets (batch,) or (batch, D)."""
         num_rows = len(self)
         try:
             if num_rows == 0:
                 self.truncate(0)
                 self._num_classes = logits.shape[1]
-                self._file.write(self._num_classes.to_bytes(_HEADER_BYTES, "little"))
+                self._target_width = _width_of(labels)
+                both = (self._target_width << _WIDTH_SHIFT) + self._num_classes
+                self._file.write(both.to_bytes(_HEADER_BYTES, "little"))
             rows = np.empty(len(labels), self._row_dtype())
             rows["label"] = labels.numpy()
             rows["logits"] = logits.to("cpu", self.dtype).numpy()
@@ -102,7 +110,10 @@ class PartialLogits:
 
     def _row_dtype(self) -> np.dtype:
         logits_dtype = "<f2" if self.dtype == torch.float16 else "<f4"
-        return np.dtype([("label", "<i8"), ("logits", logits_dtype, self._num_classes)])
+        label: tuple[Any, ...] = ("label", "<f8" if self._target_width else "<i8")
+        if self._target_width > 1:
+            label = (*label, (self._target_width - 1,))
+        return np.dtype([label, ("logits", logits_dtype, (self._num_classes,))])
 
     def _read_bytes(self, start: int, length: int) -> bytes:
         self._file.seek(start)
@@ -119,3 +130,10 @@ class PartialLogits:
             "another folder. What has been predicted is kept, so the same call continues from "
             "there."
         )
+
+
+def _width_of(labels: Tensor) -> int:
+    """0 for classes (batch,), 1 for targets (batch,), D + 1 for targets (batch, D)."""
+    if not labels.is_floating_point():
+        return 0
+    return 1 if labels.ndim == 1 else labels.shape[1] + 1

@@ -54,6 +54,7 @@ def check_labels(labels: Tensor, num_classes: int, *, first: int = 0) -> None:
             f"Image {first + int(outside[0])} has label {int(labels[outside[0]])}, but the logits "
             f"have classes 0 to {num_classes - 1} ({len(outside)} such images); check that data "
             "and model belong together."
+            f"{' For regression, give targets in floating point.' if num_classes == 1 else ''}"
         )
 
 
@@ -63,14 +64,16 @@ class LogitBank:
     Args:
         logits: (N, n, C) half or single precision (double is rounded to single), finite. They
             stay on the CPU until `to` moves them.
-        labels: (n,) integers from 0 to C - 1.
+        labels: (n,) integers from 0 to C - 1; or, for regression and for several labels of one
+            image, targets (n,) or (n, D) in floating point. Targets are kept in double precision.
+            Only metrics of numbers, such as "mean_squared_error", or functions can use them.
         names: N names for tables. Default: "0", "1", ...
         projection: reads the K classes of a split from C logits, where some classes have
             several logits. It is applied to averages of logits, never before.
 
     Raises:
         BankError: the shapes do not fit, the split is empty, a label is not a class, or a logit
-            is NaN or infinite. It names the ingredient and the image.
+            or a target is NaN or infinite. It names the ingredient and the image.
 
     >>> import radin, torch
     >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 1.0], [0.0, 3.0]]])
@@ -100,10 +103,15 @@ class LogitBank:
             )
         self.projection = projection
         self.logits = logits.float() if logits.dtype == torch.float64 else logits
-        self.labels = labels.long().contiguous()
+        self.labels = (
+            labels.double() if labels.is_floating_point() else labels.long()
+        ).contiguous()
         self.names = [str(name) for name in (range(len(logits)) if names is None else names)]
-        num_classes = self.num_classes if projection is None else projection.num_classes
-        check_labels(self.labels, num_classes)
+        if self.has_targets:
+            _check_targets(self.labels)
+            self.refuse_projection("A bank of targets")
+        else:
+            check_labels(self.labels, self.num_outputs)
         self._check_finite()
 
     def _check_finite(self) -> None:
@@ -133,17 +141,32 @@ class LogitBank:
         """C, the number of logits of an image."""
         return self.logits.shape[2]
 
+    @property
+    def num_outputs(self) -> int:
+        """How many outputs a metric sees for an image: C, or K with a projection."""
+        return self.num_classes if self.projection is None else self.projection.num_classes
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the labels are targets in floating point, as in regression, and no classes."""
+        return self.labels.is_floating_point()
+
     def __len__(self) -> int:
         return self.num_models
 
     def __repr__(self) -> str:
+        outputs = "outputs" if self.has_targets else "classes"
         return (
             f"LogitBank({self.num_models} ingredients, {self.num_images} images, "
-            f"{self.num_classes} classes)"
+            f"{self.num_classes} {outputs})"
         )
 
     def accuracies(self) -> Tensor:
-        """Accuracy of each ingredient alone, in percent: (N,) double."""
+        """Accuracy of each ingredient alone, in percent: (N,) double.
+
+        Raises ParameterError for a bank of targets.
+        """
+        self.refuse_targets("An accuracy")
         return torch.stack(
             [accuracy(self.projected(logits), self.labels) for logits in self.logits]
         ).cpu()
@@ -169,6 +192,21 @@ class LogitBank:
                 f"{what} needs one logit for each class; {self.num_classes} logits stand for "
                 f"{self.projection.num_classes} classes here, so take the images that soups are "
                 "chosen by."
+            )
+
+    def refuse_targets(self, what: str) -> None:
+        """Refuse a bank whose labels are targets.
+
+        Args:
+            what: what needs classes, for the error message.
+
+        Raises:
+            ParameterError: the labels are targets in floating point.
+        """
+        if self.has_targets:
+            raise ParameterError(
+                f"{what} needs classes as labels, and this bank holds targets (regression); use a "
+                'metric of numbers, such as metric="mean_squared_error", or a function.'
             )
 
     def to(self, device: str | torch.device) -> LogitBank:
@@ -332,8 +370,25 @@ def _check_shapes(logits: Tensor, labels: Tensor) -> None:
             "A logit bank needs an ingredient, an image and a class; its shape is "
             f"{tuple(logits.shape)}."
         )
-    if labels.shape != logits.shape[1:2] or labels.is_floating_point():
+    are_targets = labels.is_floating_point()
+    if (
+        labels.shape[:1] != logits.shape[1:2]
+        or labels.ndim > 1 + are_targets
+        or labels.is_complex()
+    ):
         raise BankError(
-            f"Labels must be {logits.shape[1]} whole numbers, one for each image; "
-            f"these are {labels.dtype} of shape {tuple(labels.shape)}."
+            f"Labels must be {logits.shape[1]} whole numbers, one for each image, or targets in "
+            f"floating point, one row for each; these are {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+
+
+def _check_targets(targets: Tensor) -> None:
+    if 0 in targets.shape:
+        raise BankError(f"Targets of shape {tuple(targets.shape)} hold no number.")
+    bad = (~targets.isfinite()).reshape(len(targets), -1).any(1).nonzero().flatten()
+    if len(bad):
+        raise BankError(
+            f"The targets of {len(bad)} images are NaN or infinite, the first is image "
+            f"{int(bad[0])}; leave these images out."
         )

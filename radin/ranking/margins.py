@@ -67,6 +67,7 @@ def _over_blocks(bank: LogitBank, work: Callable[[Margins], Result]) -> Iterator
     """
     kernels = kernels_for(bank)
     bank.refuse_projection("A margin")
+    bank.refuse_targets("A margin")
 
     def run(images: range) -> Result:
         found = kernels.collect(bank.logits, bank.labels, images.start, images.stop)

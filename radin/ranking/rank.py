@@ -22,10 +22,17 @@ from radin.ranking.candidates import (
     first_occurrences,
     without_scale,
 )
+from radin.ranking.estimates import class_metric, mean_over_images, one_by_one, squared_error
 from radin.ranking.margins import count_candidates, count_every_subset
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import (
+    ACCURACY,
+    MEAN_SQUARED_ERROR,
+    MetricLike,
+    find_metric,
+    nll_of,
+)
 
-METRICS = ("accuracy", "nll")
-_NLL_BLOCK_LOGITS = 2**18  # 2 MiB in double precision, which fit a core's cache
 _MAX_ENSEMBLE_LOGITS = 2**22  # held in memory at once: 32 MiB in double precision
 _TABLE_ROWS_PER_CANDIDATE = 16  # of the table of all subsets, at the price of one candidate (CPU)
 
@@ -36,8 +43,10 @@ class Ranking:
 
     Attributes:
         order: (M,) int64, indices of the candidates, best first.
-        estimates: (M,) fast estimates in percent, in the candidates' own order.
-        scores: (M,) estimates plus the prior's bonus, in the candidates' own order.
+        estimates: (M,) fast estimates, in percent or in the metric's unit, in the candidates' own
+            order.
+        scores: (M,) estimates with the prior's bonus, in the candidates' own order.
+        metric: what the estimates are.
 
     >>> import radin
     >>> bank = radin.synthetic_bank(num_models=3, num_images=50, num_classes=4, seed=0)
@@ -50,9 +59,16 @@ class Ranking:
     order: Tensor
     estimates: Tensor
     scores: Tensor
+    metric: Metric = ACCURACY
 
 
-def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy") -> Tensor:
+def fast_estimate(
+    bank: LogitBank,
+    candidates: Tensor,
+    metric: MetricLike = "accuracy",
+    *,
+    higher_is_better: bool | None = None,
+) -> Tensor:
     """The metric of each candidate's *ensemble* on the bank, without a forward pass.
 
     Logits are averaged in double precision. The lowest class index wins a tie, as in argmax.
@@ -60,13 +76,19 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
     Args:
         bank: logits (N, n, C).
         candidates: (M, N) mixing weights.
-        metric: "accuracy" in percent, or "nll", the mean negative log-likelihood in nats.
+        metric: "accuracy", "top5_accuracy" (or another number), "macro_f1", "balanced_accuracy",
+            "mean_iou" or "calibration_error", all in percent; "nll", the mean negative
+            log-likelihood in nats; "mean_squared_error" for regression; a `Metric`; or a function
+            of the averaged logits (n, C) and the labels.
+        higher_is_better: whether larger numbers of a function are better. An estimate does not
+            depend on it.
 
     Returns:
         (M,) double.
 
     Raises:
-        ParameterError: another metric, or candidates that are not mixing weights for this bank.
+        ParameterError: another metric, labels that it cannot use, or candidates that are not mixing
+            weights for this bank.
 
     Source: RADIN, stage 1.
 
@@ -75,26 +97,31 @@ def fast_estimate(bank: LogitBank, candidates: Tensor, metric: str = "accuracy")
     >>> bank = radin.LogitBank(logits, labels=torch.tensor([0, 1]))
     >>> radin.fast_estimate(bank, radin.exhaustive(2)).tolist()
     [50.0, 50.0, 100.0]
+    >>> radin.fast_estimate(bank, radin.exhaustive(2), metric="macro_f1").round(decimals=2).tolist()
+    [33.33, 33.33, 100.0]
     """
-    check_metric(metric)
+    found = find_metric(metric, higher_is_better, needs_direction=False)
     p = check_weights(candidates, bank.num_models, rows=True)
-    if metric == "nll":
-        return _nll(bank, p / p.sum(1, keepdim=True))
-    return _accuracy(bank, without_scale(p), only_subsets=bool(are_subsets(p).all()))
+    found.check_labels(bank.labels, num_outputs=bank.num_outputs)
+    subsets = bool(are_subsets(p).all())
+    if bank.projection is None and (found == ACCURACY or found.class_terms is not None):
+        return _by_counting(bank, without_scale(p), found, only_subsets=subsets)
+    if found == ACCURACY:
+        return _projected_accuracy(bank, without_scale(p))
+    if found == MEAN_SQUARED_ERROR:
+        return squared_error(bank, p / p.sum(1, keepdim=True))
+    if found.per_image is not None:
+        return mean_over_images(bank, p / p.sum(1, keepdim=True), found.per_image)
+    return one_by_one(bank, without_scale(p), found)
 
 
-def check_metric(metric: str) -> None:
-    """Check that a metric is one of `METRICS`.
-
-    Raises:
-        ParameterError: it is not.
-    """
-    if metric not in METRICS:
-        raise ParameterError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}.")
+def single_values(bank: LogitBank, metric: Metric) -> Tensor:
+    """The metric of each ingredient alone: (N,) double."""
+    return fast_estimate(bank, torch.eye(bank.num_models), metric)
 
 
 def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """The values whose means over the images are the two metrics of `fast_estimate`.
+    """The values whose means over the images are the accuracy and the negative log-likelihood.
 
     Args:
         bank: logits (N, n, C).
@@ -107,6 +134,7 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     Raises:
         ParameterError: candidates that are not mixing weights for this bank.
     """
+    bank.refuse_targets("A right or wrong answer")
     p = check_weights(candidates, bank.num_models, rows=True)
     p = without_scale(p).to(bank.logits.device)
     logits = bank.logits.double()
@@ -120,22 +148,24 @@ def ensemble_answers(bank: LogitBank, candidates: Tensor) -> tuple[Tensor, Tenso
     return right, losses
 
 
-def _accuracy(bank: LogitBank, p: Tensor, *, only_subsets: bool) -> Tensor:
-    """Exact accuracy of each ensemble: (M,).
+def _by_counting(bank: LogitBank, p: Tensor, metric: Metric, *, only_subsets: bool) -> Tensor:
+    """Exact accuracy, or another metric of counts, of each ensemble: (M,).
 
-    Without a projection no ensemble is formed; `radin.ranking.margins` says why.
+    No ensemble is formed; `radin.ranking.margins` says why.
     """
-    if bank.projection is not None:
-        return _projected_accuracy(bank, p)
-    if (
+    in_table = (
         only_subsets
         and bank.num_models <= MAX_MODELS_EXHAUSTIVE
         and 2**bank.num_models <= _TABLE_ROWS_PER_CANDIDATE * len(p)
-    ):
-        hits = count_every_subset(bank)[_bitmasks(p)[0]]
-    else:
-        hits = count_candidates(bank, p)
-    return hits.double() * 100 / bank.num_images
+    )
+    rows = _bitmasks(p)[0] if in_table else None
+
+    def count_right(part: LogitBank) -> Tensor:
+        return count_candidates(part, p) if rows is None else count_every_subset(part)[rows]
+
+    if metric == ACCURACY:
+        return count_right(bank).double() * 100 / bank.num_images
+    return class_metric(bank, metric, count_right, num_candidates=len(p))
 
 
 def _projected_accuracy(bank: LogitBank, p: Tensor) -> Tensor:
@@ -157,37 +187,12 @@ def _bitmasks(candidates: Tensor) -> list[Tensor]:
     return [(word << torch.arange(word.shape[1])).sum(1) for word in words]
 
 
-def _nll(bank: LogitBank, p: Tensor) -> Tensor:
-    """Mean negative log-likelihood of each ensemble; p is (M, N), rows of sum 1."""
-    device = bank.logits.device
-    p = p.to(device)
-    total = torch.zeros(len(p), dtype=torch.float64, device=device)
-    block_images = max(1, _NLL_BLOCK_LOGITS // (bank.num_models * bank.num_classes))
-    starts = range(0, bank.num_images, block_images)
-    # Images in the outer loop: each block of the bank is converted to double once.
-    for start in tqdm(starts, desc="likelihoods", delay=3, leave=False):
-        logits = bank.logits[:, start : start + block_images].double()
-        labels = bank.labels[start : start + block_images]
-        block_rows = max(1, _NLL_BLOCK_LOGITS // logits[0].numel())
-        for first in range(0, len(p), block_rows):
-            rows = slice(first, first + block_rows)
-            ensemble = p[rows] @ logits.flatten(1)
-            ensemble = bank.projected(ensemble.view(-1, *logits.shape[1:]))  # (rows, images, C)
-            total[rows] += nll_of(ensemble, labels).sum(-1)
-    return total.cpu() / bank.num_images
-
-
-def nll_of(ensemble: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood (M, n) of logits (M, n, C) and labels (n,), in nats."""
-    picked = ensemble.gather(-1, labels.expand(len(ensemble), -1).unsqueeze(-1)).squeeze(-1)
-    return ensemble.logsumexp(-1) - picked
-
-
-def check_prior(prior: float) -> float:
+def check_prior(prior: float, metric: Metric = ACCURACY) -> float:
     """The prior's strength lambda as a float.
 
     Raises:
-        ParameterError: it is not a finite number of at least 0.
+        ParameterError: it is not a finite number of at least 0, or more than 0 for a metric that is
+            no percentage: a bonus in percentage points has no meaning there.
     """
     if (
         isinstance(prior, bool)
@@ -198,40 +203,65 @@ def check_prior(prior: float) -> float:
         raise ParameterError(
             f"prior must be a finite number of at least 0 (percentage points), not {prior!r}."
         )
+    if prior > 0 and not metric.is_percentage:
+        raise ParameterError(
+            f"prior is a bonus in percentage points, and {metric.name} is no percentage; rank with "
+            "prior=0, or by a metric in percent."
+        )
     return float(prior)
 
 
-def with_prior(estimates: Any, sizes: Any, *, num_models: int, prior: float) -> Any:
-    """The scores of candidates: fast estimates plus the prior's bonus for size.
+def with_prior(
+    estimates: Any, sizes: Any, *, num_models: int, prior: float, metric: Metric = ACCURACY
+) -> Any:
+    """The scores of candidates: fast estimates with the prior's bonus for size.
+
+    The bonus is added, or taken off where smaller numbers are better.
 
     Args:
         estimates: (M,) in percent; a tensor, an array or one number.
         sizes: (M,) numbers of ingredients.
+        metric: what the estimates are.
     """
-    return estimates + prior * sizes / num_models
+    bonus = prior * sizes / num_models
+    return estimates + bonus if metric.higher_is_better else estimates - bonus
 
 
 def sort_keys(
-    scores: np.ndarray, sizes: np.ndarray, bitmasks: Sequence[np.ndarray]
+    scores: np.ndarray,
+    sizes: np.ndarray,
+    bitmasks: Sequence[np.ndarray],
+    *,
+    metric: Metric = ACCURACY,
 ) -> list[np.ndarray]:
     """Keys for `np.lexsort` that put candidates in RADIN's order, best first.
 
-    The higher score comes first, then more ingredients, then the lower bitmask. `rank` in
+    The better score comes first, then more ingredients, then the lower bitmask. `rank` in
     book/_static/explorer/explorer.js is the same rule in the page; a test compares the two.
 
     Args:
-        scores: (M,) in percentage points.
+        scores: (M,) in the metric's unit.
         sizes: (M,) numbers of ingredients.
         bitmasks: one array (M,) for each word of the candidates' bitmasks, the lowest word first.
+        metric: what the scores are.
     """
-    # Scores that differ by less than 1e-9 differ by rounding only. lexsort's last key comes first.
-    return [*bitmasks, -sizes, -scores.round(9)]
+    return [*bitmasks, -sizes, -metric.comparable(scores)]  # lexsort's last key comes first
 
 
 def rank(
-    bank: LogitBank, candidates: Tensor, prior: float = 0.0, *, top: int | None = None
+    bank: LogitBank,
+    candidates: Tensor,
+    prior: float = 0.0,
+    *,
+    top: int | None = None,
+    metric: MetricLike = "accuracy",
+    higher_is_better: bool | None = None,
 ) -> Ranking:
     """Rank candidates by `accuracy of the ensemble (percent) + prior * |S| / N`.
+
+    Another metric takes the place of accuracy. Where smaller numbers are better, the smallest comes
+    first, and the prior's bonus is taken off. The prior is in percentage points, so it must be 0
+    for a metric that is no percentage.
 
     For mixing weights that are not a subset, `|S|` is the effective number 1 / sum p_k^2. Ties go
     to more ingredients, then to the lower bitmask, then to the earlier candidate.
@@ -239,13 +269,16 @@ def rank(
     Args:
         bank: logits (N, n, C).
         candidates: (M, N) mixing weights.
-        prior: lambda, in percentage points of accuracy: the bonus of the full zoo.
+        prior: lambda, in percentage points: the bonus of the full zoo.
         top: how many candidates to put in order, without repeated rows. Default: all M rows,
             with repeats.
+        metric: a name, a `Metric`, or a function of averaged logits (n, C) and labels, as in
+            `fast_estimate`.
+        higher_is_better: whether larger numbers of a function are better.
 
     Raises:
-        ParameterError: an impossible prior or top, or candidates that are not mixing weights for
-            this bank.
+        ParameterError: an impossible prior, top or metric, or candidates that are not mixing
+            weights for this bank.
 
     Source: RADIN, stage 1. The texts we have do not print the prior's formula; this is our reading.
 
@@ -254,17 +287,18 @@ def rank(
     >>> radin.rank(bank, radin.exhaustive(2)).order.tolist()  # both, the first, the second
     [2, 0, 1]
     """
-    prior = check_prior(prior)
+    found = find_metric(metric, higher_is_better)
+    prior = check_prior(prior, found)
     if top is not None:
         top = check_integer("top", top, minimum=1)
     candidates = torch.as_tensor(candidates).cpu()
-    estimates = fast_estimate(bank, candidates)
+    estimates = fast_estimate(bank, candidates, found)
     sizes = effective_number(candidates)
-    scores = with_prior(estimates, sizes, num_models=bank.num_models, prior=prior)
+    scores = with_prior(estimates, sizes, num_models=bank.num_models, prior=prior, metric=found)
     bitmasks = [word.numpy() for word in _bitmasks(candidates)]
-    keys = sort_keys(scores.numpy(), sizes.numpy(), bitmasks)
+    keys = sort_keys(scores.numpy(), sizes.numpy(), bitmasks, metric=found)
     order = np.lexsort(keys) if top is None else _first_distinct(candidates, keys, top)
-    return Ranking(torch.from_numpy(order), estimates, scores)
+    return Ranking(torch.from_numpy(order), estimates, scores, found)
 
 
 def _first_distinct(candidates: Tensor, keys: list[np.ndarray], top: int) -> np.ndarray:

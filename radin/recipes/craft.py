@@ -18,9 +18,11 @@ from torch import Tensor
 from radin.errors import ParameterError, check_integer, check_seed
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY, MetricLike, find_metric
 from radin.ranking.rank import check_prior
 from radin.recipes.learned import LIVE_RECIPES
-from radin.recipes.ledger import Evaluate, Ledger, Trial
+from radin.recipes.ledger import Evaluate, Ledger, Trial, accuracy_of
 from radin.recipes.selection import RANKED, RECIPES, RecipeOptions
 from radin.recipes.trust import checks_of_trials
 from radin.recipes.trust_report import Trust
@@ -33,7 +35,8 @@ class Soup:
     Attributes:
         recipe: its name.
         weights: (N,) mixing weights of the chosen soup.
-        accuracy: its validation accuracy in percent (for "ensemble", the ensemble's).
+        value: its validation accuracy in percent, or another metric (for "ensemble", the
+            ensemble's). Where it is an accuracy, `accuracy` is the same number.
         trials: what was looked at, in order.
         evaluations: how many evaluations were spent; the entry fee is not among them.
         forward_equivalents: evaluations plus what was spent on training, in the same unit: one
@@ -44,6 +47,7 @@ class Soup:
         trust: a short report: how far the fast estimate can be believed, by the trials alone. None
             for a recipe that does not rank by it. `radin.trust(bank, zoo, trials=soup)` makes all
             checks.
+        metric: what the value is: the metric that soups were ranked and chosen by.
 
     >>> import radin
     >>> bench = radin.SoupBench.load("cifar10")
@@ -54,13 +58,22 @@ class Soup:
 
     recipe: str
     weights: Tensor
-    accuracy: float
+    value: float
     trials: list[Trial]
     evaluations: int
     forward_equivalents: float
     budget: int
     note: str = ""
     trust: Trust | None = None
+    metric: Metric = ACCURACY
+
+    @property
+    def accuracy(self) -> float:
+        """The value, if it is an accuracy in percent.
+
+        Raises ParameterError for another metric.
+        """
+        return accuracy_of(self.value, self.metric)
 
     @property
     def members(self) -> list[int]:
@@ -70,7 +83,7 @@ class Soup:
     def __str__(self) -> str:
         training = self.forward_equivalents - self.evaluations
         text = (
-            f"{self.recipe}: validation accuracy {self.accuracy:.2f}%, "
+            f"{self.recipe}: validation {self.metric} {self.metric.text_with_unit(self.value)}, "
             f"{len(self.members)} of {len(self.weights)} ingredients, "
             f"{self.evaluations} of {self.budget} evaluations spent"
         )
@@ -96,25 +109,33 @@ def craft(
     candidates: Tensor | None = None,
     prior: float = 0.0,
     seed: int = 0,
+    metric: MetricLike | None = None,
+    higher_is_better: bool | None = None,
 ) -> Soup:
     """Spend a budget of evaluations on one recipe and return its soup.
 
     Args:
         bank: the validation logit bank, N ingredients.
-        evaluate: mixing weights (N,) to validation accuracy in percent; called at most `budget`
-            times. "learned" needs `radin.evaluator(zoo, split)`, the others take any function.
+        evaluate: mixing weights (N,) to validation accuracy in percent, or to another metric;
+            called at most `budget` times. "learned" needs `radin.evaluator(zoo, split)`, the others
+            take any function.
         budget: B, at least 1. More than the recipe can use is used up to what exists, and
             `Soup.note` says so.
         recipe: "radin", "greedy", "uniform", "best_single", "random", "learned", or "ensemble" (a
             reference).
         candidates: (M, N) mixing weights for "radin" and "random"; by default all subsets of up to
             13 ingredients, and 8,191 Monte Carlo subsets of more.
-        prior: lambda, for "radin": the bonus of the full zoo in percentage points.
+        prior: lambda, for "radin": the bonus of the full zoo in percentage points. It must be 0 for
+            a metric that is no percentage.
         seed: of every random choice.
+        metric: what soups are ranked and chosen by: a name, a `Metric`, or a function of averaged
+            logits (n, C) and labels, as in `radin.fast_estimate`. `evaluate` must return the same.
+            By default the metric of `radin.evaluator(zoo, split, metric=...)`, else "accuracy".
+        higher_is_better: whether larger numbers of a function are better.
 
     Raises:
-        ParameterError: an impossible budget, recipe, prior or candidate, or no networks for
-            "learned". It is raised before anything is evaluated.
+        ParameterError: an impossible budget, recipe, prior, metric or candidate, an evaluator of
+            another metric, or no networks for "learned". It is raised before anything is evaluated.
 
     Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and
     learned.
@@ -126,7 +147,9 @@ def craft(
     radin: validation accuracy 82.88%, 5 of 10 ingredients, 4 of 4 evaluations spent
     """
     budget = check_integer("budget", budget, minimum=1)
-    prior = check_prior(prior)
+    chosen = _metric_of(evaluate, metric, higher_is_better)
+    chosen.check_labels(bank.labels, num_outputs=bank.num_outputs)
+    prior = check_prior(prior, chosen)
     seed = check_seed(seed)
     recipes = RECIPES | LIVE_RECIPES
     if recipe not in recipes:
@@ -134,21 +157,38 @@ def craft(
     if candidates is not None:
         candidates = torch.as_tensor(candidates)
         check_weights(candidates, bank.num_models, rows=True)
-    ledger = Ledger(bank, evaluate, budget)
+    ledger = Ledger(bank, evaluate, budget, metric=chosen)
     options = RecipeOptions(candidates=candidates, prior=prior, seed=seed)
     choice = recipes[recipe](bank, ledger, options)
     trials = ledger.trials
     return Soup(
         recipe=recipe,
         weights=trials[choice].weights,
-        accuracy=trials[choice].accuracy,
+        value=trials[choice].value,
         trials=trials,
         evaluations=ledger.spent,
         forward_equivalents=float(ledger.forward_equivalents),
         budget=budget,
         note="; ".join([*ledger.notes, *_unused_budget(ledger)]),
         trust=Trust(tuple(checks_of_trials(bank, trials))) if recipe in RANKED else None,
+        metric=chosen,
     )
+
+
+def _metric_of(
+    evaluate: Evaluate, metric: MetricLike | None, higher_is_better: bool | None
+) -> Metric:
+    """The metric to craft by: the asked one, which must be the evaluator's where it has one."""
+    own = getattr(evaluate, "metric", None)
+    if not isinstance(own, Metric):
+        return find_metric("accuracy" if metric is None else metric, higher_is_better)
+    chosen = find_metric(own if metric is None else metric, higher_is_better)
+    if chosen != own:
+        raise ParameterError(
+            f"craft was asked for {chosen.name}, but evaluate measures {own.name}; make it with "
+            f"metric={chosen.name!r}, or leave craft's metric out."
+        )
+    return chosen
 
 
 def _unused_budget(ledger: Ledger) -> list[str]:

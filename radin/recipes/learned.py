@@ -300,6 +300,7 @@ def learned(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
 
 def _check_live(bank: LogitBank, evaluate: Evaluate) -> LiveEvaluator:
     """The evaluator with the networks and images behind the bank; ParameterError for others."""
+    bank.refuse_targets("Learning by cross-entropy")
     if not isinstance(evaluate, LiveEvaluator):
         raise ParameterError(
             "This recipe needs real networks and images, not accuracies alone (a soup bench or a "

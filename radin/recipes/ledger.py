@@ -13,6 +13,8 @@ from torch import Tensor
 from radin.errors import BudgetError, ParameterError
 from radin.inference.evaluate import LiveEvaluator
 from radin.ranking.bank import LogitBank
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY
 from radin.ranking.rank import fast_estimate
 
 Evaluate = Callable[[Tensor], float]
@@ -24,10 +26,11 @@ class Trial:
 
     Attributes:
         weights: (N,) mixing weights.
-        estimate: fast estimate in percent, read off the bank.
-        accuracy: validation accuracy in percent. It comes from an evaluation of the soup, or off
-            the bank when not `evaluated`.
+        estimate: fast estimate in percent, or in the metric's unit, read off the bank.
+        value: validation accuracy in percent, or another metric. It comes from an evaluation of the
+            soup, or off the bank when not `evaluated`.
         evaluated: whether it cost an evaluation.
+        metric: what estimate and value are.
 
     >>> import radin
     >>> bench = radin.SoupBench.load("cifar10")
@@ -38,25 +41,46 @@ class Trial:
 
     weights: Tensor
     estimate: float
-    accuracy: float
+    value: float
     evaluated: bool = True
+    metric: Metric = ACCURACY
+
+    @property
+    def accuracy(self) -> float:
+        """The value, if it is an accuracy in percent.
+
+        Raises ParameterError for another metric.
+        """
+        return accuracy_of(self.value, self.metric)
+
+
+def accuracy_of(value: float, metric: Metric) -> float:
+    """The value of a trial or soup as an accuracy.
+
+    Raises:
+        ParameterError: it is another metric's.
+    """
+    if metric != ACCURACY:
+        raise ParameterError(f"This was measured by {metric.name}, not accuracy; read .value.")
+    return value
 
 
 @dataclass
 class _Look:
-    """A trial before its estimate is read; `accuracy` is None where it was not evaluated."""
+    """A trial before its estimate is read; `value` is None where it was not evaluated."""
 
     weights: Tensor
     estimate: float | None
-    accuracy: float | None
+    value: float | None
 
 
 @dataclass
 class Ledger:
     """The only way for a recipe to an evaluation; it cannot be overspent.
 
-    `look` takes an accuracy off the bank and is free. `spend` evaluates a soup and costs one.
+    `look` takes a value off the bank and is free. `spend` evaluates a soup and costs one.
     `charge` books other work for what it costs. What the user should know goes to `notes`.
+    `metric` is what bank and evaluations are read by.
     """
 
     bank: LogitBank
@@ -65,6 +89,7 @@ class Ledger:
     charged: Fraction = Fraction(0)
     notes: list[str] = field(default_factory=list)
     _looks: list[_Look] = field(default_factory=list, repr=False)
+    metric: Metric = ACCURACY
 
     @property
     def trials(self) -> list[Trial]:
@@ -72,15 +97,15 @@ class Ledger:
         missing = [look for look in self._looks if look.estimate is None]
         if missing:
             weights = torch.stack([look.weights for look in missing])
-            estimates = fast_estimate(self.bank, weights).tolist()
+            estimates = self._estimates(weights)
             for look, estimate in zip(missing, estimates, strict=True):
                 look.estimate = estimate
-        return [_trial(look) for look in self._looks]
+        return [self._trial(look) for look in self._looks]
 
     @property
     def spent(self) -> int:
         """Evaluations so far."""
-        return sum(look.accuracy is not None for look in self._looks)
+        return sum(look.value is not None for look in self._looks)
 
     @property
     def forward_equivalents(self) -> Fraction:
@@ -121,11 +146,11 @@ class Ledger:
             weights: (N,) mixing weights.
             estimate: the soup's fast estimate where it is available; else the bank gives it later.
 
-        Returns: its validation accuracy in percent.
+        Returns: its validation accuracy in percent, or another metric.
 
         Raises:
             BudgetError: nothing is left.
-            ParameterError: the result is no accuracy.
+            ParameterError: the result is not a number that the metric can have.
         """
         if self.left < 1:
             raise BudgetError(
@@ -133,7 +158,7 @@ class Ledger:
                 "raise the budget or stop earlier."
             )
         answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
-        return self._book(weights, estimate, _check_accuracy(answer))
+        return self._book(weights, estimate, self._check(answer))
 
     def spend_many(self, rows: Tensor, *, estimates: Sequence[float] | None = None) -> list[float]:
         """Evaluate several soups, in one pass over the images where `evaluate` is live.
@@ -143,7 +168,7 @@ class Ledger:
             estimates: their M fast estimates where they are available; else the bank gives them
                 later, all in one read.
 
-        Returns: their validation accuracies in percent.
+        Returns: their validation accuracies in percent, or another metric.
 
         Raises BudgetError when less than M is left.
         """
@@ -155,49 +180,39 @@ class Ledger:
                 for weights, estimate in zip(rows, given, strict=True)
             ]
         answers = self.evaluate.many([weights.clone() for weights in rows])
-        accuracies = [_check_accuracy(answer) for answer in answers]
+        values = [self._check(answer) for answer in answers]
         return [
-            self._book(weights, estimate, accuracy)
-            for weights, estimate, accuracy in zip(rows, given, accuracies, strict=True)
+            self._book(weights, estimate, value)
+            for weights, estimate, value in zip(rows, given, values, strict=True)
         ]
 
     def look(self, weights: Tensor, *, estimate: float | None = None) -> float:
-        """The accuracy of an ensemble off the bank, free.
+        """The accuracy of an ensemble, or another metric, off the bank, free.
 
-        For one ingredient alone it is the soup's own accuracy.
+        For one ingredient alone it is the soup's own.
 
         Args:
             weights: (N,) mixing weights.
             estimate: the fast estimate where it is available; else the bank is read.
 
-        Returns: the accuracy in percent.
+        Returns: the accuracy in percent, or another metric.
         """
         if estimate is None:
-            estimate = fast_estimate(self.bank, weights.unsqueeze(0)).item()
+            (estimate,) = self._estimates(weights.unsqueeze(0))
         self._book(weights, estimate, None)
         return estimate
 
-    def _book(self, weights: Tensor, estimate: float | None, accuracy: float | None) -> float:
-        self._looks.append(_Look(weights.clone(), estimate, accuracy))
-        return math.nan if accuracy is None else accuracy
+    def _estimates(self, rows: Tensor) -> list[float]:
+        return fast_estimate(self.bank, rows, self.metric).tolist()
 
+    def _check(self, answer: object) -> float:
+        return self.metric.check_value(answer, source="evaluate(weights)")
 
-def _trial(look: _Look) -> Trial:
-    assert look.estimate is not None
-    evaluated = look.accuracy is not None
-    accuracy = look.estimate if look.accuracy is None else look.accuracy
-    return Trial(look.weights, look.estimate, accuracy, evaluated)
+    def _book(self, weights: Tensor, estimate: float | None, value: float | None) -> float:
+        self._looks.append(_Look(weights.clone(), estimate, value))
+        return math.nan if value is None else value
 
-
-def _check_accuracy(answer: object) -> float:
-    """What an evaluation returned as an accuracy; ParameterError when it is none."""
-    try:
-        accuracy = float(answer)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        accuracy = math.nan
-    if not 0 <= accuracy <= 100:  # NaN fails this too
-        raise ParameterError(
-            "evaluate(weights) must return an accuracy in percent, 0 to 100; "
-            f"it returned {answer!r}."
-        )
-    return accuracy
+    def _trial(self, look: _Look) -> Trial:
+        assert look.estimate is not None
+        value = look.estimate if look.value is None else look.value
+        return Trial(look.weights, look.estimate, value, look.value is not None, self.metric)

@@ -15,28 +15,38 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY
+
 Members = list[int]  # the indices of a subset's ingredients
 
 
-def comparable(accuracies: Any) -> np.ndarray:
-    """Accuracies rounded to compare them: 100 * (h / n) and 100 * h / n are one accuracy."""
-    return np.round(np.asarray(accuracies, dtype=np.float64), 9)
+def comparable(values: Any, metric: Metric = ACCURACY) -> np.ndarray:
+    """Values rounded to compare them, the larger the better.
+
+    100 * (h / n) and 100 * h / n are one accuracy.
+    """
+    return metric.comparable(values)
 
 
-def best_so_far(accuracies: Sequence[float] | np.ndarray | Tensor) -> np.ndarray:
+def best_so_far(
+    values: Sequence[float] | np.ndarray | Tensor, *, metric: Metric = ACCURACY
+) -> np.ndarray:
     """What radin and random return after 1, 2, ... looks: the best, and of equals the first.
 
     The first of equals is the better ranked one.
 
     Args:
-        accuracies: (B,) validation accuracies in percent, in the order of the looks.
+        values: (B,) validation accuracies in percent, in the order of the looks; or values of
+            another metric.
+        metric: what the values are.
 
     Returns: (B,) int64, for each budget the index of the chosen look.
     """
-    values = comparable(accuracies)
-    record = np.maximum.accumulate(values)
-    is_better = np.concatenate([[True], values[1:] > record[:-1]])
-    return np.maximum.accumulate(np.where(is_better, np.arange(len(values)), 0))
+    rounded = comparable(values, metric)
+    record = np.maximum.accumulate(rounded)
+    is_better = np.concatenate([[True], rounded[1:] > record[:-1]])
+    return np.maximum.accumulate(np.where(is_better, np.arange(len(rounded)), 0))
 
 
 def random_order(num_candidates: int, *, seed: int) -> np.ndarray:
@@ -49,6 +59,7 @@ def greedy_choices(
     *,
     look: Callable[[Members], float],
     evaluate: Callable[[Members], float],
+    metric: Metric = ACCURACY,
 ) -> Iterator[int]:
     """What greedy returns after 0, 1, 2, ... evaluations.
 
@@ -56,24 +67,25 @@ def greedy_choices(
     kept when it does no harm. An evaluation is made only when its choice is asked for.
 
     Args:
-        singles: (N,) validation accuracy of each ingredient in percent.
-        look: gives the accuracy of one ingredient, which the bank holds.
-        evaluate: gives the accuracy of a soup, which costs one evaluation.
+        singles: (N,) validation accuracy of each ingredient in percent, or another metric.
+        look: gives the value of one ingredient, which the bank holds.
+        evaluate: gives the value of a soup, which costs one evaluation.
+        metric: what the values are.
 
     Returns: the index of the look that is kept; 0 is the best ingredient.
 
     Source: Wortsman et al. 2022, recipe 1.
     """
-    best_first = np.argsort(-comparable(singles), kind="stable").tolist()
+    best_first = np.argsort(-comparable(singles, metric), kind="stable").tolist()
     kept = best_first[:1]
-    reached = comparable(look(kept))
+    reached = comparable(look(kept), metric)
     choice = 0
     yield choice
     for index, k in enumerate(best_first[1:], start=1):
         tried = [*kept, k]
-        accuracy = comparable(evaluate(tried))
-        if accuracy >= reached:
+        value = comparable(evaluate(tried), metric)
+        if value >= reached:
             kept = tried
-            reached = accuracy
+            reached = value
             choice = index
         yield choice

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import distinct, exhaustive, from_subsets, monte_carlo
-from radin.ranking.rank import rank
+from radin.ranking.rank import rank, single_values
 from radin.recipes.ledger import Ledger
 from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
 
@@ -55,11 +55,11 @@ Recipe = Callable[[LogitBank, Ledger, RecipeOptions], int]
 def radin(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     """RADIN: rank all candidates, evaluate the first B, return the best by validation."""
     candidates = options.candidates_for(bank)
-    ranking = rank(bank, candidates, prior=options.prior, top=ledger.left)
-    accuracies = ledger.spend_many(
+    ranking = rank(bank, candidates, prior=options.prior, top=ledger.left, metric=ledger.metric)
+    values = ledger.spend_many(
         candidates[ranking.order], estimates=ranking.estimates[ranking.order].tolist()
     )
-    return int(best_so_far(accuracies)[-1])
+    return int(best_so_far(values, metric=ledger.metric)[-1])
 
 
 def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
@@ -67,7 +67,7 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
 
     Source: Wortsman et al. 2022, recipe 1.
     """
-    singles = bank.accuracies()
+    singles = single_values(bank, ledger.metric)
 
     def weights_of(members: Members) -> Tensor:
         subset = torch.zeros(1, bank.num_models)
@@ -78,6 +78,7 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
         singles,
         look=lambda members: ledger.look(weights_of(members), estimate=singles[members[0]].item()),
         evaluate=lambda members: ledger.spend(weights_of(members)),
+        metric=ledger.metric,
     )
     *_, choice = islice(choices, ledger.left + 1)  # the first choice is free
     return choice
@@ -93,9 +94,9 @@ def uniform(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
 
 
 def best_single(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
-    """The best ingredient by validation. It is free, because the bank holds its accuracy."""
-    singles = bank.accuracies()
-    best = int(singles.argmax())
+    """The best ingredient by validation. It is free, because the bank holds its value."""
+    singles = single_values(bank, ledger.metric)
+    best = int(ledger.metric.comparable(singles).argmax())
     ledger.look(torch.eye(bank.num_models)[best], estimate=singles[best].item())
     return 0
 
@@ -104,7 +105,7 @@ def random(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     """Evaluate B different candidates drawn at random: what RADIN would be without stage 1."""
     candidates = distinct(options.candidates_for(bank))
     drawn = random_order(len(candidates), seed=options.seed)[: ledger.left]
-    return int(best_so_far(ledger.spend_many(candidates[drawn]))[-1])
+    return int(best_so_far(ledger.spend_many(candidates[drawn]), metric=ledger.metric)[-1])
 
 
 def ensemble(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:

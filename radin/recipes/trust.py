@@ -18,7 +18,11 @@ from radin.inference.devices import pick_device
 from radin.inference.forward import batch_logits, matches_stored
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import effective_number
-from radin.ranking.rank import fast_estimate, nll_of
+from radin.ranking.estimates import ensemble_outputs
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY, nll_of
+from radin.ranking.rank import fast_estimate, single_values
+from radin.ranking.resampling import bootstrap_difference
 from radin.recipes.ledger import Trial
 from radin.recipes.trust_report import Check, Trust
 from radin.recipes.weight_checks import checks_of_weights
@@ -31,6 +35,7 @@ from radin.theory.taylor import derivatives, directions
 MAX_LOUDNESS_RATIO = 4.0  # spread of the loudest ingredient's logits over that of the median one
 EXPANSION_RANGE = (0.6, 1.6)  # second-order term over the gain that it approximates
 MAX_GAP_RATIO = 0.75  # predicted gap over the spread of the ensemble's logits
+_NOISE_RESAMPLES = 200  # for a standard error, not for quantiles
 
 LOUDNESS = "logits of the loudest ingredient beside the median one's"
 
@@ -102,6 +107,7 @@ def _check_arguments(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | Non
             "radin.predict(zoo, split) makes one, and a soup bench has .val."
         )
     bank.refuse_projection("trust")
+    bank.refuse_targets("trust")
     if zoo is not None and not isinstance(zoo, Zoo):
         raise ParameterError(
             f"The second argument is a zoo, as Zoo.open makes one, not a {type(zoo).__name__}."
@@ -226,44 +232,77 @@ def checks_of_trials(bank: LogitBank, trials: Sequence[Trial]) -> list[Check]:
     soups = [trial for trial in evaluated if effective_number(trial.weights[None]).item() > 1]
     if not soups:
         return []
-    short = sum(soup.estimate - soup.accuracy for soup in soups) / len(soups)
-    checks = [Check("fast estimate less accuracy over the evaluated soups, mean in points", short)]
+    metric = soups[0].metric
+    unit = metric.unit_of_differences
+    short = sum(metric.gain(soup.estimate, soup.value) for soup in soups) / len(soups)
+    checks = [
+        Check(f"fast estimate less {metric} over the evaluated soups, mean{unit}", short)
+        if metric.higher_is_better
+        else Check(f"{metric} less fast estimate over the evaluated soups, mean{unit}", short)
+    ]
     if len(soups) > 2 and (correlation := _rank_correlation(soups)) is not None:
-        checks.append(Check("rank correlation of estimate and accuracy over them", correlation))
-    singles = bank.accuracies()
-    best = max(soups, key=lambda trial: trial.accuracy)
-    ensemble = torch.zeros(bank.logits.shape[1:], dtype=torch.float64, device=bank.logits.device)
-    for k in best.weights.nonzero().flatten().tolist():
-        ensemble += best.weights[k].item() * bank.logits[k]
-    best_single = bank.logits[int(singles.argmax())]
-    differ = (ensemble.argmax(-1) != best_single.argmax(-1)).double().mean().item()
-    noise = 100 * math.sqrt(max(differ, 1 / bank.num_images) / bank.num_images)
+        checks.append(Check(f"rank correlation of estimate and {metric} over them", correlation))
+    return [*checks, _best_beside_single(bank, soups, short)]
+
+
+def _best_beside_single(bank: LogitBank, soups: Sequence[Trial], short: float) -> Check:
+    """The check that the best soup is no worse than the best ingredient, up to noise.
+
+    Args:
+        short: how much better the estimates are than the soups, on average.
+    """
+    metric = soups[0].metric
+    singles = single_values(bank, metric)
+    best_model = int(metric.comparable(singles).argmax())
+    best = soups[int(metric.comparable([trial.value for trial in soups]).argmax())]
+    single = singles[best_model].item()
+    points = "points" if metric.is_percentage else metric.unit
     advice = (
-        f"The evaluated soups fall {short:.1f} points short of their ensembles. "
+        f"The evaluated soups fall {_digits(metric, short)}{points and f' {points}'} short "
+        "of their ensembles. "
         if short > 0
         else ""
     )
     advice += (
-        f"The best evaluated soup ({best.accuracy:.2f}%) is no match for the best ingredient "
-        f"({singles.max().item():.2f}%). Use that one, or the ensemble; "
+        f"The best evaluated soup ({metric.text_with_unit(best.value)}) is no match for the best "
+        f"ingredient ({metric.text_with_unit(single)}). Use that one, or the ensemble; "
         "for a better soup fine-tune at lower rates."
     )
-    gained = best.accuracy - singles.max().item()
-    checks.append(
-        Check(
-            "best soup less best ingredient, on validation in points",
-            gained,
-            minimum=-noise,
-            advice=advice,
-        )
+    sides = ("best soup", "best ingredient")
+    first, second = sides if metric.higher_is_better else reversed(sides)
+    return Check(
+        f"{first} less {second}, on validation{metric.unit_of_differences}",
+        metric.gain(best.value, single),
+        minimum=-_noise(bank, best.weights, best_model, metric),
+        advice=advice,
     )
-    return checks
+
+
+def _digits(metric: Metric, difference: float) -> str:
+    return f"{difference:.1f}" if metric.is_percentage else f"{difference:.3g}"
+
+
+def _noise(bank: LogitBank, weights: Tensor, best_model: int, metric: Metric) -> float:
+    """How much an ensemble and the best ingredient may differ by chance: a standard error."""
+    ensemble = ensemble_outputs(bank, weights.double())
+    single = bank.projected(bank.logits[best_model].double())
+    if metric == ACCURACY:
+        differ = (ensemble.argmax(-1) != single.argmax(-1)).double().mean().item()
+        return 100 * math.sqrt(max(differ, 1 / bank.num_images) / bank.num_images)
+    if bank.num_images < 2:
+        return math.inf
+    if metric.per_image is not None:
+        a, b = (metric.per_image(x[None], bank.labels)[0] for x in (ensemble, single))
+        return (a - b).std().item() / math.sqrt(bank.num_images)
+    return bootstrap_difference(
+        metric, ensemble.cpu(), single.cpu(), bank.labels.cpu(), resamples=_NOISE_RESAMPLES
+    ).standard_error
 
 
 def _rank_correlation(soups: Sequence[Trial]) -> float | None:
     """Spearman's, equal values sharing their mean rank; None where all are equal."""
     ranks = []
-    for values in ([t.estimate for t in soups], [t.accuracy for t in soups]):
+    for values in ([t.estimate for t in soups], [t.value for t in soups]):
         v = torch.tensor(values, dtype=torch.float64)
         rank = (v[:, None] > v).sum(1) + 0.5 * (v[:, None] == v).sum(1)
         ranks.append(rank - rank.mean())

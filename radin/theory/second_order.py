@@ -19,7 +19,7 @@ from radin.inference.devices import pick_device
 from radin.inference.forward import batch_logits, functional_logits
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights, without_scale
-from radin.ranking.rank import check_metric, nll_of
+from radin.ranking.named_metrics import nll_of
 from radin.soup.average import average
 from radin.theory.taylor import (
     StateDict,
@@ -48,6 +48,7 @@ def loss_variance(bank: LogitBank, candidates: Tensor) -> Tensor:
     Source: T2 in the book.
     """
     bank.refuse_projection("The variance of losses")
+    bank.refuse_targets("The variance of losses")
     p = check_weights(candidates, bank.num_models, rows=True).to(bank.logits.device)
     p = p / p.sum(1, keepdim=True)
     total = torch.zeros(len(p), dtype=torch.float64, device=p.device)
@@ -215,8 +216,11 @@ def corrected_estimate(
 
     Raises:
         BankError: the gaps do not fit the bank.
+        ParameterError: another metric, or a bank without classes.
     """
-    check_metric(metric)
+    if metric not in ("accuracy", "nll"):
+        raise ParameterError(f"metric must be one of accuracy, nll, not {metric!r}.")
+    bank.refuse_targets("A corrected estimate")
     total = torch.zeros(len(candidates), dtype=torch.float64)
     for images, logits in corrected_logits(bank, gaps, candidates):
         labels = bank.labels[images].cpu()

@@ -30,9 +30,10 @@ from radin.cli import commands, inputs, parser, tables
 from radin.cli.parser import main
 from radin.data.download.catalog import DATA_SETS, Archive
 from radin.data.splits import Normalised
-from radin.experiments.intervals import paired_interval
+from radin.experiments.intervals import paired_interval, paired_metric_interval
 from radin.experiments.model_soups import ingredients, results
 from radin.inference.batch_norm import refresh_batch_norm
+from radin.ranking.named_metrics import find_metric
 
 NETWORKS = """
 from torch import nn
@@ -880,3 +881,111 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "a.safetensors").mkdir()
     assert main(f"craft {PLAIN} --out {tmp_path / out} --force".split()) == 1
     assert message in capsys.readouterr().err.replace("File exists", "Not a directory")
+
+
+# By another metric ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "nll", "top2_accuracy", "calibration_error"])
+def test_rank_by_a_metric(home, crafted, capsys, name):
+    bank = crafted[1]
+    metric = find_metric(name)
+    out = run(capsys, f"rank {PLAIN} --top 3 --metric {name}")
+    ranking = radin.rank(bank, radin.exhaustive(4), top=3, metric=name)
+    expected = [
+        [str(k + 1), metric.text(ranking.estimates[i]), metric.text(ranking.scores[i])]
+        for k, i in enumerate(ranking.order)
+    ]
+    assert [row[:3] for row in table(out, "rank")] == expected
+    singles = radin.fast_estimate(bank, torch.eye(4), name)
+    best = singles.max() if metric.higher_is_better else singles.min()
+    assert f", {name} {metric.text_with_unit(best.item())}. Estimates" in out
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "nll"])
+def test_craft_by_a_metric(home, crafted, capsys, tmp_path, name):
+    zoo, bank, _ = crafted
+    metric = find_metric(name)
+    val, test = split_of(home, "val"), split_of(home, "test")
+    soup = radin.craft(bank, radin.evaluator(zoo, val, "cpu", metric=name), budget=3)
+    path = tmp_path / "soup.safetensors"
+    out = run(capsys, f"craft {PLAIN} --budget 3 --metric {name} --test-part test --out {path}")
+    rows = table(out, "rank")
+    assert [row[2].rstrip(" *") for row in rows] == [metric.text(t.value) for t in soup.trials]
+    (winner,) = [k for k, row in enumerate(rows) if row[2].endswith("*")]
+    assert soup.trials[winner].value == soup.value
+    outputs, labels = radin.soup_logits(zoo, soup.weights, test, "cpu")
+    uniform, _ = radin.soup_logits(zoo, [0.25] * 4, test, "cpu")
+    less, low, high = paired_metric_interval(metric, outputs, uniform, labels)
+    rows = {row[0]: row[1:] for row in table(out, "on test, 90 images:")[1:]}
+    assert metric.text(metric(outputs, labels)) in {row[0] for row in rows.values()}
+    if "uniform soup" in rows:
+        digits = "+.2f" if metric.is_percentage else "+.6g"
+        difference, first, last = (f"{number:{digits}}" for number in (less, low, high))
+        value = metric.text(metric(uniform, labels))
+        assert rows["uniform soup"] == [value, difference, f"{first} to {last}"]
+    with safe_open(path, "pt") as file:
+        provenance = json.loads(file.metadata()["radin"])
+    assert provenance["metric"] == name
+    assert provenance[name] == soup.value
+
+
+def test_evaluate_by_a_metric(home, capsys):
+    rest = PLAIN.removeprefix("plain ")
+    one = f"evaluate plain/model_2.safetensors {rest}"
+    value = {
+        (name, part): radin.evaluator(zoo_of(home), split_of(home, part), "cpu", metric=name)(
+            [0, 0, 1, 0]
+        )
+        for name in ("macro_f1", "nll")
+        for part in ("val", "test")
+    }
+    out = run(capsys, f"{one} --part test --metric macro_f1")
+    assert out == f"model_2: macro_f1 {value['macro_f1', 'test']:.2f}% on test, 90 images\n"
+    out = run(capsys, f"{one} --part test --metric nll")
+    assert out == f"model_2: nll {value['nll', 'test']:.6g} nats on test, 90 images\n"
+    rows = table(run(capsys, f"{one} --part val,test --metric nll"), "part")
+    assert rows == [
+        ["val", f"{value['nll', 'val']:.6g}", "60"],
+        ["test", f"{value['nll', 'test']:.6g}", "90"],
+    ]
+
+
+def test_bench_by_a_metric(capsys):
+    out = run(capsys, "bench cifar10 --budget 4 --metric nll")
+    bench = SoupBench.load("cifar10")
+    rows = {row[0]: row[1:] for row in table(out, "recipe")}
+    assert "radin, prior 1" not in rows
+    assert rows["oracle"][-2] == f"{bench.soups('test', 'nll').min().item():.6g}"
+    soup = radin.craft(bench.val, bench.evaluator(metric="nll"), 4)
+    assert rows["radin, prior 0"][2] == f"{soup.value:.6g}"
+    assert rows["radin, prior 0"][-1] == f"{bench.regret(soup.weights, metric='nll'):.6g}"
+    assert "does not hold the logits of its soups" in refused(
+        capsys, "bench cifar10 --metric macro_f1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("rank", "metric must be one of accuracy, nll, macro_f1"),
+        ("craft", "metric must be one of accuracy, nll, macro_f1"),
+    ],
+)
+def test_an_unknown_metric_is_refused_before_any_work(home, capsys, monkeypatch, command, message):
+    monkeypatch.setattr(commands, "predict", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr(commands, "open_part", lambda *_, **__: pytest.fail("worked"))
+    assert message in refused(capsys, f"{command} {PLAIN} --metric F1")
+
+
+def test_metrics_that_do_not_fit_are_refused_before_any_work(home, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "open_zoo", lambda *_, **__: pytest.fail("worked"))
+    for command in ("rank", "craft"):
+        assert "prior is a bonus in percentage points, and nll is no percentage" in refused(
+            capsys, f"{command} {PLAIN} --metric nll --prior 1"
+        )
+    evaluate = f"evaluate plain/model_2.safetensors {PLAIN.removeprefix('plain ')}"
+    for command in (f"rank {PLAIN}", f"craft {PLAIN}", evaluate):
+        assert "mean_squared_error is for regression, and these labels are classes" in refused(
+            capsys, f"{command} --metric mean_squared_error"
+        )

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radin.errors import ParameterError
-from radin.experiments.intervals import accuracy_interval, jackknife_interval, paired_interval
+from radin.experiments.intervals import (
+    accuracy_interval,
+    jackknife_interval,
+    paired_interval,
+    paired_metric_interval,
+)
+from radin.ranking.named_metrics import METRICS, class_weighted_accuracy, find_metric
+from radin.ranking.resampling import bootstrap_difference
 
 ANSWERS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -173,3 +180,80 @@ def test_the_interval_of_an_accuracy_covers_in_95_percent_of_the_cases():
 def test_an_accuracy_needs_answers(answers):
     with pytest.raises(ParameterError, match="one boolean for each image"):
         accuracy_interval(answers)
+
+
+# By any metric ----------------------------------------------------------------------------------
+
+CLASS_METRICS = ("macro_f1", "balanced_accuracy", "mean_iou")
+
+
+def outputs_and_labels(
+    rng: torch.Generator, num_images: int, *, gain: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of two networks that share much of their noise, and rare classes among the labels."""
+    labels = (torch.rand(num_images, generator=rng) ** 2 * 4).long()
+    shared = torch.randn(num_images, 4, generator=rng)
+    shared[torch.arange(num_images), labels] += 1
+    a, b = shared + 0.5 * torch.randn(2, num_images, 4, generator=rng)
+    a[torch.arange(num_images), labels] += gain
+    return a, b, labels
+
+
+def test_accuracy_has_the_interval_of_pairs():
+    a, b, labels = outputs_and_labels(torch.Generator().manual_seed(0), 200)
+    assert paired_metric_interval(METRICS["accuracy"], a, b, labels) == paired_interval(
+        a.argmax(1) == labels, b.argmax(1) == labels
+    )
+
+
+@pytest.mark.parametrize("name", ["nll", "top2_accuracy"])
+def test_a_mean_over_images_has_a_normal_interval(name):
+    metric = find_metric(name)
+    a, b, labels = outputs_and_labels(torch.Generator().manual_seed(0), 300)
+    value, low, high = paired_metric_interval(metric, a, b, labels)
+    assert value == pytest.approx(metric(a, labels) - metric(b, labels))
+    found = bootstrap_difference(metric, a, b, labels, resamples=2000)
+    assert found.value == pytest.approx(value)
+    assert (high - low) / 2 == pytest.approx(1.96 * found.standard_error, rel=0.1)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
+
+
+@pytest.mark.parametrize("name", [*CLASS_METRICS, "class_weighted", "calibration_error"])
+def test_other_metrics_draw_images_again(name):
+    """The same draws, each computed by scikit-learn on its own."""
+    a, b, labels = outputs_and_labels(torch.Generator().manual_seed(0), 80)
+    metric = class_weighted_accuracy([1, 2, 0, 5]) if name == "class_weighted" else METRICS[name]
+    value, low, high = paired_metric_interval(metric, a, b, labels, resamples=60)
+    assert value == pytest.approx(metric(a, labels) - metric(b, labels))
+    drawn = np.random.default_rng(0).integers(0, 80, (60, 80))
+    differences = [
+        metric(a[images], labels[images]) - metric(b[images], labels[images])
+        for images in torch.from_numpy(drawn)
+    ]
+    assert (low, high) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-9)
+    assert paired_metric_interval(metric, a, b, labels, resamples=60) == (value, low, high)
+    assert paired_metric_interval(metric, a, a, labels, resamples=20) == (0, 0, 0)
+
+
+def test_the_interval_of_macro_f1_covers_the_truth():
+    """The truth is the difference on many images of the same kind."""
+    metric = METRICS["macro_f1"]
+    a, b, labels = outputs_and_labels(torch.Generator().manual_seed(99), 100_000, gain=0.3)
+    truth = metric(a, labels) - metric(b, labels)
+    rng = torch.Generator().manual_seed(1)
+    covered = 0
+    for seed in range(200):
+        some = outputs_and_labels(rng, 200, gain=0.3)
+        _, low, high = paired_metric_interval(metric, *some, resamples=200, seed=seed)
+        covered += low <= truth <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_outputs_that_are_no_pair():
+    a, b, labels = outputs_and_labels(torch.Generator().manual_seed(0), 20)
+    for use in (paired_metric_interval, bootstrap_difference):
+        for case in ((a[:5], b, labels), (a, b, labels[:5]), (a[:1], b[:1], labels[:1])):
+            with pytest.raises(ParameterError, match="for the same images, at least 2"):
+                use(METRICS["macro_f1"], *case)
+    with pytest.raises(ParameterError, match="mean_squared_error is for regression"):
+        paired_metric_interval(METRICS["mean_squared_error"], a, b, labels)

@@ -21,6 +21,7 @@ DRAWINGS = {
     "table_of_soups, large": lambda: ideas.table_of_soups(500),
     "table_of_soups, one": lambda: ideas.table_of_soups(1),
     "left_out": lambda: ideas.left_out(["art painting", "cartoon", "photo", "sketch"]),
+    "metric_last": ideas.metric_last,
     "forward_passes": lambda: ideas.forward_passes(
         {"greedy": [(17, drawing.GREEDY), (54, "#BBBBBB")], "radin": [(4, "red")]}
     ),

@@ -59,7 +59,7 @@ LOGITS = torch.zeros(2, 3, 4)
         (torch.zeros(2, 3, 0), [0, 0, 0], r"and a class.*\(2, 3, 0\)"),
         (LOGITS, [0, 0], r"Labels must be 3 whole numbers.*\(2,\)"),
         (LOGITS, [[0], [0], [0]], r"Labels must be 3 whole numbers.*\(3, 1\)"),
-        (LOGITS, [0.0, 1.0, 2.0], "whole numbers.*float32"),
+        (LOGITS, [1j, 0j, 0j], "whole numbers.*complex64"),
         (LOGITS, [0, 4, 7], r"Image 1 has label 4, .* classes 0 to 3 \(2 such images\)"),
         (LOGITS, [0, 0, -1], "Image 2 has label -1"),
     ],

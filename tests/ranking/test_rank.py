@@ -15,6 +15,7 @@ from torch import Tensor
 from helpers import exact_accuracy, exact_ensemble, mixing_weights, random_bank, tied_banks
 from radin import LogitBank, exhaustive, fast_estimate, monte_carlo, rank
 from radin.errors import ParameterError
+from radin.ranking import estimates
 from radin.ranking import rank as rank_module
 from radin.ranking.candidates import effective_number
 from radin.ranking.rank import ensemble_answers
@@ -46,7 +47,7 @@ def test_blocks_of_any_size_give_the_same_estimates(case, block_logits):
     bank, candidates = case
     whole = {metric: fast_estimate(bank, candidates, metric) for metric in ("accuracy", "nll")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rank_module, "_NLL_BLOCK_LOGITS", block_logits)
+        patch.setattr(estimates, "_BLOCK_LOGITS", block_logits)
         patch.setattr("radin.ranking.margins._MAX_BLOCK_LOGITS", block_logits)
         assert torch.equal(fast_estimate(bank, candidates), whole["accuracy"])
         torch.testing.assert_close(
@@ -339,7 +340,9 @@ def test_candidates_that_do_not_fit_the_bank(candidates, said):
 
 
 def test_unknown_metric():
-    with pytest.raises(ParameterError, match="metric must be one of accuracy, nll, not 'f1'"):
+    with pytest.raises(
+        ParameterError, match="metric must be one of accuracy, nll, macro_f1.*, not 'f1'"
+    ):
         fast_estimate(random_bank(), exhaustive(3), "f1")
 
 

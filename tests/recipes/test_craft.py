@@ -494,14 +494,16 @@ def test_a_soup_is_a_plain_record():
     assert [f.name for f in fields(soup)] == [
         "recipe",
         "weights",
-        "accuracy",
+        "value",
         "trials",
         "evaluations",
         "forward_equivalents",
         "budget",
         "note",
         "trust",
+        "metric",
     ]
+    assert soup.accuracy == soup.value == 50.0
     assert "logits" not in repr(soup)
 
 

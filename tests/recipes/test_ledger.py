@@ -104,7 +104,7 @@ def test_the_bank_is_read_once_for_all_missing_estimates(monkeypatch):
     assert book.spend_many(torch.eye(2)) == [50.0, 50.0]
     reads: list[int] = []
 
-    def counting(bank: object, weights: torch.Tensor) -> torch.Tensor:
+    def counting(bank: object, weights: torch.Tensor, metric: object) -> torch.Tensor:
         reads.append(len(weights))
         return torch.full((len(weights),), 7.0)
 

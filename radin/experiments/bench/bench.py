@@ -40,7 +40,11 @@ from radin.files import store_folder
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import exhaustive
-from radin.ranking.rank import METRICS, check_metric, fast_estimate
+from radin.ranking.metrics import ClassCounts, Metric
+from radin.ranking.named_metrics import ACCURACY, NLL, MetricLike, find_metric
+from radin.ranking.rank import fast_estimate
+
+TABLE_METRICS = (ACCURACY, NLL)  # the columns of a table
 
 
 class SoupBench:
@@ -77,13 +81,14 @@ class SoupBench:
     ) -> None:
         for bank in (val, test):
             bank.refuse_projection("A soup bench")
+            bank.refuse_targets("A soup bench")
         num_rows = 2**val.num_models - 1
         for kind, tables in (("soups", soups), ("ensembles", ensembles or {})):
             for part, table in tables.items():
-                if table.shape != (num_rows, len(METRICS)):
+                if table.shape != (num_rows, len(TABLE_METRICS)):
                     raise BankError(
                         f"A bench of {val.num_models} ingredients needs a table ({num_rows}, "
-                        f"{len(METRICS)}) of {kind} on {part}, not {tuple(table.shape)}."
+                        f"{len(TABLE_METRICS)}) of {kind} on {part}, not {tuple(table.shape)}."
                     )
         if test.num_models != val.num_models:
             raise BankError(
@@ -124,21 +129,57 @@ class SoupBench:
         """The ingredients' logits on "val" or "test"."""
         return {"val": self.val, "test": self.test}[_check_part(part)]
 
-    def soups(self, part: str, metric: str = "accuracy") -> Tensor:
+    def soups(self, part: str, metric: MetricLike = "accuracy") -> Tensor:
         """The metric of every soup on "val" or "test": (2^N - 1,).
 
-        It is the accuracy in percent or "nll" in nats.
-        """
-        return self._tables["soups"][_check_part(part)][:, _column(metric)]
+        It is the accuracy in percent or "nll" in nats. A bench holds on which images each soup is
+        right, so it also gives "balanced_accuracy" and class-weighted accuracies. It does not hold
+        what a soup answers where it is wrong, so it can give no other metric.
 
-    def ensembles(self, part: str, metric: str = "accuracy") -> Tensor:
-        """The same of every ensemble; on "val" these are the fast estimates."""
+        Raises ParameterError for another metric.
+        """
+        found = find_metric(metric)
+        table = self._tables["soups"][_check_part(part)]
+        if found in TABLE_METRICS:
+            return table[:, TABLE_METRICS.index(found)]
+        if found.class_terms is None or found.needs_false_alarms:
+            raise ParameterError(
+                f"A bench does not hold the logits of its soups, so it cannot give their {found}; "
+                "it can give accuracy, nll, balanced_accuracy and class-weighted accuracies."
+            )
+        return self._from_right(part, found)
+
+    def _from_right(self, part: str, metric: Metric) -> Tensor:
+        """A metric of counts for each class, from the soups' answers to single images."""
+        bank = self.bank(part)
+        right = self.right(part, range(2**self.num_models - 1))
+        assert metric.class_terms is not None
+        above, below = torch.zeros(2, len(right), dtype=torch.float64)
+        for c in range(bank.num_classes):
+            hits = right[:, bank.labels == c].sum(1).double()
+            counts = ClassCounts(
+                index=c,
+                num_classes=bank.num_classes,
+                support=int((bank.labels == c).sum()),
+                hits=hits,
+                false_alarms=torch.zeros_like(hits),
+            )
+            more_above, more_below = metric.class_terms(counts)
+            above += more_above
+            below += more_below
+        return above * 100 / below
+
+    def ensembles(self, part: str, metric: MetricLike = "accuracy") -> Tensor:
+        """Any metric of every ensemble; on "val" these are the fast estimates."""
+        found = find_metric(metric)
+        if found not in TABLE_METRICS:
+            return fast_estimate(self.bank(part), self.candidates, found)
         tables = self._tables["ensembles"]
         if _check_part(part) not in tables:
             bank = self.bank(part)
-            columns = [fast_estimate(bank, self.candidates, metric=name) for name in METRICS]
+            columns = [fast_estimate(bank, self.candidates, metric=name) for name in TABLE_METRICS]
             tables[part] = torch.stack(columns, 1).double()
-        return tables[part][:, _column(metric)]
+        return tables[part][:, TABLE_METRICS.index(found)]
 
     def right(self, part: str, rows: Sequence[int]) -> Tensor:
         """Whether some soups are right, image by image: (len(rows), n) boolean.
@@ -160,13 +201,12 @@ class SoupBench:
         """
         return row_of_weights(weights, self.num_models)
 
-    def evaluator(self, part: str = "val") -> TableEvaluator:
+    def evaluator(self, part: str = "val", *, metric: MetricLike = "accuracy") -> TableEvaluator:
         """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up.
 
-        It counts its calls.
+        It counts its calls. With another metric, one that `soups` can give, it gives that one.
         """
-        _check_part(part)
-        return TableEvaluator(self, part)
+        return TableEvaluator(self, _check_part(part), find_metric(metric))
 
     @property
     def oracle(self) -> tuple[Tensor, float]:
@@ -177,9 +217,18 @@ class SoupBench:
         best = int(self.soups("test").argmax())
         return self.candidates[best], self.soups("test")[best].item()
 
-    def regret(self, weights: Tensor | Sequence[float]) -> float:
-        """Oracle test accuracy minus this soup's, in percentage points."""
-        return self.oracle[1] - self.soups("test")[self.row(weights)].item()
+    def regret(
+        self, weights: Tensor | Sequence[float], *, metric: MetricLike = "accuracy"
+    ) -> float:
+        """How much better the best soup on test is than this one, in percentage points.
+
+        It is the oracle's test accuracy minus this soup's. With another metric it is measured
+        between the best soup by that metric and this one, in its unit, and is never negative.
+        """
+        found = find_metric(metric)
+        values = self.soups("test", found)
+        best = values.max() if found.higher_is_better else values.min()
+        return found.gain(best.item(), values[self.row(weights)].item())
 
     def subset(self, members: Sequence[int]) -> SoupBench:
         """The bench of fewer ingredients, as if the others had never been trained.
@@ -380,8 +429,3 @@ def _check_part(part: str) -> str:
     if part not in BENCH_PARTS:
         raise ParameterError(f"part must be one of {', '.join(BENCH_PARTS)}, not {part!r}.")
     return part
-
-
-def _column(metric: str) -> int:
-    check_metric(metric)
-    return METRICS.index(metric)

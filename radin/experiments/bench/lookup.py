@@ -10,6 +10,8 @@ from torch import Tensor
 
 from radin.errors import OffGridError
 from radin.ranking.candidates import check_weights
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import ACCURACY
 
 if TYPE_CHECKING:
     from radin.experiments.bench.bench import SoupBench
@@ -18,22 +20,25 @@ if TYPE_CHECKING:
 class TableEvaluator:
     """An evaluator that looks soups up in a bench instead of running them.
 
-    Called with mixing weights (N,), it returns the soup's accuracy in percent.
+    Called with mixing weights (N,), it returns the soup's accuracy in percent, or its metric.
 
     Attributes:
         bench, part: where it looks.
+        metric: what it looks up.
         count: how many evaluations it was asked for.
     """
 
-    def __init__(self, bench: SoupBench, part: str) -> None:
+    def __init__(self, bench: SoupBench, part: str, metric: Metric = ACCURACY) -> None:
         self.bench = bench
         self.part = part
+        self.metric = metric
+        self._values = bench.soups(part, metric)
         self.count = 0
 
     def __call__(self, weights: Tensor | Sequence[float]) -> float:
         row = row_of_weights(weights, self.bench.num_models)
         self.count += 1
-        return self.bench.soups(self.part)[row].item()
+        return self._values[row].item()
 
 
 def row_of_weights(weights: Tensor | Sequence[float], num_models: int) -> int:

@@ -141,3 +141,20 @@ def forward_passes(spent: Mapping[str, Sequence[tuple[int, str]]]) -> Figure:
             )
             left += width
     return figure
+
+
+def metric_last() -> Figure:
+    """Chapter on metrics: outputs are averaged, and the metric is computed of the average."""
+    figure, axes = canvas()
+    mean = box(axes, 3.1, 1.75, "averaged\noutputs", ENSEMBLE)
+    metric = box(axes, 5.0, 1.75, "metric", SOUP)
+    number = box(axes, 6.45, 1.75, "one\nnumber", SOUP)
+    labels = box(axes, 5.0, 0.6, "labels")
+    for k in range(3):
+        arrow(axes, box(axes, 0.9, 2.55 - 0.8 * k, f"outputs {k + 1}", ENSEMBLE), mean, ENSEMBLE)
+    arrow(axes, mean, metric, ENSEMBLE)
+    arrow(axes, labels, metric)
+    arrow(axes, metric, number, SOUP)
+    label(axes, 3.1, 2.75, "all images at once", ENSEMBLE)
+    label(axes, 1.75, 0.25, "not: the mean of three metrics")
+    return figure
