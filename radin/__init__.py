@@ -4,7 +4,10 @@
 called.
 """
 
+import sys
+
 from radin.checkpoints.zoo import Zoo
+from radin.data import images
 from radin.data.load import load_split
 from radin.errors import RadinError
 from radin.experiments.bench.bench import SoupBench
@@ -25,6 +28,8 @@ from radin.recipes.selection import RECIPES
 from radin.recipes.trust import trust
 from radin.soup.average import average, interpolate
 from radin.soup.save import save_soup
+
+sys.modules["radin.images"] = images  # its place in version 0.1, which scripts still import
 
 __version__ = "0.2.0"
 

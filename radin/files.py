@@ -20,38 +20,96 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from radin.errors import BankError, RadinError, list_names
+from radin.errors import BankError, ParameterError, RadinError, list_names
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: files left by a killed process stay
     fcntl = None  # type: ignore[assignment]
 
+NO_SUCH_FILE = os.strerror(errno.ENOENT)
 _UNFINISHED_SUFFIX = ".writing"  # of hidden files that a process has locked and is writing
 
 
+def expand_path(path: str | Path) -> Path:
+    """The path with a home folder in the place of a leading `~` or `~user`.
+
+    A name such as `~backup.pt`, which is no user's, stays as it is, and so do variables such as
+    `$HOME`: the shell replaces those.
+
+    Raises:
+        ParameterError: the path begins with `~/`, and this user has no home folder.
+    """
+    text = os.path.expanduser(path)
+    if text == "~" or text.startswith(("~/", "~\\")):
+        raise ParameterError(
+            f"{path}: this user has no home folder, so ~ means nothing; write the whole path, or "
+            "set HOME."
+        )
+    return Path(text)
+
+
+def natural_order(path: Path) -> list[int | str]:
+    """A sort key that puts model_2 before model_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def describe_unreadable(path: Path) -> str:
+    """Why a file or folder cannot be read, such as "Permission denied"; empty when it can."""
+    try:
+        if os.path.isdir(path):
+            os.scandir(path).close()
+        elif os.path.isfile(path):  # to open a pipe would wait for its writer
+            with open(path, "rb"):
+                pass
+        else:
+            os.stat(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError:
+        return "no file can have this name"
+    return ""
+
+
+def encode_text(text: str) -> bytes:
+    """The text in UTF-8. A name on disk that is no UTF-8 has bytes of its own, too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def user_cache() -> Path:
-    """The user's cache folder for radin. It is not created here."""
+    """The user's cache folder for radin. It is not created here.
+
+    Raises:
+        ParameterError: this user has no home folder.
+    """
     if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "radin"
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return expand_path(base) / "radin"
+    except ParameterError as error:
+        raise ParameterError(
+            "This user has no home folder to keep files in; set RADIN_CACHE to a folder that radin "
+            "may write to, and RADIN_DATA to the folder of the data sets."
+        ) from error
 
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of the data sets: `root`, else `RADIN_DATA`, else `data` in the user's cache."""
     if root is not None:
-        return Path(root).expanduser()
-    return Path(os.environ.get("RADIN_DATA") or user_cache() / "data")
+        return expand_path(root)
+    given = os.environ.get("RADIN_DATA")
+    return expand_path(given) if given else user_cache() / "data"
 
 
 def cache_root() -> Path:
     """The folder of zoos, banks and benches: `RADIN_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("RADIN_CACHE") or user_cache())
+    given = os.environ.get("RADIN_CACHE")
+    return expand_path(given) if given else user_cache()
 
 
-def store_folder(cache: bool | Path, name: str) -> Path | None:
+def store_folder(cache: bool | str | Path, name: str) -> Path | None:
     """The folder that a `cache` argument means.
 
     Args:
@@ -60,7 +118,7 @@ def store_folder(cache: bool | Path, name: str) -> Path | None:
     """
     if cache is True:
         return cache_root() / name
-    return Path(cache) if cache else None
+    return expand_path(cache) if cache else None
 
 
 @contextmanager
@@ -218,7 +276,7 @@ def hash_text(*parts: str) -> str:
     """Hex SHA-256 of several texts; ("ab", "c") and ("a", "bc") have different hashes."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(f"{len(part)}:".encode() + part.encode())
+        digest.update(f"{len(part)}:".encode() + encode_text(part))
     return digest.hexdigest()
 
 
@@ -240,8 +298,11 @@ def load_tensors(
     Raises:
         BankError: the file is missing, damaged, or of another format.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = expand_path(path)
+    reason = describe_unreadable(path)
+    if reason not in ("", NO_SUCH_FILE):
+        raise BankError(f"{path}: could not be read ({reason}).")
+    if not os.path.isfile(path):
         raise BankError(f"{path}: no such file.")
     try:
         try:

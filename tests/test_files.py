@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from helpers import files_below, finish, random_bank, run_python, save, state, tiny_zoo
-from radin import RadinError, save_soup
+from radin import LogitBank, RadinError, SoupBench, load_split, save_soup
+from radin.errors import BankError, ParameterError
 from radin.experiments.networks import DigitsNet
 from radin.experiments.zoos.train import save_checkpoint
 from radin.files import (
@@ -22,10 +24,14 @@ from radin.files import (
     atomic_path,
     cache_root,
     data_root,
+    describe_unreadable,
+    expand_path,
     hash_text,
     reserve,
+    store_folder,
     update_hash,
 )
+from radin.soup.save import save_soups
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -160,6 +166,76 @@ def test_the_roots_come_from_the_environment(tmp_path, monkeypatch):
     assert (cache_root(), data_root()) == (tmp_path / "radin", tmp_path / "radin" / "data")
 
 
+def test_tilde_is_the_home_folder_wherever_a_path_is_given(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RADIN_CACHE", "~/cache")
+    monkeypatch.setenv("RADIN_DATA", "~/data")
+    assert (cache_root(), data_root(), data_root("~/x")) == (
+        home / "cache",
+        home / "data",
+        home / "x",
+    )
+    assert store_folder("~/store", "banks") == home / "store"
+    monkeypatch.setenv("RADIN_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/xdg")
+    assert cache_root() == home / "xdg" / "radin"
+    assert random_bank().save("~/bank.safetensors") == home / "bank.safetensors"
+    assert LogitBank.load("~/bank.safetensors").num_models == 3
+    zoo = tiny_zoo(home / "zoo")
+    assert save_soup(zoo, [1.0, 0, 0], "~/soup.safetensors") == home / "soup.safetensors"
+    assert save_soups(zoo, [[0, 1.0, 0]], ["~/2.safetensors"]) == [home / "2.safetensors"]
+    with pytest.raises(BankError, match=f"{home}/none.safetensors"):
+        SoupBench.load("~/none.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]  # and no folder "~"
+
+
+def test_only_a_leading_tilde_is_a_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    for text in ("~backup.pt", "a/~/b", "./~/b", "$HOME/a", "a~", ""):
+        assert expand_path(text) == Path(text)
+    assert expand_path("~") == Path("/home/ann")
+    assert expand_path(Path("~/a")) == Path("/home/ann/a")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number without an entry in /etc/passwd."""
+    for name in ("HOME", "XDG_CACHE_HOME", "RADIN_CACHE", "RADIN_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", os.fspath)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_the_way_out_is_named(tmp_path):
+    with pytest.raises(ParameterError, match="no home folder .* set RADIN_CACHE to a folder"):
+        cache_root()
+    with pytest.raises(ParameterError, match="RADIN_DATA to the folder of the data sets"):
+        data_root()
+    with pytest.raises(ParameterError, match="~/a: this user has no home folder"):
+        expand_path("~/a")
+    with pytest.raises(RadinError, match="no home folder"):
+        load_split("cifar10", "test")
+    assert data_root(tmp_path) == tmp_path
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    with pytest.raises(RadinError, match="no images in this class"):
+        load_split(str(tmp_path), "val")  # a whole path needs no home
+
+
+def test_why_a_path_cannot_be_read(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("")
+    assert describe_unreadable(path) == describe_unreadable(tmp_path) == ""
+    assert describe_unreadable(tmp_path / "b") == "No such file or directory"
+    assert describe_unreadable(path / "c") == "Not a directory"
+    assert describe_unreadable(tmp_path / ("x" * 300)) == "File name too long"
+    assert describe_unreadable(Path("a\0b")) == "no file can have this name"
+    os.mkfifo(tmp_path / "pipe")
+    assert describe_unreadable(tmp_path / "pipe") == ""  # without waiting for somebody who writes
+
+
 def digest(name: str, tensor: torch.Tensor) -> str:
     import hashlib
 
@@ -182,6 +258,12 @@ def test_hashes_tell_apart_what_is_not_the_same():
     hashes = [digest("a", zeros), digest("b", zeros), *(digest("a", other) for other in others)]
     assert len(set(hashes)) == len(hashes)
     assert hash_text("ab", "c") != hash_text("a", "bc") != hash_text("abc")
+
+
+def test_names_that_are_no_utf_8_have_hashes_of_their_own():
+    names = [os.fsdecode(name) for name in (b"b\xe4r", b"b\xe5r", "b\u00e4r".encode())]
+    assert len({hash_text(name) for name in names}) == 3
+    assert hash_text("b\u00e4r") == hashlib.sha256("3:b\u00e4r".encode()).hexdigest()
 
 
 def test_hashes_do_not_see_how_a_tensor_lies_in_memory():

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ from grading import (
     timed_out,
 )
 from leaderboard import leaderboard
-from radin.files import atomic_path, hash_text
+from radin.errors import RadinError
+from radin.files import atomic_path, expand_path, hash_text
 from submissions import (
     RELEASE,
     SOURCE,
@@ -57,6 +59,10 @@ from submissions import (
 )
 
 OUT = SOURCE.parents[2] / "_build" / "classroom"
+ENDED = (
+    "could not be graded: the system ended the process that graded it, most likely because memory "
+    "ran out"
+)
 MAX_HIDDEN_SEED = 1_000_000  # the tests multiply the seed, and torch takes 64 bits
 
 
@@ -171,11 +177,8 @@ def grade_all(
         it could not be graded, or empty).
 
     Raises:
-        ClassroomError: the folder holds no submissions, marks.csv cannot be read, or the system
-            ended a process.
+        ClassroomError: the folder holds no submissions, or marks.csv cannot be read.
     """
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
     found = find_submissions(folder, assignment_names(source))
     reports.read_marks(out / "marks.csv")  # a mistake there is reported before the grading
     workers = workers or os.cpu_count() or 1
@@ -195,14 +198,7 @@ def grade_all(
             task = _Task(each, row, notebook, template, out, hidden_seed, timeout)
             if task.must_run():
                 tasks.append(task)
-        try:
-            _run_tasks(tasks, environment=environment, workers=workers, progress=progress)
-        except TerminatedWorkerError:
-            raise ClassroomError(
-                "the system ended a process that was grading, most likely because memory ran out; "
-                "the results so far are stored: continue with "
-                f"`{Path(__file__).name} grade {folder} --workers {max(1, workers // 2)}`"
-            ) from None
+        _run_tasks(tasks, environment=environment, workers=workers, progress=progress)
     table = [_finish_row(row) for row in rows]
     reports.write_reports(table, {name: rubrics(source, name) for name in templates}, out)
     return table
@@ -212,29 +208,50 @@ def _run_tasks(
     tasks: list[_Task], *, environment: dict[str, str], workers: int, progress: bool
 ) -> None:
     """Grade, several at once, and store each result as soon as it is there."""
-    from joblib import Parallel, delayed
+    from joblib import Parallel
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    calls = [
-        delayed(_grade_one)(
-            number,
-            task.notebook,
-            task.submission.assignment,
-            task.template,
-            task.page,
-            environment=environment,
-            timeout=task.timeout,
-        )
-        for number, task in enumerate(tasks)
-    ]
-    num_jobs = min(workers, len(calls) or 1)
-    finished = Parallel(n_jobs=num_jobs, return_as="generator_unordered")(calls)
-    hidden = not (progress and calls)
-    for number, result in tqdm(finished, total=len(calls), desc="grading", disable=hidden):
-        task = tasks[number]
-        task.row.update(result)
-        # A cell may have taken too long only because the machine was busy.
-        if not result["failed"] and not timed_out(result):
-            _store_result(task.stored, task.key, result)
+    waiting = dict(enumerate(tasks))
+
+    def run(numbers: list[int], num_jobs: int) -> None:
+        calls = [_call(number, waiting[number], environment) for number in numbers]
+        for number, result in Parallel(n_jobs=num_jobs, return_as="generator_unordered")(calls):
+            _finish(waiting.pop(number), result)
+            bar.update()
+
+    with tqdm(total=len(tasks), desc="grading", disable=not (progress and tasks)) as bar:
+        try:
+            run(list(waiting), min(workers, len(tasks) or 1))
+        except TerminatedWorkerError:
+            # Memory ran out, or a notebook ended the process that grades it. Alone, only that
+            # notebook is lost. With two jobs, joblib does not run it in this process.
+            for number, task in sorted(waiting.items()):
+                try:
+                    run([number], 2)
+                except TerminatedWorkerError:
+                    task.row.update(no_points(task.notebook, ENDED))
+                    bar.update()
+
+
+def _call(number: int, task: _Task, environment: dict[str, str]) -> Any:
+    from joblib import delayed
+
+    return delayed(_grade_one)(
+        number,
+        task.notebook,
+        task.submission.assignment,
+        task.template,
+        task.page,
+        environment=environment,
+        timeout=task.timeout,
+    )
+
+
+def _finish(task: _Task, result: Result) -> None:
+    task.row.update(result)
+    # A cell may have taken too long only because the machine was busy.
+    if not result["failed"] and not timed_out(result):
+        _store_result(task.stored, task.key, result)
 
 
 def _grade_one(
@@ -244,9 +261,12 @@ def _grade_one(
     try:
         return number, grade(notebook, name, template, page, **options)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        why = f"could not be graded: {type(error).__name__}: {reason}"
-        return number, no_points(notebook, why)
+        return number, no_points(notebook, _describe_error(error))
+
+
+def _describe_error(error: Exception) -> str:
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return f"could not be graded: {type(error).__name__}: {reason}"
 
 
 def _new_row(each: Submission, releases: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -262,12 +282,14 @@ def _new_row(each: Submission, releases: Mapping[str, Any]) -> tuple[dict[str, A
     try:
         if each.problem:
             raise ClassroomError(each.problem)
-        notebook, row["problems"] = compare_with_release(each.path, each.assignment, releases)
+        notebook, problems = compare_with_release(each.path, each.assignment, releases)
+        row["problems"] = [*([("", each.note)] if each.note else []), *problems]
         return row, notebook
-    except ClassroomError as error:
-        row["failed"] = str(error)
+    except Exception as error:  # any error here is a message on this submission only
+        why = str(error) if isinstance(error, ClassroomError) else _describe_error(error)
+        row["failed"] = why
         if each.assignment:
-            row |= no_points(releases[each.assignment], str(error))
+            row |= no_points(releases[each.assignment], why)
         return row, None
 
 
@@ -276,7 +298,8 @@ def _finish_row(row: dict[str, Any]) -> dict[str, Any]:
     who = f"{row['student']}, {row['assignment']}" if row["assignment"] else row["student"]
     problems = [f"{who}: {row['failed']}."] if row["failed"] else []
     problems += [
-        f"{who}, cell {cell} {problem}." for cell, problem in [*row["problems"], *row["errors"]]
+        f"{who}, cell {cell} {problem}." if cell else f"{who}: {problem}."
+        for cell, problem in [*row["problems"], *row["errors"]]
     ]
     shared = {key: row[key] for key in ("student", "assignment", "parts", "failed")}
     return shared | {"problems": problems}
@@ -314,7 +337,7 @@ def check(path: Path, root: Path = RELEASE, *, timeout: int = 120) -> list[str]:
     Raises:
         ClassroomError: the notebook cannot be run to its end.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ClassroomError(f"{path}: no such file")
     releases = load_releases(root)
     name = recognise_assignment(read_cells(path), releases)
@@ -323,7 +346,7 @@ def check(path: Path, root: Path = RELEASE, *, timeout: int = 120) -> list[str]:
             f"{path} has the cells of no assignment; the assignments are {', '.join(releases)}"
         )
     notebook, problems = compare_with_release(path, name, releases)
-    messages = [f"cell {cell} {problem}" for cell, problem in problems]
+    messages = [f"cell {cell} {problem}" if cell else problem for cell, problem in problems]
     _run_notebook(notebook, path, timeout)
     for cell in notebook.cells:
         if grade_id(cell) and (message := failure_message(cell)):
@@ -371,12 +394,18 @@ def _run_notebook(notebook: Any, path: Path, timeout: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
+    if isinstance(sys.stdout, TextIOWrapper):  # names and answers need not be text in its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _expand_paths(options)
         if "hidden_seed" in options:
             options.hidden_seed = parse_hidden_seed(options.hidden_seed)
         return COMMANDS[options.command](options)
-    except ClassroomError as error:
+    except (ClassroomError, RadinError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a file that changed, a disk that is full
+        print(f"error: {error.filename}: could not be used ({error.strerror})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
@@ -384,6 +413,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def _expand_paths(options: argparse.Namespace) -> None:
+    """Put the home folder in the place of ~, where the shell has left it."""
+    for name in ("submissions", "out", "notebook"):
+        if name in options:
+            setattr(options, name, expand_path(getattr(options, name)))
 
 
 def _parser() -> argparse.ArgumentParser:

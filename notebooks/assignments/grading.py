@@ -15,13 +15,15 @@ from typing import Any
 
 import nbformat
 
+from limits import MEMORY_VARIABLE, memory_per_process, write_startup
 from radin.experiments.notebook import write_kernel
-from radin.files import atomic_path, hash_file, hash_text
+from radin.files import atomic_path, expand_path, hash_file, hash_text
 from submissions import HERE, ClassroomError, Problem, grade_id, graded_cells
 
 TIMED_OUT = "no answer in the time allowed for a cell: is there a loop without end?"
 # Each course folder holds one student of this name, so no student's own name becomes a path there.
 STUDENT = "student"
+NO_MEMORY = "the memory allowed for a cell is used up: is there a list that grows without end?"
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 REASON = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
 SCHEME = re.compile(
@@ -110,13 +112,16 @@ def kernel_environment(folder: Path, *, workers: int, hidden_seed: int) -> dict[
         workers: how many kernels share the cores.
         hidden_seed: of the hidden tests.
     """
-    environment = write_kernel(folder) | {
+    environment = write_kernel(folder)
+    write_startup(Path(environment["IPYTHONDIR"]))
+    environment |= {
+        MEMORY_VARIABLE: str(memory_per_process(workers)),
         "OMP_NUM_THREADS": threads_per_process(workers),
         "PYTHONWARNINGS": "ignore",  # nbgrader takes a warning in a test for a failure
         "RADIN_HIDDEN_SEED": str(hidden_seed),
     }
-    if "RADIN_CACHE" in os.environ:
-        environment["RADIN_CACHE"] = os.path.abspath(os.environ["RADIN_CACHE"])
+    if os.environ.get("RADIN_CACHE"):
+        environment["RADIN_CACHE"] = os.path.abspath(expand_path(os.environ["RADIN_CACHE"]))
     return environment
 
 
@@ -124,7 +129,7 @@ def grading_key(
     path: Path, template: Path, name: str, *, hidden_seed: int, timeout: int | None = None
 ) -> str:
     """A hash of everything that a grading depends on. Its result can be used again."""
-    scripts = ("grading.py", "submissions.py", "nbgrader_config.py")
+    scripts = ("grading.py", "limits.py", "submissions.py", "nbgrader_config.py")
     return hash_text(
         hash_file(path),
         hash_file(template / "source" / name / f"{name}.ipynb"),
@@ -267,6 +272,8 @@ def _describe_error(output: Any) -> str:
     kind = TERMINAL_COLOUR.sub("", output.ename)
     if "Timeout" in kind or kind == "KeyboardInterrupt":  # these end a cell that takes too long
         return TIMED_OUT
+    if kind == "MemoryError":
+        return NO_MEMORY
     lines = TERMINAL_COLOUR.sub("", output.evalue or "").strip().splitlines()
     return " ".join(lines if kind == "AssertionError" else [f"{kind}:", *lines[:1]]) or kind
 

@@ -23,6 +23,7 @@ import nbformat
 import radin
 import reports
 from grading import threads_per_process
+from limits import MEMORY_VARIABLE, limit_process, memory_per_process
 from submissions import (
     ClassroomError,
     Submission,
@@ -181,7 +182,11 @@ def leaderboard(
         "timeout": timeout or TIMEOUT_SECONDS,
         "league": league,
         "environment": os.environ
-        | {"OMP_NUM_THREADS": threads_per_process(workers), "MPLBACKEND": "agg"},
+        | {
+            "OMP_NUM_THREADS": threads_per_process(workers),
+            "MPLBACKEND": "agg",
+            MEMORY_VARIABLE: str(memory_per_process(workers)),
+        },
     }
     calls = (delayed(_play_entry)(each, releases, **options) for each in entries)
     results = Parallel(n_jobs=workers, return_as="generator", prefer="threads")(calls)
@@ -226,7 +231,9 @@ def _play_entry(
             done = subprocess.run(
                 [sys.executable, __file__, *arguments],
                 cwd=folder,
-                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # in memory, endless printing would fill it
+                stderr=subprocess.DEVNULL,
                 timeout=timeout,
                 check=False,
                 env=environment,
@@ -281,6 +288,7 @@ def _is_reference(row: Mapping[str, Any]) -> bool:
 def main(source: str, target: str, hidden_seed: str, league: str) -> None:
     """Play one notebook's recipe and write the regrets to a file: the process of one student."""
     notebook = nbformat.read(source, as_version=4)
+    limit_process()
     try:
         recipe = load_recipe(notebook)
         regrets = play(recipe, load_rules(notebook), int(hidden_seed), json.loads(league))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marks import MARKS_HEADER, Key, Mark, read_marks
 from radin.files import atomic_path, hash_text
 from submissions import ClassroomError
 
 Row = dict[str, Any]  # of one submission
 Part = dict[str, Any]  # one graded cell of a submission
-Key = tuple[str, str, str]  # student, assignment, part
-Mark = tuple[float, str, float | None]  # maximum, hash of the answer that was marked, points
 Rubric = tuple[str, float, str]  # question, maximum, marking scheme
-MARKS_HEADER = ("student", "assignment", "part", "of", "answer", "points")
 
 
 def write_reports(table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]], out: Path) -> None:
@@ -33,18 +32,19 @@ def write_reports(table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]],
     Raises:
         ClassroomError: marks.csv cannot be read, or gives more points than there are.
     """
-    marks = read_marks(out / "marks.csv")
+    marks = match_students(read_marks(out / "marks.csv"), {_student(row) for row in table})
     waiting = [(row, part) for row in table for part in row["parts"] if part["points"] is None]
     for row, part in waiting:
         _update_mark(marks, row, part, out / "marks.csv")
     write_text(out / "by_hand.md", by_hand(waiting, rubrics))
     for row, part in waiting:
-        part["points"] = marks[row["student"], row["assignment"], part["part"]][2]
+        part["points"] = marks[_student(row), row["assignment"], part["part"]][2]
     marked = [
         (*key, f"{maximum:g}", answer, _points_text(points))
         for key, (maximum, answer, points) in marks.items()
     ]
-    write_text(out / "marks.csv", to_csv(MARKS_HEADER, marked))
+    # With a byte order mark, without which Excel reads the names in another encoding.
+    write_text(out / "marks.csv", to_csv(MARKS_HEADER, marked), encoding="utf-8-sig")
     parts = [
         (
             row["student"],
@@ -67,7 +67,7 @@ def write_reports(table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]],
 
 def _update_mark(marks: dict[Key, Mark], row: Row, part: Part, path: Path) -> None:
     """Add a part that waits for a mark, or take its points back when its answer has changed."""
-    key = (row["student"], row["assignment"], part["part"])
+    key = (_student(row), row["assignment"], part["part"])
     answer = _hash_answer(part["answer"])
     maximum, marked_answer, points = marks.get(key, (part["of"], "", None))
     if points is not None and marked_answer not in ("", answer):
@@ -124,33 +124,6 @@ def by_hand(
     return "\n\n".join(text) + "\n"
 
 
-def read_marks(path: Path) -> dict[Key, Mark]:
-    """The points that a person gave, by student, assignment and part.
-
-    Raises:
-        ClassroomError: a line that cannot be read.
-    """
-    if not path.is_file():
-        return {}
-    found: dict[Key, Mark] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, line in enumerate(csv.DictReader(file), start=2):
-            try:
-                text = (line["points"] or "").strip().replace(",", ".")
-                points = float(text) if text else None
-                if points is not None and not points >= 0:  # NaN fails this too
-                    raise ValueError
-                answer = (line.get("answer") or "").strip()
-                key = (line["student"], line["assignment"], line["part"])
-                found[key] = (float(line["of"]), answer, points)
-            except (KeyError, TypeError, ValueError):
-                raise ClassroomError(
-                    f"{path}, line {number}: needs {', '.join(MARKS_HEADER)}; points must be empty "
-                    "or a number of at least 0"
-                ) from None
-    return found
-
-
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table with aligned columns."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
@@ -172,11 +145,37 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return file.getvalue()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, with its folder."""
+def write_text(path: Path, text: str, *, encoding: str = "utf-8") -> None:
+    """Write a file atomically, with its folder. What is no text is written as an escape."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, encoding, "backslashreplace")
+
+
+def match_students(marks: Mapping[Key, Mark], students: Iterable[str]) -> dict[Key, Mark]:
+    """The marks under the names of the students, where a spreadsheet has changed such a name.
+
+    It drops the zeros in front of a number, and may write accents in another way.
+    """
+    names = set(students)
+    by_plain: dict[str, list[str]] = {}
+    for name in names:
+        by_plain.setdefault(_plain(name), []).append(name)
+    matched = {}
+    for (student, *rest), mark in marks.items():
+        likely = by_plain.get(_plain(student), [])
+        own = student if student in names or len(likely) != 1 else likely[0]
+        matched[own, rest[0], rest[1]] = mark
+    return matched
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).lstrip("0")
+
+
+def _student(row: Row) -> str:
+    """The student's name as files hold it: bytes that are no UTF-8 are escapes there."""
+    return str(row["student"]).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _hash_answer(answer: str) -> str:

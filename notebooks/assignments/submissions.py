@@ -7,18 +7,34 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+from radin.data.listing import is_service_name
+from radin.errors import list_names
+
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "source"
 RELEASE = HERE / "release"
 
-Problem = tuple[str, str]  # the name of a cell, and a sentence on it without a subject
+Problem = tuple[
+    str, str
+]  # the name of a cell, and a sentence on it without a subject; "": the file
+MAX_NOTEBOOK_BYTES = 100_000_000
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+# What browsers, Jupyter, Drive and file managers add to the name of a copy.
+COPY_MARKS = re.compile(
+    r"\s*\(\d+\)$|[\s_-]*(copy|copie|copia|kopie)\s*\d*$|^(copy of|copie de|copia de|kopie von)\s+"
+    r"|\s+\d+$"
+)
+_UNPACK = "put what it holds into a folder with the student's name"
 
 
 class ClassroomError(Exception):
@@ -27,12 +43,18 @@ class ClassroomError(Exception):
 
 @dataclass(frozen=True)
 class Submission:
-    """One student's file for one assignment. `problem` says why it cannot be graded, if so."""
+    """One student's file for one assignment.
+
+    Attributes:
+        problem: why it cannot be graded, if so.
+        note: what is unusual about it, if so; it is graded all the same.
+    """
 
     student: str
     assignment: str
     path: Path
     problem: str = ""
+    note: str = ""
 
 
 # ---------------------------------------------------------------- files
@@ -44,51 +66,124 @@ def assignment_names(root: Path = SOURCE) -> list[str]:
 
 
 def find_submissions(folder: Path, assignments: list[str]) -> list[Submission]:
-    """Every submission below a folder, as <student>/<name>/<name>.ipynb or <student>/<name>.ipynb.
+    """Every submission below a folder: <student>/<name>/<name>.ipynb, <student>/<name>.ipynb.
 
-    A notebook with another name, and a student without a notebook, are submissions with a problem.
+    Where there is none of these, a file of that name in another folder of the student counts, or
+    one whose name a browser or a copy has changed, such as `<name> (1).ipynb`; a note says so. A
+    notebook with another name, a student without a notebook, and a file beside the students'
+    folders are submissions with a problem. Hidden files and those of a system are left out.
 
     Raises:
-        ClassroomError: the folder does not exist, or holds no student.
+        ClassroomError: the folder does not exist, cannot be read, or holds no student.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ClassroomError(
             f"{folder}: no such folder; SUBMISSIONS=folder holds one folder for each student"
         )
-    students = sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    try:
+        paths = [folder / name for name in sorted(os.listdir(folder)) if not is_service_name(name)]
+    except OSError as error:
+        raise ClassroomError(f"{folder}: could not be read ({error.strerror})") from None
+    students = [path for path in paths if os.path.isdir(path)]
     if not students:
         raise ClassroomError(
             f"{folder} holds no folder of a student; put {assignments[0]}.ipynb of each student in "
             f"{folder}/<student>/"
         )
-    return [found for student in students for found in _find_of_student(student, assignments)]
+    found = [each for student in students for each in _find_of_student(student, assignments)]
+    strays = [
+        Submission(path.name, "", path, f"{path} lies beside the students' folders; {_UNPACK}")
+        for path in paths
+        if path not in students and path.name.lower().endswith((".ipynb", *ARCHIVES))
+    ]
+    return [*found, *strays]
+
+
+find = find_submissions  # its name in version 0.1
 
 
 def _find_of_student(folder: Path, assignments: list[str]) -> Iterator[Submission]:
     student = folder.name
-    files = ", ".join(f"{name}.ipynb" for name in assignments)
-    named: set[Path] = set()
+    expected = ", ".join(f"{name}.ipynb" for name in assignments)
+    try:
+        files = _files_below(folder)
+    except OSError as error:
+        problem = f"{error.filename or folder} could not be read ({error.strerror or error})"
+        yield Submission(student, "", folder, f"{problem}; set its permissions")
+        return
+    assignment_of = {path: _assignment_of(path.name, assignments) for path in files}
     for name in assignments:
-        candidates = (folder / name / f"{name}.ipynb", folder / f"{name}.ipynb")
-        paths = [path for path in candidates if path.is_file()]
-        named.update(paths)
+        paths = [path for path in files if assignment_of[path] == name]
         if paths:
-            twice = len(paths) == 2
-            problem = f"there are two, {paths[0]} and {paths[1]}; delete one" if twice else ""
-            yield Submission(student, name, paths[0], problem)
+            yield _choose(student, folder, name, paths)
     others = [
-        path
-        for path in sorted(folder.rglob("*.ipynb"))
-        if path not in named and ".ipynb_checkpoints" not in path.parts
+        path for path in files if path.name.lower().endswith(".ipynb") and not assignment_of[path]
     ]
     for path in others:
-        problem = f"{path} does not have the name of an assignment; rename it to one of {files}"
+        problem = f"{path} does not have the name of an assignment; rename it to one of {expected}"
         yield Submission(student, "", path, problem)
-    if not named and not others:
-        problem = f"{folder} holds no notebook; put one of {files} there"
-        yield Submission(student, "", folder, problem)
+    if not others and not any(assignment_of.values()):
+        yield Submission(student, "", folder, _describe_missing(folder, files, expected))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files of a student, sorted, without hidden ones and those of a system."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not is_service_name(name)]
+        found += [Path(parent, name) for name in names if not is_service_name(name)]
+    return sorted(path for path in found if os.path.isfile(path))  # no pipes, which would block
+
+
+def _assignment_of(name: str, assignments: Iterable[str]) -> str:
+    """The assignment that a file name means, without what browsers and copies add; or empty."""
+    match = re.fullmatch(r"(.+?)((\.ipynb)?(\.txt|\.json)|\.ipynb)", name.lower())
+    if match is None:
+        return ""
+    by_letters = {_letters(each.lower()): each for each in assignments}
+    stem = unicodedata.normalize("NFC", match[1])
+    shorter = ""
+    while stem != shorter:
+        if found := by_letters.get(_letters(stem)):
+            return found
+        shorter, stem = stem, COPY_MARKS.sub("", stem)
+    return ""
+
+
+def _letters(stem: str) -> str:
+    return re.sub(r"[\s_-]+", "", stem)
+
+
+def _choose(student: str, folder: Path, name: str, paths: list[Path]) -> Submission:
+    """The file of a student to grade for one assignment, of all that may be meant."""
+    file = f"{name}.ipynb"
+    usual = [path for path in paths if path in (folder / file, folder / name / file)]
+    named = [path for path in paths if path.name == file]
+    best = usual or named or paths
+    if len(best) > 1:
+        count = "two" if len(best) == 2 else str(len(best))
+        listed = " and ".join([", ".join(map(str, best[:-1])), str(best[-1])])
+        return Submission(student, name, best[0], f"there are {count}, {listed}; delete one")
+    notes = []
+    if not usual:
+        notes.append(f"{best[0].relative_to(folder)} was graded as {file}; give it that name there")
+    if rest := [path for path in paths if path not in best]:
+        listed = ", ".join(str(path.relative_to(folder)) for path in rest)
+        notes.append(f"not graded, because {best[0].relative_to(folder)} is there: {listed}")
+    return Submission(student, name, best[0], note="; ".join(notes))
+
+
+def _describe_missing(folder: Path, files: list[Path], expected: str) -> str:
+    """The problem of a student's folder without a notebook; it names what lies there instead."""
+    names = [str(path.relative_to(folder)) for path in files]
+    instead = f" but {list_names(names, most=4)}" if names else ""
+    archives = [name for name in names if name.lower().endswith(ARCHIVES)]
+    advice = f"unpack {archives[0]}, or " if archives else ""
+    return f"{folder} holds no notebook{instead}; {advice}put one of {expected} there"
 
 
 def load_releases(root: Path = RELEASE) -> dict[str, Any]:
@@ -121,9 +216,20 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     Raises:
         ClassroomError: the file is not a notebook.
     """
+    return _read_notebook(path)[0]
+
+
+def _read_notebook(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The cells, and the encoding of the file where it is not UTF-8."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        if (num_bytes := path.stat().st_size) > MAX_NOTEBOOK_BYTES:
+            raise ClassroomError(
+                f"{path.name} has {num_bytes / 1e6:,.0f} MB; clear its outputs and hand it in again"
+            )
+        content, encoding = _decode(path.read_bytes())
+    except OSError as error:
+        raise ClassroomError(f"{path.name} could not be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
         raise ClassroomError(
             f"{path.name} is not a notebook (it is not JSON); hand in the .ipynb file itself, not "
             "a page or a PDF"
@@ -133,7 +239,22 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
         raise ClassroomError(
             f"{path.name} is not a notebook of today's format; open and save it in JupyterLab"
         )
-    return cells
+    return cells, encoding
+
+
+def _decode(content: bytes) -> tuple[Any, str]:
+    """A JSON text of any encoding, and the name of the encoding where it is not UTF-8.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    encoding: str = json.detect_encoding(content)
+    try:
+        text = content.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        encoding = "cp1252"
+        text = content.decode(encoding, "replace")
+    return json.loads(text), "" if encoding.startswith("utf-8") else encoding
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
@@ -170,7 +291,7 @@ def compare_with_release(
     Raises:
         ClassroomError: the file is not a notebook, or not one of this assignment.
     """
-    cells = read_cells(path)
+    cells, encoding = _read_notebook(path)
     wanted = graded_cells(releases[name])
     recognised = recognise_assignment(cells, releases)
     if recognised != name:
@@ -189,6 +310,7 @@ def compare_with_release(
     copied = dict(_copied(cells, wanted))
     unique = {cell: index for cell, index in last.items() if cell not in copied}
     problems = [
+        *_encoded(path, encoding),
         *copied.items(),
         *_changed(cells, last, wanted),
         *_misplaced(unique, wanted),
@@ -209,6 +331,12 @@ def _clean(cell: Mapping[str, Any], original: Any) -> Any:
         return make(cell_text(cell))
     source = original.source if original.metadata.nbgrader.locked else cell_text(cell)
     return make(source, metadata=original.metadata)
+
+
+def _encoded(path: Path, encoding: str) -> Iterator[Problem]:
+    if encoding:
+        unusual = f"{path.name} is not in UTF-8 and was read as {encoding}"
+        yield "", f"{unusual}: letters such as é may be wrong; open and save it in JupyterLab"
 
 
 def _copied(cells: list[dict[str, Any]], wanted: Mapping[str, Any]) -> Iterator[Problem]:

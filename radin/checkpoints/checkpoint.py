@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from radin.checkpoints.formats import (
-    INDEX_SUFFIXES,
     check_plain,
     checkpoint_files,
     is_state_dict,
     open_file,
     state_dict_error,
 )
+from radin.checkpoints.paths import locate
 from radin.errors import CheckpointError, list_names
 
 # Where training programs (Lightning, timm, torch's own tutorials) put the state dict beside epochs
@@ -233,27 +233,6 @@ def open_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
         ema=ema,
         file_states={file: state for file, state in file_states.items() if state},
     )
-
-
-def locate(path: str | Path) -> Path:
-    """The file that a path means: itself, or the one index of shards in a folder.
-
-    Raises:
-        CheckpointError: a folder with no such index, or with several.
-    """
-    path = Path(path).expanduser()
-    if not os.path.isdir(path):
-        index = path.with_name(f"{path.name}.index.json")  # of a checkpoint saved in shards
-        return index if not os.path.exists(path) and os.path.isfile(index) else path
-    indices = sorted(index for index in path.iterdir() if index.name.endswith(INDEX_SUFFIXES))
-    if len(indices) != 1:
-        names = list_names(index.name for index in indices)
-        raise CheckpointError(
-            f"{path}: a folder is one checkpoint when it holds one "
-            f"*{' or *'.join(INDEX_SUFFIXES)}, and this one holds "
-            f"{f'several: {names}' if indices else 'none'}; give the checkpoint file itself."
-        )
-    return indices[0]
 
 
 def best_prefixes(

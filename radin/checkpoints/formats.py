@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from radin.errors import CheckpointError, list_names
+from radin.files import NO_SUCH_FILE, describe_unreadable
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Hugging Face's: {"weight_map": {key: shard}}
@@ -35,11 +36,23 @@ def open_file(path: Path) -> Mapping[Any, Any]:
         CheckpointError: a file is missing, truncated or pickled code, or an index and its shards
             disagree.
     """
+    _check_access(path)
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that no file can have
         raise CheckpointError(f"{path}: no such checkpoint file.")
     if path.name.endswith(INDEX_SUFFIXES):
         return _Shards(path)
     return _SafetensorsFile(path) if path.suffix == ".safetensors" else _load_torch(path)
+
+
+def _check_access(path: Path) -> None:
+    """Refuse a file that is there and cannot be opened; torch would call it damaged."""
+    reason = describe_unreadable(path)
+    if reason not in ("", NO_SUCH_FILE):
+        raise CheckpointError(f"{path}: could not be read ({reason}).")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path}: its name is not UTF-8; rename it.") from None
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -50,7 +63,9 @@ def read_index(path: Path) -> dict[str, str]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: truncated or not JSON ({error}); copy or make it again."
         ) from error

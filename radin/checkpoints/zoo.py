@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import glob
-import re
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from radin.checkpoints.checkpoint import locate, open_checkpoint
-from radin.checkpoints.formats import (
-    CHECKPOINT_SUFFIXES,
-    INDEX_SUFFIXES,
-    is_parameter,
-    read_index,
-)
+from radin.checkpoints.checkpoint import open_checkpoint
+from radin.checkpoints.formats import INDEX_SUFFIXES, is_parameter
 from radin.checkpoints.inspection import (
     check_architecture,
     check_unused,
@@ -30,8 +24,9 @@ from radin.checkpoints.inspection import (
     describe_unrelated,
     inspect_all,
 )
+from radin.checkpoints.paths import describe_soups, find_checkpoints, locate
 from radin.checkpoints.zero_copy import zero_copy_model
-from radin.errors import CheckpointError, ParameterError, check_integer
+from radin.errors import ParameterError, check_integer
 
 
 class Zoo:
@@ -109,13 +104,15 @@ class Zoo:
         are used. A prefix of the keys, such as "module.", is removed where the model (or another
         file) has the keys without it.
 
-        Ingredients that hold the same weights, or have next to nothing in common with `init`, give
-        a warning; it is in `notes` too.
+        Ingredients that hold the same weights, are soups of others of them, or have next to nothing
+        in common with `init`, give a warning; it is in `notes` too.
 
         Args:
             paths: checkpoint files (each as `open_checkpoint` takes it), one folder of them, or a
                 glob such as `runs/*.safetensors` (natural order: model_2 before model_10; shards
-                count as their index).
+                count as their index, a folder with one checkpoint in it as that checkpoint). What
+                lies in a folder and is no ingredient is left aside, and `notes` says so: files of a
+                training program beside the weights, and what radin wrote itself.
             build: a function that returns one empty model; checkpoints must then fit its state
                 dict.
             init: the checkpoint that all ingredients were fine-tuned from.
@@ -135,9 +132,10 @@ class Zoo:
                 or `ema` is neither True nor False.
         """
         _check_options(build, unused, ema)
-        files = _expand(paths)
+        files, notes = find_checkpoints(paths)
         if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
-            files = [path for path in files if path.resolve() != locate(init).resolve()]
+            start_file = os.path.realpath(locate(init))
+            files = [path for path in files if os.path.realpath(path) != start_file]
         opened = [open_checkpoint(path, ema=ema) for path in files]
         if init is not None:
             opened.append(open_checkpoint(init))
@@ -152,14 +150,17 @@ class Zoo:
         inspections = inspect_all(opened, unused=unused_keys, init=start, progress=progress)
         check_unused(opened, inspections, unused_keys)
         inspections = inspections[: len(files)]
-        problems = [describe_duplicates(files, inspections)]
+        fingerprints = [each.fingerprint for each in inspections]
+        problems = [
+            describe_duplicates(files, inspections),
+            describe_soups(files, fingerprints),
+        ]
         if start is not None:
             problems.append(describe_unrelated(files, inspections, start.path))
-        notes = describe_files(used, files, unused_keys)
+        notes += describe_files(used, files, unused_keys)
         for problem in filter(None, problems):
             warnings.warn(problem, stacklevel=2)
             notes.append(problem)
-        fingerprints = [each.fingerprint for each in inspections]
         if start is None:
             return cls(files, used, fingerprints, build=build, notes=notes)
         notes += filter(None, [describe_unchanged(files, inspections, start.path)])
@@ -259,52 +260,6 @@ def _check_options(build: Callable[[], nn.Module] | None, unused: str, ema: bool
         )
     if not isinstance(ema, bool):
         raise ParameterError(f"ema must be True or False, not {ema!r}.")
-
-
-def _expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The checkpoint files that the argument of `Zoo.open` means, in natural order."""
-    if not isinstance(paths, str | Path):
-        files = [locate(path) for path in paths]
-        if not files:
-            raise CheckpointError("No checkpoints given: a zoo needs at least one ingredient.")
-        return files
-    path = Path(paths).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [
-            each
-            for each in path.iterdir()
-            if each.name.endswith((*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES))
-        ]
-    else:
-        found = _match(str(path))
-    indices = {each for each in found if each.name.endswith(INDEX_SUFFIXES)}
-    shards = {index.parent / name for index in indices for name in read_index(index).values()}
-    found = [each for each in dict.fromkeys(found) if each not in shards]
-    if not found:
-        raise CheckpointError(
-            f"{paths}: no checkpoint found there; give files, a folder or a glob of "
-            f"{', '.join(CHECKPOINT_SUFFIXES)}."
-        )
-    return sorted(found, key=_natural_order)
-
-
-def _match(pattern: str) -> list[Path]:
-    """The files that a glob matches, and the indices of shards in the folders that it matches."""
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
-    files = [path for path in matches if path.is_file()]
-    indices = [
-        locate(path)
-        for path in matches
-        if path.is_dir() and any(each.name.endswith(INDEX_SUFFIXES) for each in path.iterdir())
-    ]
-    return files + indices
-
-
-def _natural_order(path: Path) -> list[int | str]:
-    """A sort key that puts model_2 before model_10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from radin.checkpoints.architectures import builder
+from radin.checkpoints.paths import describe_soups
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
+from radin.data.overlap import find_same_files
 from radin.data.splits import CLIP, IMAGENET, Normalised, Split
-from radin.errors import DataError, ParameterError, check_integer, check_seed
+from radin.errors import CheckpointError, DataError, ParameterError, check_integer, check_seed
+from radin.files import expand_path
 from radin.inference.devices import pick_device
 from radin.ranking.rank import check_prior
 from radin.soup.shards import parse_size
@@ -41,20 +45,24 @@ def check_output(options: argparse.Namespace) -> None:
         parse_size("--shard-size", options.shard_size)
     if options.out is None:
         return
+    options.out = expand_path(options.out)
     if options.out.suffix != ".safetensors":
         raise ParameterError(f"{options.out}: a soup is saved as .safetensors; change the ending.")
     for path in (options.out, options.out.with_name(f"{options.out.name}.index.json")):
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ParameterError(f"{path} is a folder; give --out a file.")
-        if path.exists() and not options.force:
+        if os.path.lexists(path) and not options.force:
             raise ParameterError(f"{path} exists; give another --out, or --force to replace it.")
     try:  # now, and not after the budget has been spent
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=options.out.parent):
+        # Its name is as long as any that the writing of the soup makes.
+        longest_prefix = f".{options.out.name}-00000-of-00000."
+        with NamedTemporaryFile(dir=options.out.parent, prefix=longest_prefix, suffix=".writing"):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ParameterError(
-            f"{options.out} cannot be written ({error.strerror}); give another --out."
+            f"{options.out} cannot be written ({getattr(error, 'strerror', None) or error}); give "
+            "another --out."
         ) from error
 
 
@@ -65,8 +73,8 @@ def open_part(options: argparse.Namespace, part: str) -> Split:
     name = options.data
     size = options.size
     if name.startswith(FOLDER_PREFIX):
-        folder = Path(name.removeprefix(FOLDER_PREFIX)).expanduser().resolve()
-        if not folder.is_dir():
+        folder = Path(os.path.realpath(expand_path(name.removeprefix(FOLDER_PREFIX))))
+        if not os.path.isdir(folder):
             raise DataError(
                 f"{folder}: no such folder; --data {FOLDER_PREFIX}PATH needs "
                 "PATH/<part>/<class>/<image>."
@@ -138,7 +146,7 @@ def open_other_part(options: argparse.Namespace, part: str | None, split: Split)
         )
     other = open_part(options, part)
     _check_same_network(other, split)
-    if shared := set(split.files) & set(other.files):
+    if shared := find_same_files(split.files, other.files):
         raise ParameterError(
             f"--part {options.part} and {part} share {len(shared):,} images, such as "
             f"{min(shared)}; give parts without common images."
@@ -169,6 +177,9 @@ def open_with_notes(paths: str | list[str], **options: Any) -> Zoo:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes tell the same
         zoo = Zoo.open(paths, progress=show_progress(), **options)
+    # The shell may have made a list of a glob that an earlier soup matches, too.
+    if soups := describe_soups(zoo.paths, zoo.fingerprints):
+        raise CheckpointError(f"{soups}; leave them out, or give the glob in quotation marks.")
     print_notes(*zoo.notes)
     return zoo
 
@@ -180,4 +191,9 @@ def show_progress() -> bool:
 
 def print_notes(*lines: str) -> None:
     for line in lines:
-        print(line, file=sys.stderr)
+        print(escape_names(line), file=sys.stderr)
+
+
+def escape_names(text: str) -> str:
+    """The text with escapes for the bytes of file names that are no UTF-8: any stream takes it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from radin.cli.commands import (
     rank_command,
 )
 from radin.cli.family_options import families_command
-from radin.cli.inputs import COLOURS, FOLDER_PREFIX
+from radin.cli.inputs import COLOURS, FOLDER_PREFIX, print_notes
 from radin.data.download.catalog import DATA_SETS
 from radin.errors import RadinError
 from radin.experiments.model_soups.results import MODEL_SOUPS
@@ -41,14 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argparse ends the program with 2.
     """
     options = make_parser().parse_args(arguments)
-    if os.getcwd() not in sys.path:
-        # As `python -m` does: --model mymodule:build is found in the user's folder.
-        sys.path.insert(0, os.getcwd())
+    if isinstance(sys.stdout, TextIOWrapper):  # file names need not be text in its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if os.getcwd() not in sys.path:
+            # As `python -m` does: --model mymodule:build is found in the user's folder.
+            sys.path.insert(0, os.getcwd())
         options.run(options)
         sys.stdout.flush()
     except RadinError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_notes(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         print(
@@ -58,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `radin ... | head` reads no more; Python would complain at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a file that changed, a disk that failed
+        name = error.filename or "the working folder"
+        print_notes(f"error: {name}: could not be used ({error.strerror or error}).")
         return 1
     except torch.OutOfMemoryError:
         print("error: the device is out of memory; give a smaller --batch-size.", file=sys.stderr)

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from radin.data import objectnet
-from radin.data.folders import IMAGE_SUFFIXES, subfolders
+from radin.data.listing import IMAGE_SUFFIXES, is_service_name, subfolders
 from radin.errors import DataError, list_names
 from radin.files import data_root
 from radin.ranking.projection import Projection
@@ -277,7 +277,7 @@ def _list_class(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_service_name(entry.name):
                     continue
                 if entry.name.lower().endswith(IMAGE_SUFFIXES):
                     names.append(entry.name)

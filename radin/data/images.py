@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,12 @@ from torch import Tensor
 
 from radin.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MAX_RESIZED_PIXELS = 2**27  # of an image whose shorter edge is resized: half a gigabyte
+_TIFF_BITS = 258  # the numbers of the tags
+_TIFF_PHOTOMETRIC = 262
 _WHAT_TO_DO = "; replace or remove it."
 
 
@@ -24,7 +30,8 @@ def read_image(path: Path, size: int | None = None, border: int = 0) -> Tensor:
         border: pixels that are cut off at each edge before anything else.
 
     Raises:
-        DataError: the file is not an image, is truncated, or is too small or too narrow.
+        DataError: the file is not an image, is truncated, is too small or too narrow, or its
+            pixels have 32 bits or a fraction, which says nothing about black and white.
     """
     return scale(torch.from_numpy(decode(path, read_file(path), size, border)))
 
@@ -52,13 +59,18 @@ def decode(path: Path, content: bytes, size: int | None = None, border: int = 0)
     Every pixel is equal to that of torchvision's Resize(size, bicubic) and CenterCrop(size) on the
     RGB image, with which the published accuracies of CLIP models are measured: the longer edge is
     rounded down, the offset of the crop to the nearest even number. Colours are converted first.
-    open_clip's own transform would resize the indices of an image with a palette.
+    open_clip's own transform would resize the indices of an image with a palette. As there, of
+    several frames the first is read, transparency is left out, and a camera's note on how to turn
+    the image (EXIF) is not followed.
+
+    Grey images of 16 bits are the exception: torchvision would make nearly all of their pixels
+    white. Here 65,535 becomes 255.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content)) as file:
-            image = file.convert("RGB")
+            image = _to_rgb(file)
     except Exception as error:  # Pillow raises errors of any type for a damaged file
         # The text of an UnidentifiedImageError names a buffer, not the file.
         unidentified = isinstance(error, UnidentifiedImageError)
@@ -85,6 +97,35 @@ def decode(path: Path, content: bytes, size: int | None = None, border: int = 0)
         resized = image.resize((width, height), Image.Resampling.BICUBIC)
         image = resized.crop((left, top, left + size, top + size))
     return np.array(image)
+
+
+def _to_rgb(file: Image.Image) -> Image.Image:
+    """An image in 8 bits for each of three colours.
+
+    Raises:
+        ValueError: its range from black to white is not known.
+    """
+    # Pillow opens 16-bit grey of PNG and PGM as I in some versions, scaled to 65,535.
+    if file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM")):
+        return _sixteen_bits_to_rgb(file)
+    if file.mode in ("I", "F"):
+        raise ValueError(
+            f"pixels of mode {file.mode}, 32 bits, whose range from black to white no file tells; "
+            "save it with 8 or 16 bits"
+        )
+    return file.convert("RGB")
+
+
+def _sixteen_bits_to_rgb(file: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    tags = getattr(file, "tag_v2", {})  # of TIFF, where 12 bits and negatives are in use
+    highest = 2 ** int(tags.get(_TIFF_BITS, (16,))[0]) - 1
+    values = np.asarray(file).astype(np.uint32).clip(max=highest)
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero
+        values = highest - values
+    grey = (values * 255 + highest // 2) // highest
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def scale(pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from radin.data import imagenet
@@ -22,8 +23,10 @@ def load_split(
             "domainnet", "imagenet", or a folder of images: a name under `root` or a path.
         part: of digits, one of `radin.data.digits.DIGITS_PARTS`.
             Of a folder `<part>/<class>/<image>`: "train", "val", "test", or any other part that
-            it has. Without a folder `val`, "val" is a fixed tenth of each class of `train`, and
-            "train" is the rest. "pretrain" and "finetune" are two fixed halves of "train".
+            it has. Folders such as `valid` and `training` are known too
+            (`radin.data.folders.PART_NAMES`). Without a folder for it, "val" is a fixed tenth of
+            each class of `train`, and "train" is the rest. "pretrain" and "finetune" are two fixed
+            halves of "train".
             Of a folder `<domain>/<class>/<image>`, such as pacs and domainnet: "<domain>", all of
             it; "<domain>/train" and "<domain>/val", which is a fixed tenth of each class; and
             "without-<domain>/train" and "without-<domain>/val", the same for all other domains
@@ -37,6 +40,11 @@ def load_split(
             RADIN_OFFLINE=1 in the environment an error says what would have been downloaded.
         size: edge in pixels that folder images are resized and cropped to. For imagenet 224 when
             not given; for other folders the images must then all have one size.
+
+    Returns:
+        The split. Its `note`, which is a warning too, says what was left aside (files of other
+        endings, hidden folders, links to images that count already) and how many of its images are
+        in another part of the folder, too.
 
     Raises:
         DataError: the data set, part or a class is missing, empty or unreadable.
@@ -64,5 +72,9 @@ def load_split(
             raise DataError(f"digits are 8 x 8 pixels; leave out size={size}.")
         return digits_split(part)
     base, data_set = find_data_set(name, root)
-    files, class_names = part_files(base, part, data_set)
-    return FolderSplit(name, part, files, class_names, size=size)
+    files, class_names, notes = part_files(base, part, data_set)
+    split = FolderSplit(name, part, files, class_names, size=size)
+    split.note = "; ".join(notes)
+    if notes:
+        warnings.warn(f"{name}, {part}: {split.note}.", stacklevel=2)
+    return split

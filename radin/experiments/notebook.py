@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -22,7 +23,7 @@ from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import shipped_benches
 from radin.experiments.model_soups.ingredients import ingredient_ids
 from radin.experiments.zoos.digits import digits_zoo
-from radin.files import update_hash
+from radin.files import expand_path, update_hash
 from radin.inference.devices import pick_device
 from radin.ranking.rank import check_prior
 
@@ -99,7 +100,7 @@ def _check_parameter(name: str, value: Any, zoos: Sequence[str]) -> None:
             if fits:
                 ingredient_ids(value)
         case "data_root":
-            fits = isinstance(value, str) and (not value or Path(value).expanduser().is_dir())
+            fits = isinstance(value, str) and (not value or os.path.isdir(expand_path(value)))
         case "device":
             pick_device(value)
         case "quick":

@@ -43,7 +43,8 @@ class PartialLogits:
                 self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (`close` closes it)
             except OSError as error:
                 raise RadinError(
-                    f"{path}: could not be opened ({error.strerror}); choose another folder."
+                    f"{path}: could not be opened ({error.strerror}); choose another folder, "
+                    "with RADIN_CACHE or cache=..."
                 ) from error
             if lock(self._file, wait=False) is False:
                 self._file.close()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from radin.errors import BankError, ParameterError
-from radin.files import atomic_path, load_tensors
+from radin.files import atomic_path, expand_path, load_tensors
 from radin.ranking.bank_files import find_files, labels_of, names_of, read_model
 from radin.ranking.model_tables import combine, models_of_arrays
 from radin.ranking.projection import Projection
@@ -228,7 +228,7 @@ class LogitBank:
 
     def save(self, path: str | Path) -> Path:
         """Write the bank as one safetensors file, atomically."""
-        path = Path(path)
+        path = expand_path(path)
         tensors = {
             "logits": self.logits.contiguous().cpu(),
             "labels": self.labels.contiguous().cpu(),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radin.errors import BankError, ParameterError, RadinError
-from radin.files import atomic_path
+from radin.files import atomic_path, expand_path
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import find_metric
 
@@ -37,7 +37,7 @@ class TrialFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()  # another folder may become the current one
+        self.path = expand_path(path).absolute()  # another folder may become the current one
         if self.path.is_dir():
             raise ParameterError(f"{self.path} is a folder; give a file for the ledger.")
         self._release = weakref.finalize(self, _lock(self.path).release)

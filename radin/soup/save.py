@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from radin.checkpoints.formats import RUNNING_STATISTICS
+from radin.checkpoints.origin import SOUP_ENTRY
 from radin.checkpoints.zoo import Zoo
 from radin.errors import ParameterError
-from radin.files import atomic_files, reserve
+from radin.files import atomic_files, expand_path, reserve
 from radin.ranking.candidates import check_weights
 from radin.soup.average import tensor_specs
 from radin.soup.blockwise import Shares, Sources, gather, mix_blocks, to_shares
@@ -69,16 +70,17 @@ def save_soup(
     'soup.safetensors'
     """
     p = check_weights(weights, len(zoo))
-    _check_paths([Path(path)], 1)
+    target = expand_path(path)
+    _check_paths([target], 1)
     if state is None:
-        _warn_of_batch_norm(zoo, [Path(path)])
+        _warn_of_batch_norm(zoo, [target])
     used = p.unsqueeze(0) if state is None else torch.ones(1, 1)
     states = [zoo[k] for k in range(len(zoo))] if state is None else [state]
     header = _header(zoo, p, provenance)
     max_bytes = None
     if max_shard_size is not None:
         max_bytes = parse_size("max_shard_size", max_shard_size)
-    return _save(states, used, zoo.keys(), [Path(path)], headers=[header], max_bytes=max_bytes)[0]
+    return _save(states, used, zoo.keys(), [target], headers=[header], max_bytes=max_bytes)[0]
 
 
 def save_soups(
@@ -104,7 +106,7 @@ def save_soups(
         RadinError: the system refuses to write.
     """
     p = check_weights(rows, len(zoo), rows=True)
-    targets = [Path(path) for path in paths]
+    targets = [expand_path(path) for path in paths]
     _check_paths(targets, len(p))
     _warn_of_batch_norm(zoo, targets)
     entries = [None] * len(p) if provenances is None else list(provenances)
@@ -150,7 +152,7 @@ def _header(zoo: Zoo, p: Tensor, provenance: Mapping[str, object] | None) -> dic
     content = json.dumps(
         {**(provenance or {}), "ingredients": ingredients}, sort_keys=True, default=str
     )
-    return {"format": "pt", "radin": content}  # Hugging Face's readers refuse files without "pt"
+    return {"format": "pt", SOUP_ENTRY: content}  # Hugging Face's readers refuse files without "pt"
 
 
 def _save(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import json
 import os
@@ -447,6 +448,7 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
     hand_in(tmp_path / "bob", "soups", "soups", student_version("soups"))
     hand_in(tmp_path, "cem", "soups (1)", student_version("soups"))
     (tmp_path / "dora").mkdir()
+    hand_in(tmp_path, "eli", "mine", student_version("soups"))
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "ann" / ".ipynb_checkpoints").mkdir()
     hand_in(tmp_path / "ann", ".ipynb_checkpoints", "soups-checkpoint", "{}")
@@ -454,14 +456,16 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
     assert [(each.student, each.assignment, bool(each.problem)) for each in found] == [
         ("ann", "soups", False),
         ("bob", "soups", False),
-        ("cem", "", True),
+        ("cem", "soups", False),
         ("dora", "", True),
+        ("eli", "", True),
     ]
-    assert (
-        "soups (1).ipynb does not have the name of an assignment; "
-        "rename it to one of soups.ipynb, budget.ipynb" in found[2].problem
-    )
+    assert found[2].note == "soups (1).ipynb was graded as soups.ipynb; give it that name there"
     assert "holds no notebook" in found[3].problem
+    assert (
+        "mine.ipynb does not have the name of an assignment; "
+        "rename it to one of soups.ipynb, budget.ipynb" in found[4].problem
+    )
 
 
 @pytest.mark.parametrize("command", ["grade", "leaderboard"])
@@ -644,7 +648,8 @@ def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, tmp
     page = {student: out / "feedback" / student / "one.html" for student in ("amy", "ben")}
     before = {student: path.stat().st_mtime_ns for student, path in page.items()}
     marks = out / "marks.csv"
-    header, line = marks.read_text("utf-8").splitlines()
+    assert marks.read_bytes().startswith(codecs.BOM_UTF8)  # for Excel
+    header, line = marks.read_text("utf-8-sig").splitlines()
     assert header == "student,assignment,part,of,answer,points"
     assert re.fullmatch(r"amy,one,one_why,2,a[0-9a-f]{8},", line)
     marks.write_text(f"{header}\n{line}1.5\n", "utf-8")
@@ -661,7 +666,7 @@ def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, tmp
     assert page["ben"].stat().st_mtime_ns != before["ben"]
     assert points(table["amy"]) == {"one_test": 3, "one_why": 1.5}
     assert points(table["ben"])["one_test"] == 3
-    assert marks.read_text("utf-8") == f"{header}\n{line}1.5\n"
+    assert marks.read_text("utf-8-sig") == f"{header}\n{line}1.5\n"
     hand_in(folder, "amy", "one", answered(small, "one", RIGHT, "Because I changed my mind."))
     hand_in(folder, "ben", "one", "no JSON any more")
     table = {
@@ -681,18 +686,27 @@ def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, tmp
             classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
 
 
-def test_a_process_that_the_system_ends_is_reported_in_one_sentence(small, tmp_path, monkeypatch):
-    def ended(**_: Any) -> Callable[[Any], Any]:
-        raise TerminatedWorkerError
+def test_a_process_that_the_system_ends_is_one_message_on_one_student(small, tmp_path, monkeypatch):
+    """Ann's notebook ends the process that grades it: Bob's is graded in another one."""
 
-    hand_in(tmp_path / "class", "ann", "one", answered(small, "one", RIGHT))
-    monkeypatch.setattr("joblib.Parallel", lambda **_: lambda calls: (ended() for _ in calls))
-    with pytest.raises(
-        ClassroomError, match="the system ended a process that was grading.*--workers 2"
-    ):
-        classroom.grade_all(
-            tmp_path / "class", tmp_path / "out", small / "source", workers=4, progress=False
-        )
+    def parallel(**_: Any) -> Callable[[Any], Any]:
+        def results(calls: list[Any]) -> Any:
+            for function, arguments, options in calls:
+                if arguments[4].parent.name == "ann":
+                    raise TerminatedWorkerError
+                yield function(*arguments, **options)
+
+        return results
+
+    for student in ("ann", "bob"):
+        hand_in(tmp_path / "class", student, "one", answered(small, "one", RIGHT))
+    monkeypatch.setattr("joblib.Parallel", parallel)
+    ann, bob = classroom.grade_all(
+        tmp_path / "class", tmp_path / "out", small / "source", workers=4, progress=False
+    )
+    assert points(ann) == {"one_test": 0, "one_why": 0}
+    assert ann["problems"] == [f"ann, one: {classroom.ENDED}."]
+    assert points(bob)["one_test"] == 3
 
 
 def test_students_check_their_own_notebook(small, tmp_path):

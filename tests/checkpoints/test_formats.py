@@ -140,9 +140,9 @@ def test_the_same_weights_in_shards_are_a_duplicate(tmp_path):
 
 
 def test_a_folder_must_hold_one_index(tmp_path):
-    save(state(0), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="holds none; give the checkpoint file itself"):
         open_zoo(tmp_path)
+    save(state(0), tmp_path / "model.safetensors")  # where there is an index, that is meant
     save_shards(state(0), tmp_path)
     shutil.copy(tmp_path / INDEX, tmp_path / f"again.{INDEX}")
     with pytest.raises(CheckpointError, match=f"several: again.{INDEX}, {INDEX}"):

@@ -171,7 +171,7 @@ def test_the_command_line_crafts_what_python_crafts(home, bench, capsys, recipe,
 def test_another_metric(home, bench, capsys):
     ranking = radin.rank(bench.val, radin.exhaustive(10), top=2, metric="nll")
     out = run(capsys, f"rank {BANK} --top 2 --metric nll")
-    assert f"{ranking.estimates[ranking.order[0]]:.4f}" in out.splitlines()[3]
+    assert f"{ranking.estimates[ranking.order[0]]:.5f}" in out.splitlines()[3]
     run(capsys, f"ask ledger.json {BANK} --budget 2 --metric nll --out soup.json")
     soup = json.loads(Path("soup.json").read_text("utf-8"))
     best = radin.exhaustive(10)[ranking.order[0]]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -718,7 +720,7 @@ def test_bench(capsys):
         ("--size 0", "size must be a whole number"),
         ("--images 0", "error: --images must be a whole number of at least 1, not 0."),
         ("--workers 0", "error: --workers must be a whole number of at least 1, not 0."),
-        ("--part validation", "has no part 'validation'; it has"),
+        ("--part holdout", "has no part 'holdout'; it has"),
         ("--test-part tset", "has no part 'tset'"),
         ("--test-part val", "--part, which chooses, is 'val'"),
         ("--refresh-part val", "--part, which chooses, is 'val'"),
@@ -989,3 +991,106 @@ def test_metrics_that_do_not_fit_are_refused_before_any_work(home, capsys, monke
         assert "mean_squared_error is for regression, and these labels are classes" in refused(
             capsys, f"{command} --metric mean_squared_error"
         )
+
+
+# Paths ------------------------------------------------------------------------------------------
+
+
+def test_tilde_in_every_option_that_takes_a_path(home, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("RADIN_CACHE", "~/my cache")
+    monkeypatch.chdir(tmp_path)
+    rest = "--model my_networks:build --data imagenet-folder:~/images --size 4 --device cpu"
+    out = run(
+        capsys, f"craft '~/plain/*' {rest} --out=~/out/s.safetensors --init=~/plain.safetensors"
+    )
+    assert f"wrote {home}/out/s.safetensors" in out
+    assert list((home / "my cache" / "banks").iterdir())
+    run(capsys, f"evaluate ~/out/s.safetensors {rest}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_another_user_or_of_none_is_no_traceback(home, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(home / "plain" / "model_0.safetensors", tmp_path / "~backup.safetensors")
+    run(capsys, "average ~backup.safetensors --out a.safetensors")
+    monkeypatch.setattr("os.path.expanduser", str)
+    line = refused(capsys, "average ~backup.safetensors --out ~/a.safetensors")
+    assert line.startswith("error: ~/a.safetensors: this user has no home folder")
+
+
+@pytest.mark.parametrize("length", [200, 240, 255, 300])
+def test_an_output_s_name_that_is_too_long_is_refused_before_any_work(
+    home, capsys, tmp_path, monkeypatch, length
+):
+    monkeypatch.setattr(commands, "open_with_notes", lambda *_, **__: pytest.fail("worked first"))
+    name = "b" * (length - len(".safetensors")) + ".safetensors"
+    if length > 200:
+        line = refused(capsys, f"average plain --out {tmp_path / name}")
+        assert "cannot be written (File name too long)" in line
+    else:
+        monkeypatch.undo()
+        monkeypatch.chdir(home)
+        run(capsys, f"average plain --out {tmp_path / name}")
+
+
+def test_names_that_are_no_utf_8_are_escaped_and_no_traceback(home, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(home)
+    bad = os.fsdecode(b"b\xe4r")
+    shutil.copytree(home / "images", tmp_path / bad)
+    (tmp_path / bad / "val" / "a").rename(tmp_path / bad / "val" / bad)
+    (tmp_path / bad / "test" / "a").rename(tmp_path / bad / "test" / bad)
+    (tmp_path / bad / "train" / "a").rename(tmp_path / bad / "train" / bad)
+    run(capsys, f"rank plain --model my_networks:build --data 'imagenet-folder:{tmp_path / bad}' "
+        "--size 4 --device cpu")  # fmt: skip
+    shutil.copy(home / "plain" / "model_0.safetensors", tmp_path / f"{bad}.safetensors")
+    capsys.readouterr()
+    assert (
+        main(["average", str(tmp_path / f"{bad}.safetensors"), "--out", "never.safetensors"]) == 1
+    )
+    assert "b\\udce4r.safetensors: its name is not UTF-8; rename" in capsys.readouterr().err
+    out = str(tmp_path / f"{bad}-soup.safetensors")
+    assert main(["average", "plain", "--out", out]) == 0
+    assert Path(out).is_file()
+
+
+def test_what_is_left_aside_is_said_once(home, capsys, tmp_path):
+    shutil.copytree(home / "plain", tmp_path / "runs")
+    save({"state": {}}, tmp_path / "runs" / "optimizer.pt")
+    run(capsys, f"average {tmp_path}/runs --out {tmp_path}/runs/soup.safetensors")
+    capsys.readouterr()
+    assert main(["average", f"{tmp_path}/runs", "--out", f"{tmp_path}/again.safetensors"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "left aside, 1 files of a training program beside the weights: optimizer.pt",
+        "left aside, 1 files that radin wrote itself: soup.safetensors",
+    ]
+    first, second = (
+        load_file(tmp_path / name) for name in ("runs/soup.safetensors", "again.safetensors")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_soup_in_a_glob_without_quotation_marks_is_refused(home, capsys, tmp_path):
+    shutil.copytree(home / "plain", tmp_path / "runs")
+    run(capsys, f"average {tmp_path}/runs --out {tmp_path}/runs/soup.safetensors")
+    given = " ".join(map(str, sorted((tmp_path / "runs").iterdir())))
+    line = refused(capsys, f"average {given} --out {tmp_path}/again.safetensors")
+    assert "soup.safetensors is a soup of " in line
+    assert line.endswith("leave them out, or give the glob in quotation marks.")
+
+
+def test_the_same_images_under_another_name_cannot_choose_and_report(home, capsys, tmp_path):
+    shutil.copytree(home / "images", tmp_path / "images")
+    (tmp_path / "images" / "report").symlink_to("val")
+    command = PLAIN.replace("imagenet-folder:images", f"imagenet-folder:{tmp_path}/images")
+    assert "share 60 images" in refused(capsys, f"craft {command} --test-part report")
+
+
+def test_a_working_folder_that_is_gone_is_no_traceback(home, capsys, monkeypatch):
+    def gone() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("os.getcwd", gone)
+    assert refused(capsys, f"rank {PLAIN}") == (
+        "error: the working folder: could not be used (No such file or directory)."
+    )

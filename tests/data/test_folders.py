@@ -26,7 +26,7 @@ def put(base: Path, top: str, class_name: str, count: int) -> None:
 
 def names(base: Path, part: str, data_set=None) -> list[str]:
     """The images of a part, by their paths in the data set."""
-    return [str(path.relative_to(base)) for path, _ in part_files(base, part, data_set)[0]]
+    return [str(path.relative_to(base)) for path, _ in part_files(base, part, data_set).files]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_labels_without_a_train_are_those_of_all_parts(tmp_path):
     put(tmp_path, "test", "dog", 1)
     put(tmp_path, "test", "eel", 1)
     for part, labels in (("val", [0, 2]), ("test", [1, 2])):
-        files, class_names = part_files(tmp_path, part)
+        files, class_names, _ = part_files(tmp_path, part)
         assert class_names == ["cat", "dog", "eel"]
         assert [label for _, label in files] == labels
 
@@ -154,7 +154,7 @@ def test_the_parts_of_domains(pacs):
 
 def test_labels_of_domains_agree(pacs):
     for part in ("photo", "photo/val", "without-photo/train"):
-        files, class_names = part_files(pacs, part, PACS)
+        files, class_names, _ = part_files(pacs, part, PACS)
         assert class_names == sorted(PACS.classes)
         assert [label for _, label in files] == sorted(label for _, label in files)
         assert all(path.parent.name == class_names[label] for path, label in files)
@@ -181,7 +181,7 @@ def test_any_folder_of_domains(tmp_path):
     put(tmp_path, "outdoor", "cup", 10)
     put(tmp_path, "outdoor", "tree", 10)
     put(tmp_path, "without-people", "tree", 10)
-    files, class_names = part_files(tmp_path, "without-people")
+    files, class_names, _ = part_files(tmp_path, "without-people")
     assert (len(files), files[0][1], class_names) == (10, 1, ["cup", "tree"])
     assert len(names(tmp_path, "without-indoor/train")) == 27
     assert len(names(tmp_path, "indoor/val")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,15 @@ from PIL import Image
 from radin.data.images import decode, describe_fault, read_image
 from radin.errors import DataError
 
-MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I;16")
+MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK")
 
 
 def draw(path: Path, size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Path:
     """An image of noise, without loss: any difference of a pixel or of a rounding shows."""
     rng = np.random.default_rng(seed)
-    if mode == "I;16":
-        image = Image.fromarray(rng.integers(0, 2**16, (size[1], size[0]), dtype=np.uint16))
-    else:
-        image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8), "RGBA")
-        image = image if mode in ("RGBA", "LA") else image.convert("RGB")
-        image = image.quantize(64) if mode == "P" else image.convert(mode)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8), "RGBA")
+    image = image if mode in ("RGBA", "LA") else image.convert("RGB")
+    image = image.quantize(64) if mode == "P" else image.convert(mode)
     path = path.with_suffix(".tif" if mode == "CMYK" else ".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
@@ -133,6 +131,83 @@ def test_too_narrow_to_be_resized(tmp_path):
         DataError, match=r"line\.png: too narrow to be resized \(1 x 4000 pixels\); replace"
     ):
         read_image(path, 224)
+
+
+# Depths ------------------------------------------------------------------------------------------
+
+RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+
+
+def eight_bits(values: np.ndarray, highest: int) -> np.ndarray:
+    """The nearest of 256 levels, by exact fractions."""
+    flat = [round(Fraction(255 * int(value), highest)) for value in values.flatten()]
+    return np.array(flat).reshape(values.shape)
+
+
+def grey(path: Path, size: int | None = None) -> np.ndarray:
+    """The one colour of a grey image."""
+    pixels = decode(path, path.read_bytes(), size)
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_keep_their_levels(tmp_path, name):
+    image = Image.fromarray(RAMP)
+    image.save(tmp_path / name)
+    assert np.array_equal(grey(tmp_path / name), np.arange(256).reshape(16, 16))
+    assert grey(tmp_path / name, 8).shape == (8, 8)
+
+
+@given(st.lists(st.integers(0, 65535), min_size=4, max_size=4))
+def test_sixteen_bits_are_rounded_to_the_nearest_level(tmp_path_factory, values):
+    path = tmp_path_factory.getbasetemp() / "sixteen.png"
+    pixels = np.array(values, dtype=np.uint16).reshape(2, 2)
+    Image.fromarray(pixels).save(path)
+    assert np.array_equal(grey(path), eight_bits(pixels, 65535))
+
+
+def test_sixteen_bits_in_the_other_order_of_bytes_and_with_white_as_zero(tmp_path):
+    big = Image.frombytes("I;16B", (16, 16), RAMP.astype(">u2").tobytes())
+    big.save(tmp_path / "big.tif")
+    assert np.array_equal(grey(tmp_path / "big.tif"), np.arange(256).reshape(16, 16))
+    Image.fromarray(RAMP).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "white.tif") as file:
+        assert file.tag_v2[262] == 0
+    assert np.array_equal(grey(tmp_path / "white.tif"), 255 - np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_without_a_known_range_are_refused(tmp_path, dtype):
+    Image.fromarray(RAMP.astype(dtype)).save(tmp_path / "wide.tif")
+    with pytest.raises(
+        DataError,
+        match=r"wide\.tif: not a readable image \(pixels of mode [IF], 32 bits, .* 16 bits",
+    ):
+        read_image(tmp_path / "wide.tif")
+
+
+def test_one_frame_and_no_turning_as_torchvision_does(tmp_path):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    exif = Image.Exif()
+    exif[274] = 6  # a camera held upright
+    frames[0].save(tmp_path / "turned.jpg", exif=exif)
+    for name in ("moving.webp", "pages.tif", "turned.jpg"):
+        pixels = decode(tmp_path / name, (tmp_path / name).read_bytes())
+        assert pixels.shape == (4, 6, 3)
+        assert pixels[..., 0].min() > 200
+        assert np.array_equal(
+            decode(tmp_path / name, (tmp_path / name).read_bytes(), 4),
+            torchvision_pixels(tmp_path / name, 4),
+        )
+
+
+def test_the_module_s_place_in_version_0_1_still_imports():
+    import radin.images
+
+    assert radin.images.read_image is read_image
 
 
 def test_faults_are_told_without_the_path(tmp_path):

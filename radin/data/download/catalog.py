@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -13,7 +14,7 @@ from radin.data.download import archives
 from radin.data.download.classes import class_names
 from radin.data.download.transfer import check_sha256, download, offline, one_process_at_a_time
 from radin.errors import DataError
-from radin.files import data_root
+from radin.files import data_root, expand_path
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ def find_data_set(name: str, root: str | Path | None = None) -> tuple[Path, Data
     Raises:
         DataError: the data set is missing and cannot be downloaded.
     """
+    given = expand_path(name)
+    if given.is_absolute() and os.path.isdir(given):
+        return given, None
     root = data_root(root)
     folder = _existing_folder(name, root)
     if folder is None and name not in DATA_SETS:
@@ -140,8 +144,8 @@ def fetch(name: str, root: str | Path | None = None, *, progress: bool = True) -
 
 def _existing_folder(name: str, root: Path) -> Path | None:
     """The folder of that name under `root`, or else in the working directory; None without one."""
-    exact = root / Path(name).expanduser()  # an absolute path replaces the root
-    if exact.is_dir():
+    exact = root / expand_path(name)  # an absolute path replaces the root
+    if os.path.isdir(exact):
         return exact
     if name in DATA_SETS and root.is_dir():
         pattern = re.compile(rf"{re.escape(name)}-\d+")
@@ -155,7 +159,7 @@ def _existing_folder(name: str, root: Path) -> Path | None:
             )
         if sized:
             return sized[0]
-    return Path(name) if Path(name).is_dir() else None
+    return Path(name) if os.path.isdir(name) else None
 
 
 def _build(data_set: DataSet, root: Path, progress: bool) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -36,7 +37,7 @@ from radin.experiments.bench.storage import (
     write_bench,
 )
 from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
-from radin.files import store_folder
+from radin.files import expand_path, store_folder
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import exhaustive
@@ -371,7 +372,7 @@ class SoupBench:
         for part in BENCH_PARTS:
             self.ensembles(part)  # computed where they are missing
         return write_bench(
-            Path(path),
+            expand_path(path),
             banks={part: self.bank(part) for part in BENCH_PARTS},
             tables=self._tables,
             right=self._right,
@@ -391,10 +392,10 @@ class SoupBench:
         """
         if str(name) in shipped_benches():
             return cls._load_folder(shipped_root() / str(name))
-        path = Path(name)
-        if path.is_dir():
+        path = expand_path(name)
+        if os.path.isdir(path):
             return cls._load_folder(path)
-        if path.suffix != ".safetensors" and not path.exists():
+        if path.suffix != ".safetensors" and not os.path.exists(path):
             raise BankError(
                 f"Unknown bench {str(name)!r}: shipped are "
                 f"{', '.join(shipped_benches()) or 'none'}; or give a file."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from radin.data.download.transfer import check_sha256, download, offline, one_process_at_a_time
 from radin.errors import DataError
-from radin.files import data_root
+from radin.files import data_root, expand_path
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,7 +66,7 @@ _HYPERPARAMETER_NAMES = ("aug", "lr", "wd", "mix", "smoothing", "epochs")
 
 def model_soups_folder(folder: str | Path | None = None) -> Path:
     """The folder of the published files: `model-soups` in `RADIN_DATA` when none is given."""
-    return data_root() / MODEL_SOUPS if folder is None else Path(folder).expanduser()
+    return data_root() / MODEL_SOUPS if folder is None else expand_path(folder)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from radin.data.imagenet import INDEX_FILE, PARTS, wnids
 from radin.data.objectnet import NUM_CLASSES as NUM_OBJECTS
 from radin.data.splits import FolderSplit
 from radin.errors import DataError, check_seed
-from radin.files import cache_root, hash_text
+from radin.files import cache_root, expand_path, hash_text
 
 NUM_CLASSES = 1000
 # The stand-in's ingredients are trained on these few classes. Every test set has images of them.
@@ -85,7 +85,7 @@ def make_images(root: str | Path | None = None, *, seed: int = 0, progress: bool
     """
     images = [TRAIN_IMAGES, VAL_IMAGES, TEST_IMAGES]
     key = hash_text(_FORMAT, str(check_seed(seed)), str([*images, *trained_classes()]))[:16]
-    root = cache_root() / "images" / f"standin-{key}" if root is None else Path(root).expanduser()
+    root = cache_root() / "images" / f"standin-{key}" if root is None else expand_path(root)
     # This text is a key on disk: with another text, drawings made before would not be found.
     mark = f"Drawings in the place of ImageNet and its test sets, made by radin.standin: {key}\n"
     if _is_complete(root, mark):

@@ -39,7 +39,7 @@ from radin.experiments.zoos.train import (
     save_checkpoint,
     train_checkpoint,
 )
-from radin.files import atomic_path, cache_root, hash_file, hash_text
+from radin.files import atomic_path, cache_root, expand_path, hash_file, hash_text
 from radin.inference.devices import pick_device, single_thread
 
 BATCH_SIZE = 128
@@ -300,7 +300,7 @@ def ship(
         progress: whether to show progress bars.
     """
     plan = _find_plan(name)
-    folder = Path(folder)
+    folder = expand_path(folder)
     zoo = photo_zoo(name, num_models, device=device, progress=progress)
     val = _load_in_memory(plan.data, plan.val_part, plan.size)
     test = _load_in_memory(plan.data, plan.test_part, plan.size)
