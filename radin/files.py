@@ -49,6 +49,11 @@ def expand_path(path: str | Path) -> Path:
     return Path(text)
 
 
+def natural_order(path: Path) -> list[int | str]:
+    """A sort key that puts model_2 before model_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
 def describe_unreadable(path: Path) -> str:
     """Why a file or folder cannot be read, such as "Permission denied"; empty when it can."""
     try:

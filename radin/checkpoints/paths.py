@@ -12,7 +12,7 @@ from typing import NamedTuple
 from radin.checkpoints.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, read_index
 from radin.checkpoints.origin import is_soup, is_store, soup_ingredients
 from radin.errors import CheckpointError, list_names
-from radin.files import NO_SUCH_FILE, describe_unreadable, expand_path
+from radin.files import NO_SUCH_FILE, describe_unreadable, expand_path, natural_order
 
 _TAR_SUFFIXES = (".pth.tar", ".pt.tar")  # as torch's own ImageNet example names its files
 _ENDINGS = (*CHECKPOINT_SUFFIXES, *INDEX_SUFFIXES, *_TAR_SUFFIXES)
@@ -143,7 +143,7 @@ def _find(path: str | Path) -> Found:
     kept, notes = _leave_aside(found.paths)
     if not kept:
         raise CheckpointError(_nothing_found(path))
-    return Found(sorted(kept, key=_natural_order), [*found.notes, *notes])
+    return Found(sorted(kept, key=natural_order), [*found.notes, *notes])
 
 
 def _from_list(paths: Iterable[str | Path]) -> Found:
@@ -227,7 +227,7 @@ def _glob(pattern: str) -> list[Path]:
     matches = glob.glob(pattern, recursive=True)
     if not matches and "[" in pattern:
         matches = glob.glob(_escape_existing(pattern), recursive=True)
-    return sorted({Path(match) for match in matches}, key=_natural_order)
+    return sorted({Path(match) for match in matches}, key=natural_order)
 
 
 def _escape_existing(pattern: str) -> str:
@@ -353,8 +353,3 @@ def _nothing_found(path: Path) -> str:
     if "[" in str(path):
         message += ". In a glob, [ab] is one letter, a or b; write [[] for a bracket in a name"
     return f"{message}."
-
-
-def _natural_order(path: Path) -> list[int | str]:
-    """A sort key that puts model_2 before model_10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]

@@ -14,17 +14,18 @@ from torch import Tensor
 from radin.cli.inputs import print_notes
 from radin.cli.tables import print_table, print_trials, wrap
 from radin.errors import ParameterError, check_integer
-from radin.files import atomic_path
+from radin.files import atomic_path, expand_path
 from radin.ranking.bank import LogitBank
 from radin.ranking.bank_files import find_files
 from radin.ranking.export import RECIPE_SUFFIXES, TABLE_SUFFIXES, save_mergekit, save_ranking
+from radin.ranking.named_metrics import find_metric
 from radin.ranking.rank import Ranking
 from radin.recipes.ask_tell import AskTell
 from radin.recipes.trial_file import TrialFile, open_number
 
 DEFAULT_BUDGET = 4
 SOUP_SUFFIXES = (".json", *RECIPE_SUFFIXES)  # in which one soup is written
-ASK_OPTIONS = ("budget", "recipe", "prior", "seed")
+ASK_OPTIONS = ("budget", "recipe", "metric", "prior", "seed")
 
 Source = Mapping[str, Any]  # where the bank of a ledger is
 
@@ -35,7 +36,7 @@ Source = Mapping[str, Any]  # where the bank of a ledger is
 def describe_source(options: argparse.Namespace) -> dict[str, Any]:
     """Where the bank of --bank is, with whole paths, so that it can be opened from any folder."""
     paths = options.bank[0] if len(options.bank) == 1 else options.bank
-    labels = None if options.labels is None else str(Path(options.labels).expanduser().absolute())
+    labels = None if options.labels is None else str(expand_path(options.labels).absolute())
     return {
         "bank": [str(file.absolute()) for file in find_files(paths, labels)],
         "labels": labels,
@@ -63,7 +64,8 @@ def open_bank(source: Source) -> LogitBank:
 
 def check_exports(options: argparse.Namespace, suffixes: Sequence[str]) -> None:
     """Refuse the files of --out that exist or have an ending that is none of the suffixes."""
-    for path in options.out or ():
+    options.out = [expand_path(path) for path in options.out or ()]
+    for path in options.out:
         if path.suffix not in suffixes:
             raise ParameterError(f"{path}: --out takes {', '.join(suffixes)}; change the ending.")
         if path.is_dir():
@@ -85,7 +87,7 @@ def export_ranking(
     Args:
         models: what mergekit opens, N folders or names.
     """
-    for path in options.out or ():
+    for path in options.out:
         if path.suffix in TABLE_SUFFIXES:
             print(f"wrote {save_ranking(path, bank, candidates, ranking)}")
         else:
@@ -97,7 +99,7 @@ def _export_soup(
     options: argparse.Namespace, bank: LogitBank, weights: Tensor, trial: int | None
 ) -> None:
     """Write one soup to the files of --out; `trial` is None for the recipe's result."""
-    for path in options.out or ():
+    for path in options.out:
         if path.suffix in RECIPE_SUFFIXES:
             save_mergekit(path, bank.names, weights)
         else:
@@ -136,7 +138,8 @@ def ask_command(options: argparse.Namespace) -> None:
         print_notes(f"note: trial {number} was asked for before and has no value yet.")
     print(f"trial {number} of at most {arguments['budget']}: evaluate this soup\n")
     _print_weights(bank, weights)
-    print(f"\nfast estimate, by its ensemble: {trials[-1]['estimate']:.2f}")
+    estimate = find_metric(arguments.get("metric", "accuracy")).text(trials[-1]["estimate"])
+    print(f"\nfast estimate, by its ensemble: {estimate}")
     _export_soup(options, bank, weights, number)
     print(f"then: radin tell {options.ledger} VALUE --trial {number}")
 
@@ -168,6 +171,7 @@ def _arguments(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
                 raise ParameterError(
                     f"{ledger.path}: begun in Python with candidates of its own; go on there."
                 )
+            find_metric(content["options"].get("metric") or "accuracy")  # no function of Python
             stored = {k: v for k, v in content["options"].items() if v is not None}
             return stored | arguments, source or _stored_source(content, ledger.path)
     finally:

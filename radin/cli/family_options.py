@@ -89,7 +89,7 @@ def _choose(paths: str | list[str], family: str) -> list[str]:
     print_notes(f"--family {family}: took {len(chosen)} files, {taken}.")
     if aside := [name for path, name in names.items() if path not in chosen]:
         print_notes(f"left aside: {list_names(aside)} (of other families, or duplicates).")
-    print_notes(*(f"left aside: {reason}" for reason in found.unreadable.values()))
+    print_notes(*(f"left aside: {reason}" for reason in found.unreadable.values()), *found.notes)
     return [str(path) for path in chosen]
 
 

@@ -92,7 +92,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "value": {
         "type": float,
         "metavar": "VALUE",
-        "help": "what the evaluation gave, for accuracy in percent",
+        "help": "what the evaluation gave; accuracies are in percent",
     },
     "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
     "name": {
@@ -325,7 +325,7 @@ COMMANDS = {
     ),
     "ask": Command(
         run=ask_command,
-        options=f"ledger {BANK_OPTIONS} --budget --recipe --prior --seed --out --force",
+        options=f"ledger {BANK_OPTIONS} --budget --recipe --metric --prior --seed --out --force",
         about="Say which soup of your own networks to average and evaluate next, as craft would; "
         "after the first call the ledger is enough.",
         example="ledger.json --bank 'logits/*.npy' --labels labels.npy --budget 8",

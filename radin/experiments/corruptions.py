@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from radin.data.splits import ArraySplit
@@ -77,6 +76,8 @@ def _contrast(pixels: Tensor, factor: float, seed: int) -> Tensor:
 
 
 def _jpeg(pixels: Tensor, quality: float, seed: int) -> Tensor:
+    from PIL import Image
+
     coded = torch.empty_like(pixels)
     for k, image in enumerate(pixels.mul(255).round().to(torch.uint8).movedim(1, -1).numpy()):
         file = io.BytesIO()

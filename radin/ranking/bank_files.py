@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from radin.errors import BankError, list_names
+from radin.files import expand_path, natural_order
 from radin.ranking.logit_values import is_number, to_array, to_ids
 from radin.ranking.model_tables import ModelLabels, ModelLogits
 
@@ -43,30 +43,26 @@ def find_files(
         BankError: there is no such file, or none of a known kind in the folder.
     """
     if not isinstance(paths, str | Path):
-        files = [Path(path).expanduser() for path in paths]
+        files = [expand_path(path) for path in paths]
     else:
-        path = Path(paths).expanduser()
+        path = expand_path(paths)
         if path.is_dir():
             files = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES]
         else:
             files = [path] if path.is_file() else [Path(match) for match in glob.glob(str(path))]
-        files.sort(key=_natural_order)
+        files.sort(key=natural_order)
         if not files:
             raise BankError(
                 f"{paths}: no logits found there; give files, a folder or a glob of "
                 f"{', '.join(SUFFIXES)}."
             )
     if labels is not None and len(files) > 1:  # a glob of the shell may hold the labels, too
-        own = Path(labels).expanduser().resolve()
+        own = expand_path(labels).resolve()
         files = [file for file in files if file.resolve() != own]
     for file in files:
         if not os.path.isfile(file):
             raise BankError(f"{file}: no such file of logits.")
     return files
-
-
-def _natural_order(path: Path) -> list[int | str]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
@@ -125,7 +121,7 @@ def labels_of(
     if labels is None:
         return None
     if isinstance(labels, str | Path):
-        return read_labels(Path(labels).expanduser())
+        return read_labels(expand_path(labels))
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     return ModelLabels("labels", values, None if ids is None else to_ids(ids))
 

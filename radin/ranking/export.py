@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from radin.errors import ParameterError
-from radin.files import atomic_path
+from radin.files import atomic_path, expand_path
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights
 from radin.ranking.rank import Ranking
@@ -35,7 +35,7 @@ def save_ranking(path: str | Path, bank: LogitBank, candidates: Tensor, ranking:
         ParameterError: another ending.
         RadinError: the system refuses to write.
     """
-    path = Path(path)
+    path = expand_path(path)
     p = check_weights(candidates, bank.num_models, rows=True)
     rows = [
         {
@@ -66,7 +66,7 @@ def _shares(p: Tensor) -> list[float]:
 
 
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "estimate", "score", *names])
         for row in rows:
@@ -91,7 +91,7 @@ def save_mergekit(path: str | Path, models: Sequence[str], weights: Tensor) -> P
 
     Source: mergekit, docs/merge_methods.md.
     """
-    path = Path(path)
+    path = expand_path(path)
     if path.suffix not in RECIPE_SUFFIXES:
         raise ParameterError(
             f"{path}: a recipe of mergekit is saved as {' or '.join(RECIPE_SUFFIXES)}; change the "
@@ -99,7 +99,7 @@ def save_mergekit(path: str | Path, models: Sequence[str], weights: Tensor) -> P
         )
     text = mergekit_recipe(models, weights)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 
@@ -135,4 +135,5 @@ def mergekit_recipe(models: Sequence[str], weights: Tensor) -> str:
         "parameters": {"normalize": True},
         "dtype": "float32",
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    # Plain ASCII: every name is read back as it was, also one that is no UTF-8.
+    return yaml.safe_dump(content, sort_keys=False, width=1000)

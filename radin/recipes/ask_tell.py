@@ -37,7 +37,7 @@ class AskTell:
         budget: B, at least 1.
         recipe: one of `radin.RECIPES`.
         source: what else the file should remember, as JSON takes it.
-        options: the others of `radin.craft`: candidates, prior, seed.
+        options: the others of `radin.craft`: candidates, prior, seed, metric, higher_is_better.
 
     Raises:
         ParameterError: an impossible option, or others than those that the ledger was begun with.
@@ -159,8 +159,8 @@ class AskTell:
 
         Args:
             soup: its mixing weights, as `ask` gave them, or the number of its trial, from 1.
-            value: the validation accuracy in percent, or the metric that was asked for.
-            force: take an accuracy of at most 1 percent where the fast estimate is much higher.
+            value: the validation accuracy in percent, or the metric of the session.
+            force: take at most 1 percent where the fast estimate is much higher.
 
         Raises:
             ParameterError: the soup was not asked for or has another value already, or the value is
@@ -239,7 +239,7 @@ def describe_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(value: Any) -> Any:
-    if callable(value):
+    if hasattr(value, "__qualname__"):  # a function
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.generic):
         return value.item()

@@ -14,7 +14,8 @@ from torch import Tensor
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.formats import is_parameter
 from radin.checkpoints.inspection import MAX_UNRELATED_COSINE, inspect_all
-from radin.checkpoints.zoo import Zoo, _expand
+from radin.checkpoints.paths import find_checkpoints
+from radin.checkpoints.zoo import Zoo
 from radin.errors import CheckpointError, ParameterError, list_names
 from radin.recipes.weight_checks import MIN_COSINE
 from radin.theory.weight_geometry import cosines, distances, state_products
@@ -46,15 +47,16 @@ class Families:
         duplicates: lists of indices of files that hold the same weights.
         unreadable: for each file that could not be read or holds NaN, why.
         differences: for each architecture but the first, how it differs from the first.
+        notes: a line for each thing in the folder that is no checkpoint to compare.
         tree: SciPy's linkage matrix of the distances 1 - cosine; None for one file.
 
     >>> import radin
     >>> from radin.experiments.bench.shipped import shipped_root
-    >>> found = radin.families(shipped_root() / "cifar10-wild", progress=False)
-    >>> [len(members) for members in found.families]  # a file of logits is there, too
-    [8, 1]
-    >>> found.names[found.families[1][0]]
-    'bench.safetensors'
+    >>> found = radin.families(f"{shipped_root()}/cifar10-wild/i*.safetensors", progress=False)
+    >>> [len(members) for members in found.families]  # the initialisation is one of them
+    [8]
+    >>> found.names[-1]
+    'init.safetensors'
     """
 
     paths: list[Path]
@@ -65,6 +67,7 @@ class Families:
     duplicates: list[list[int]]
     unreadable: dict[Path, str]
     differences: list[str]
+    notes: list[str]
     tree: np.ndarray | None
 
     @property
@@ -117,7 +120,7 @@ class Families:
             lines.append(f"duplicates: {list_names(others)} {verb} the same weights as {first}")
         lines += self.differences
         lines += [f"not read: {reason}" for reason in self.unreadable.values()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True) -> Families:
@@ -137,14 +140,16 @@ def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True)
 
     >>> import radin
     >>> from radin.experiments.bench.shipped import shipped_root
-    >>> found = radin.families(shipped_root() / "cifar10-wild", progress=False)
-    >>> print(found)  # doctest: +ELLIPSIS
-    2 families in 9 files
-    family 1, 8 files: ingredient_00.safetensors, ... (smallest cosine 0.74)
-    family 2, 1 file: bench.safetensors
-    another architecture: bench.safetensors differs from ingredient_00.safetensors in 36 ...
+    >>> names = ["cifar10/init", "cifar10/ingredient_00", "pretrained"]
+    >>> files = [shipped_root() / f"{name}.safetensors" for name in names]
+    >>> print(radin.families(files, progress=False))  # doctest: +ELLIPSIS
+    2 families in 3 files
+    family 1, 2 files: init.safetensors, ingredient_00.safetensors (smallest cosine 0.97)
+    family 2, 1 file: pretrained.safetensors
+    another architecture: pretrained.safetensors differs from init.safetensors in 2 tensors: ...
     """
-    opened, unreadable = _open_all(_expand(paths))
+    files, notes = find_checkpoints(paths)
+    opened, unreadable = _open_all(files)
     groups, fingerprints = _only_finite(_by_architecture(opened), unreadable)
     order = [checkpoint.path for checkpoint in opened if checkpoint.path in fingerprints]
     similar, apart = _compare(groups, order, progress=progress)
@@ -167,13 +172,14 @@ def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True)
         duplicates=same,
         unreadable=unreadable,
         differences=[_difference(group[0], groups[0][0]) for group in groups[1:]],
+        notes=notes,
         tree=tree,
     )
 
 
 def count_architectures(paths: str | Path | Iterable[str | Path]) -> int:
     """How many architectures the files are of that can be opened; no weights are read."""
-    opened, _ = _open_all(_expand(paths))
+    opened, _ = _open_all(find_checkpoints(paths).paths)
     return len(_by_architecture(opened))
 
 

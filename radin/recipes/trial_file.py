@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radin.errors import BankError, ParameterError, RadinError
-from radin.files import atomic_path
+from radin.files import atomic_path, expand_path
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import find_metric
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _FORMAT = "radin-trials-1"
-# An accuracy of at most this many percent, told for a soup whose ensemble has more than the second
+# At most this many percent, told for a soup whose ensemble has more than the second
 # number, is most often a fraction of 1.
 MAX_FRACTION = 1.0
 MIN_ESTIMATE_OF_FRACTION = 10.0
@@ -35,7 +37,7 @@ class TrialFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()  # another folder may become the current one
+        self.path = expand_path(path).absolute()  # another folder may become the current one
         if self.path.is_dir():
             raise ParameterError(f"{self.path} is a folder; give a file for the ledger.")
         self._release = weakref.finalize(self, _lock(self.path).release)
@@ -95,7 +97,7 @@ class TrialFile:
         Args:
             number: of the trial, from 1.
             value: a number; an accuracy is in percent.
-            force: take an accuracy that looks like a fraction.
+            force: take a percentage that looks like a fraction.
 
         Raises:
             ParameterError: the trial was not asked for or has another value already, or the value
@@ -109,7 +111,8 @@ class TrialFile:
                 "first, and evaluate the soup that is given."
             )
         trial = trials[number - 1]
-        value = _check_value(value)
+        metric = _named_metric(content["options"].get("metric"))
+        value = _check_value(value) if metric is None else metric.check_value(value, source="tell")
         if trial["value"] == value:
             return
         if trial["value"] is not None:
@@ -117,7 +120,7 @@ class TrialFile:
                 f"{self.path}: trial {number} has the value {trial['value']:g} already, and "
                 f"{value:g} would spend it twice; ask for the next soup, or begin another ledger."
             )
-        if content["options"].get("metric") in (None, "accuracy"):
+        if metric is not None and metric.is_percentage:
             _check_percent(value, trial["estimate"], force=force)
         trial["value"] = value
         self._write(content)
@@ -173,12 +176,18 @@ def _check_value(value: Any) -> float:
     return number
 
 
+def _named_metric(name: str | None) -> Metric | None:
+    """The metric of a ledger; None where it is a function, of which the file has a description."""
+    try:
+        return find_metric(name or "accuracy")
+    except ParameterError:
+        return None
+
+
 def _check_percent(value: float, estimate: float, *, force: bool) -> None:
-    if not 0 <= value <= 100:
-        raise ParameterError(f"An accuracy is in percent, 0 to 100, not {value:g}.")
     if value <= MAX_FRACTION and estimate > MIN_ESTIMATE_OF_FRACTION and not force:
         raise ParameterError(
-            f"{value:g} percent, where the ensemble has {estimate:.2f}? Accuracies are in percent: "
+            f"{value:g} percent, where the ensemble has {estimate:.2f}? Values are in percent: "
             f"tell {100 * value:g} if this is a fraction, or force=True (--force) if the soup has "
             "really failed."
         )

@@ -168,6 +168,23 @@ def test_the_command_line_crafts_what_python_crafts(home, bench, capsys, recipe,
     assert evaluate.count == expected.evaluations
 
 
+def test_another_metric(home, bench, capsys):
+    ranking = radin.rank(bench.val, radin.exhaustive(10), top=2, metric="nll")
+    out = run(capsys, f"rank {BANK} --top 2 --metric nll")
+    assert f"{ranking.estimates[ranking.order[0]]:.5f}" in out.splitlines()[3]
+    run(capsys, f"ask ledger.json {BANK} --budget 2 --metric nll --out soup.json")
+    soup = json.loads(Path("soup.json").read_text("utf-8"))
+    best = radin.exhaustive(10)[ranking.order[0]]
+    assert list(soup["weights"].values()) == best.tolist()
+    run(capsys, "tell ledger.json 0.61")
+    run(capsys, "ask ledger.json")
+    run(capsys, "tell ledger.json 0.59")
+    assert re.search(r"^2 .* 0\.59\d* \*", run(capsys, "ask ledger.json"), re.M)
+    assert "metric was 'nll' and is 'accuracy'" in refused(
+        capsys, "ask ledger.json --metric accuracy"
+    )
+
+
 def test_asking_twice_gives_one_soup(home, capsys):
     first = run(capsys, f"ask ledger.json {BANK}")
     capsys.readouterr()

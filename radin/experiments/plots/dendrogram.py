@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from radin.errors import ParameterError
 from radin.experiments.plots.style import RECIPE_STYLES
-from radin.files import atomic_path
+from radin.files import atomic_path, expand_path
 from radin.recipes.families import CUT, OTHER_ARCHITECTURE, Families
 
 INCHES_PER_FILE = 0.32
@@ -62,7 +62,7 @@ def save_dendrogram(found: Families, path: str | Path) -> Path:
         ParameterError: another ending, or one file only.
         RadinError: the system refuses to write.
     """
-    path = Path(path)
+    path = expand_path(path)
     kind = path.suffix.lstrip(".").lower()
     if kind not in ("png", "svg", "pdf"):
         raise ParameterError(f"{path}: a figure is saved as .png, .svg or .pdf; change the ending.")
