@@ -1,0 +1,107 @@
+"""What one bench says, as two tables: what each recipe returns, and facts about the zoo."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from radin.experiments.bench import replay
+from radin.experiments.bench.bench import SoupBench
+from radin.experiments.intervals import paired_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BUDGETS = (1, 4)  # of the planned contrasts
+
+
+def recipe_table(bench: SoupBench, budgets: tuple[int, ...] = BUDGETS) -> pd.DataFrame:
+    """What each recipe returns: its size, accuracies, and test accuracy less the best single's.
+
+    RADIN has lambda 0. The ensemble is not a soup; it is there to compare.
+
+    Args:
+        bench: the zoo.
+        budgets: evaluations of RADIN and of greedy.
+
+    Returns:
+        One row for each recipe, indexed by its name. The columns are "ingredients", "val (%)",
+        "test (%)", "minus best single", "low" and "high", a paired 95% interval over the images
+        in percentage points, and "regret". What no interval or regret can be given for is NaN.
+    """
+    import pandas as pd
+
+    rows = {"best single": replay.best_single(bench), "uniform": replay.uniform(bench)}
+    for budget in budgets:
+        rows[f"greedy, B = {budget}"] = int(replay.greedy(bench, budget)[-1])
+        rows[f"radin, B = {budget}"] = int(replay.radin(bench, budget)[-1])
+    rows["oracle"] = replay.oracle(bench)
+    single = bench.right("test", [rows["best single"]])[0]
+    table = {}
+    for name, row in rows.items():
+        entry: dict[str, Any] = {
+            "ingredients": int(bench.sizes[row]),
+            "val (%)": bench.soups("val")[row].item(),
+            "test (%)": bench.soups("test")[row].item(),
+        }
+        if name != "best single":
+            interval = paired_interval(bench.right("test", [row])[0], single)
+            entry |= dict(zip(("minus best single", "low", "high"), interval, strict=True))
+        entry["regret"] = bench.regret(bench.candidates[row])
+        table[name] = entry
+    uniform = rows["uniform"]
+    table["ensemble of all"] = {
+        "ingredients": bench.num_models,
+        "val (%)": bench.ensembles("val")[uniform].item(),
+        "test (%)": bench.ensembles("test")[uniform].item(),
+    }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="recipe")
+
+
+def zoo_facts(bench: SoupBench) -> dict[str, float]:
+    """Numbers that say what a zoo is like.
+
+    Returns:
+        By name: `num_models`; `num_soups`; `num_val` and `num_test`, images; `worst_single` and
+        `best_single` of the ingredients' test accuracies in percent; `gap`, the mean test accuracy
+        of soups of two or more less that of their ensembles, in points; `spearman`, the rank
+        correlation of the fast estimate with the soups' test accuracy; `better_soups`, the share in
+        percent of soups of two or more that are better on test than the best single by validation.
+        Where the manifest knows them: `cosine`, the mean cosine of two task vectors; `distance`,
+        the mean relative distance to the start in percent; `seconds` for ingredients and soups.
+    """
+    from scipy.stats import spearmanr
+
+    several = bench.sizes > 1
+    soups = bench.soups("test")
+    singles = bench.test.accuracies()
+    single = singles[int(bench.val.accuracies().argmax())]
+    facts = {
+        "num_models": bench.num_models,
+        "num_soups": bench.num_soups,
+        "num_val": bench.val.num_images,
+        "num_test": bench.test.num_images,
+        "worst_single": singles.min().item(),
+        "best_single": singles.max().item(),
+        "gap": (soups - bench.ensembles("test"))[several].mean().item(),
+        "spearman": float(spearmanr(bench.ensembles("val")[several], soups[several]).statistic),
+        "better_soups": (soups[several] > single).double().mean().item() * 100,
+    }
+    return facts | _facts_of_weights(bench)
+
+
+def _facts_of_weights(bench: SoupBench) -> dict[str, float]:
+    """What the manifest knows of the ingredients' weights and of the time."""
+    facts = {}
+    if (gram := bench.manifest.get("task_vectors")) is not None:
+        products = torch.tensor(gram, dtype=torch.float64)
+        lengths = products.diagonal().sqrt()
+        cosines = products / lengths / lengths[:, None]
+        pairs = ~torch.eye(len(cosines), dtype=torch.bool)
+        facts["cosine"] = cosines[pairs].mean().item()
+    if (distances := bench.manifest.get("distances")) is not None:
+        facts["distance"] = 100 * sum(distances) / len(distances)
+    if (seconds := bench.manifest.get("seconds")) is not None:
+        facts["seconds"] = sum(seconds["ingredients"]) + seconds["soups"]
+    return facts
