@@ -23,6 +23,7 @@ from radin.checkpoints.names import (
     common_front,
     ema_family,
     match_wrapped,
+    second_weights,
     unwrapped,
 )
 from radin.checkpoints.paths import locate
@@ -45,6 +46,7 @@ class Checkpoint(Mapping[str, Tensor]):
         prefix: what was removed from the front of the keys, such as "module.", or "".
         wrappers: whether names of wrappers were removed inside the keys.
         counters: keys that were left out, because they count the steps of an average.
+        has_second: whether a second set of weights was left out, as mmcv keeps it.
         aliases: names that the file gives to tensors beside their keys, as for tied weights, and
             those keys.
         completed: keys that the file lacks and that were completed as `load_state_dict` does.
@@ -66,6 +68,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.prefix = ""
         self.wrappers = False
         self.counters: tuple[str, ...] = ()
+        self.has_second = False
         self.aliases: dict[str, str] = {}
         self.completed: tuple[str, ...] = ()
         self._wants_ema = ema
@@ -118,6 +121,11 @@ class Checkpoint(Mapping[str, Tensor]):
         parts += ["without the names of wrappers inside its keys"] if self.wrappers else []
         if self.completed:
             parts.append(f"completed as load_state_dict does: {list_names(self.completed, most=3)}")
+        if self.has_second:
+            parts.append(
+                "without the keys 'ema_*', in which mmcv keeps a second set of weights (in a file "
+                "from the end of an epoch the trained ones, while what is read is their EMA)"
+            )
         read = f"read {', '.join(parts)}" if parts else ""
         if self.is_ema:
             only = "" if self._wants_ema else "; there is no ordinary state dict"
@@ -164,6 +172,7 @@ class Checkpoint(Mapping[str, Tensor]):
         view.emas = tuple(dict.fromkeys([*self.emas, *emas]))
         left_out = set(names).difference(chosen)
         view.counters = tuple(sorted({*self.counters, *left_out.intersection(COUNTERS)}))
+        view.has_second = self.has_second or bool(left_out.intersection(second_weights(names)))
         return view
 
     def under(self, prefix: str) -> Checkpoint:
@@ -224,6 +233,8 @@ class Checkpoint(Mapping[str, Tensor]):
         if self.is_ema or ema_family(prefix):  # there is nothing else
             kept = [name for name in names if name in reference or name not in COUNTERS]
             return kept, [family] if (family := ema_family(prefix)) else []
+        second = set(second_weights(names)) - reference
+        names = [name for name in names if name not in second]
         module, counter = AVERAGED_MODEL
         if prefix == module and counter not in reference:
             names = [name for name in names if name != counter]

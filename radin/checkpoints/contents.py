@@ -90,6 +90,8 @@ def _way_out(content: Mapping[Any, Any]) -> str:
             "save model.state_dict() alone: torch.save({key: value for key, value in "
             "checkpoint.items() if torch.is_tensor(value)}, path)"
         )
+    if any(isinstance(value, Ignored) for value in content.values()):
+        return "save model.state_dict(); make tensors of arrays first, with torch.from_numpy(array)"
     return "save model.state_dict()"
 
 

@@ -68,6 +68,16 @@ def match_wrapped(keys: Iterable[str], reference: Iterable[str]) -> dict[str, st
     return {mine[0]: theirs[0] for mine, theirs in pairs.values() if len(mine) == len(theirs) == 1}
 
 
+def second_weights(keys: Iterable[str]) -> list[str]:
+    """The keys under which the EMA hook of mmcv keeps a second set of weights.
+
+    `ema_layer_weight` belongs to `layer.weight`.
+    """
+    own = list(keys)
+    flat = {f"ema_{key.replace('.', '_')}" for key in own}
+    return [key for key in own if key in flat]
+
+
 def common_front(renamed: Iterable[tuple[str, str]]) -> str | None:
     """What precedes every new name in its old one, such as "module."; None if they differ.
 

@@ -62,6 +62,16 @@ def test_the_same_entries_of_another_program_are_not_swapped(tmp_path):
     assert same(open_checkpoint(path, ema=True), state(1))
 
 
+def test_the_second_set_of_weights_of_mmcv_is_left_out_and_named(tmp_path):
+    second = {f"ema_{key.replace('.', '_')}": tensor for key, tensor in state(1).items()}
+    path = save(
+        {"meta": {"mmcv_version": "1.7"}, "state_dict": state(0) | second}, tmp_path / "a.pt"
+    )
+    zoo = Zoo.open(path, build=build, progress=False)
+    assert same(zoo[0], state(0))
+    assert "without the keys 'ema_*', in which mmcv keeps a second set of weights" in zoo.notes[0]
+
+
 def averaged_model() -> State:
     torch.manual_seed(0)
     model = build()
