@@ -66,7 +66,7 @@ def _shares(p: Tensor) -> list[float]:
 
 
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "estimate", "score", *names])
         for row in rows:
@@ -135,4 +135,5 @@ def mergekit_recipe(models: Sequence[str], weights: Tensor) -> str:
         "parameters": {"normalize": True},
         "dtype": "float32",
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    # Plain ASCII: every name is read back as it was, also one that is no UTF-8.
+    return yaml.safe_dump(content, sort_keys=False, width=1000)
