@@ -261,3 +261,27 @@ def test_the_command(home, shipped, capsys):
         finetuned.main(["toy", "--out", str(home), "--num-models", "0"])
     assert refused.value.code == 1
     assert "num_models must be a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_the_command_trains_again_and_compares(home, shipped, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(finetuned.SoupBench, "load", lambda name: shipped)
+    finetuned.main(["toy", "--again", "1,0", "--out", str(tmp_path), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["ingredient 0", "ingredient 1", "their soup"]
+    assert all("the same answer on 100.0% of the images" in line for line in lines[:2])
+    for wrong in (["--again", "a"], ["--again", "0"]):
+        out = [] if wrong == ["--again", "0"] else ["--out", str(tmp_path)]
+        with pytest.raises(SystemExit):
+            finetuned.main(["toy", *wrong, *out])
+    assert "needs --out FOLDER" in capsys.readouterr().err
+
+
+def test_ingredients_trained_again_are_those_of_the_bench(home, shipped, tmp_path):
+    found = finetuned.reproduce(
+        "toy", [0, 2], tmp_path / "again", bench=shipped, device="cpu", progress=False
+    )
+    assert found.same_answers == [100, 100]
+    for again, before in [*found.accuracies, found.soup]:
+        assert again == before
+    with pytest.raises(ParameterError, match="ingredients 0 to 2; name some of them"):
+        finetuned.reproduce("toy", [3], tmp_path, bench=shipped, progress=False)

@@ -6,7 +6,8 @@ import argparse
 import json
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -131,14 +132,27 @@ def finetuned_zoo(
     check_seed(plan.seed)
     chosen = pick_device(device)
     folder = _zoo_folder(plan, chosen, progress=progress)
+    return _trained_zoo(name, plan, folder, range(num_models), device=chosen, progress=progress)
+
+
+def _trained_zoo(
+    name: str,
+    plan: ZooPlan,
+    folder: Path,
+    members: Sequence[int],
+    *,
+    device: torch.device,
+    progress: bool,
+) -> Zoo:
+    """Some ingredients of a plan, trained into a folder or found there."""
     init = folder / INIT_FILE
     if not init.exists():
-        _make_init(plan, init, device=chosen, progress=progress)
-    paths = [folder / f"ingredient_{k:02d}.safetensors" for k in range(num_models)]
-    _train_ingredients(name, plan, init, paths, device=chosen, progress=progress)
+        _make_init(plan, init, device=device, progress=progress)
+    paths = {k: folder / f"ingredient_{k:02d}.safetensors" for k in members}
+    _train_ingredients(name, plan, init, paths, device=device, progress=progress)
     num_classes = _load_in_memory(plan.data, plan.start_part, plan.size).num_classes
     build = partial(STARTS[plan.network].build, num_classes)
-    return Zoo.open(paths, build=build, init=init, progress=False)
+    return Zoo.open(list(paths.values()), build=build, init=init, progress=False)
 
 
 def _zoo_folder(plan: ZooPlan, device: torch.device, *, progress: bool) -> Path:
@@ -191,19 +205,24 @@ def _train_ingredients(
     name: str,
     plan: ZooPlan,
     init: Path,
-    paths: Sequence[Path],
+    paths: Mapping[int, Path],
     *,
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Train the ingredients that do not exist yet, several at once on a CPU."""
+    """Train the ingredients that do not exist yet, several at once on a CPU.
+
+    Args:
+        paths: of the ingredients, by their numbers in the sweep.
+    """
     from joblib import Parallel, delayed
 
-    runs = plan.sweep(len(paths), plan.seed)
+    runs = plan.sweep(max(paths) + 1, plan.seed)
     missing = [
         k
-        for k, (path, run) in enumerate(zip(paths, runs, strict=True))
-        if not (path.exists() and read_hyperparameters(path) == run)  # the sweep may have changed
+        for k, path in paths.items()
+        # The sweep may have changed.
+        if not (path.exists() and read_hyperparameters(path) == runs[k])
     ]
     num_processes = 1 if device.type == "cuda" else CPU_PROCESSES
     hidden = not progress or not missing
@@ -225,7 +244,7 @@ def _train_ingredient(
     plan: ZooPlan,
     run: Hyperparameters,
     init: Path,
-    paths: Sequence[Path],
+    paths: Mapping[int, Path],
     index: int,
     *,
     seed: int,
@@ -245,7 +264,7 @@ def _train_ingredient(
             split = few_examples(split, int(run["shots"]), seed=seed)
         targets = None
         if "teachers" in run:
-            teachers = [load(path) for path in paths[: int(run["teachers"])]]
+            teachers = [load(paths[k]) for k in range(int(run["teachers"]))]
             targets = teacher_targets(teachers, split, run["temperature"])
         model = load(init)
         if "warm_epochs" in run:
@@ -407,6 +426,71 @@ def _prepared(split: ArraySplit, prepare: Callable[[Tensor], Tensor] | None) -> 
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Ingredients that were trained again, beside those that a bench was made from.
+
+    Attributes:
+        same_answers: for each ingredient the share of test images with the same answer, in percent.
+        accuracies: for each ingredient (accuracy again, accuracy in the bench) on test, in percent.
+        soup: the same two accuracies of the soup of these ingredients.
+    """
+
+    same_answers: list[float]
+    accuracies: list[tuple[float, float]]
+    soup: tuple[float, float]
+
+
+def reproduce(
+    name: str,
+    members: Sequence[int],
+    folder: str | Path,
+    *,
+    bench: SoupBench | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Reproduction:
+    """Train some ingredients of a shipped bench again, and evaluate them and their soup live.
+
+    Another processor rounds otherwise, and training makes small differences large. So the answers
+    are close to those in the bench, not the same; on the same hardware they are the same.
+
+    Args:
+        name: a key of `PLANS`.
+        members: numbers of the ingredients. One that was taught needs its teachers among them.
+        folder: where the checkpoints are written; an interrupted call continues from there.
+        bench: the shipped one of that name when not given.
+        device: "auto", "cpu" or "cuda".
+        progress: whether to show progress bars.
+
+    Raises:
+        DataError: the data set or the package with the pretrained weights is missing.
+        ParameterError: an unknown name, or no ingredient with such a number.
+    """
+    plan = _find_plan(name)
+    bench = SoupBench.load(name) if bench is None else bench
+    members = sorted({check_integer("a member", k, minimum=0) for k in members})
+    row = bench.row_of(members) if members and members[-1] < bench.num_models else None
+    if row is None:
+        raise ParameterError(
+            f"{name} has the ingredients 0 to {bench.num_models - 1}; name some of them, not "
+            f"{members}."
+        )
+    chosen = pick_device(device)
+    zoo = _trained_zoo(name, plan, Path(folder), members, device=chosen, progress=progress)
+    test = _load_in_memory(plan.data, plan.test_part, plan.size)
+    again = predict(zoo, test, device=device, progress=progress)
+    shipped = bench.test.logits[members].float().argmax(-1)
+    same = (again.logits.argmax(-1) == shipped).double().mean(1) * 100
+    before = bench.test.accuracies()[members]
+    live = Evaluator(zoo, test, device=device)([1 / len(zoo)] * len(zoo))
+    return Reproduction(
+        same_answers=same.tolist(),
+        accuracies=list(zip(again.accuracies().tolist(), before.tolist(), strict=True)),
+        soup=(live, bench.soups("test")[row].item()),
+    )
+
+
 def _describe_data(plan: ZooPlan, val: ArraySplit, test: ArraySplit) -> dict[str, Any]:
     """The manifest's entry on the data."""
     return {
@@ -451,6 +535,26 @@ def _copy(source: Path, target: Path) -> Path:
     return target
 
 
+def _print_reproduction(name: str, options: argparse.Namespace) -> None:
+    """Train some ingredients again, and print how close they are to the shipped ones."""
+    try:
+        members = sorted({int(number) for number in options.again.split(",")})
+    except ValueError:
+        raise ParameterError(
+            f"--again takes numbers of ingredients, such as 0,3, not {options.again!r}."
+        ) from None
+    if options.out == shipped_root():
+        raise ParameterError("--again needs --out FOLDER for the checkpoints that it trains.")
+    found = reproduce(name, members, options.out / name, device=options.device)
+    for k, same, (again, before) in zip(members, found.same_answers, found.accuracies, strict=True):
+        print(
+            f"ingredient {k}: {again:.2f}% on test, {before:.2f}% in the bench; "
+            f"the same answer on {same:.1f}% of the images"
+        )
+    again, before = found.soup
+    print(f"their soup: {again:.2f}% on test, {before:.2f}% in the bench")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `python -m radin.experiments.zoos.finetuned NAME ...`."""
     parser = argparse.ArgumentParser(
@@ -470,9 +574,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--num-models", type=int, help="ingredients, if not as many as planned")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--again",
+        metavar="NUMBERS",
+        help="do not ship anything; train these ingredients again, such as 0,3, into --out, and "
+        "compare them and their soup with the shipped bench",
+    )
     options = parser.parse_args(arguments)
     try:
         for name in PLANS if "all" in options.names else options.names:
+            if options.again is not None:
+                _print_reproduction(name, options)
+                continue
             bench = ship(
                 name, options.out / name, num_models=options.num_models, device=options.device
             )
