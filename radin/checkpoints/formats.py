@@ -54,13 +54,6 @@ def open_file(path: Path) -> Mapping[Any, Any]:
     _check_access(path)
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a name that no file can have
         raise CheckpointError(f"{path}: no such checkpoint file.")
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); ask its owner for the right to read it."
-        ) from error
     if path.name.endswith(INDEX_SUFFIXES):
         return _Shards(path)
     is_damaged_safetensors = path.suffix == ".safetensors" and not begins_as_torch_file(path)
@@ -78,7 +71,9 @@ def _check_access(path: Path) -> None:
     """Refuse a file that is there and cannot be opened; torch would call it damaged."""
     reason = describe_unreadable(path)
     if reason not in ("", NO_SUCH_FILE):
-        raise CheckpointError(f"{path}: could not be read ({reason}).")
+        raise CheckpointError(
+            f"{path}: could not be read ({reason}); check the path, and that you may read it."
+        )
     try:
         str(path).encode()
     except UnicodeEncodeError:

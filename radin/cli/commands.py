@@ -152,6 +152,7 @@ def _bank_to_rank(options: argparse.Namespace, metric: Metric) -> tuple[LogitBan
 
 def average_command(options: argparse.Namespace) -> None:
     """A soup of given weights, without a network or images."""
+    check_output(options, may_exist=True)
     zoo = open_family(options, lambda paths: open_with_notes(paths, ema=options.ema))
     check_output(options)  # after the notes on the files, and before anything is computed
     weights = options.weights or [1 / len(zoo)] * len(zoo)

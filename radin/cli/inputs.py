@@ -39,8 +39,12 @@ def check_numbers(options: argparse.Namespace) -> None:
     pick_device(options.device)
 
 
-def check_output(options: argparse.Namespace) -> None:
-    """Refuse --out if its file exists or cannot be written."""
+def check_output(options: argparse.Namespace, *, may_exist: bool = False) -> None:
+    """Refuse --out if its file cannot be written, or exists already.
+
+    Args:
+        may_exist: do not refuse a file that exists; a later call does.
+    """
     if options.shard_size is not None:
         parse_size("--shard-size", options.shard_size)
     if options.out is None:
@@ -51,7 +55,7 @@ def check_output(options: argparse.Namespace) -> None:
     for path in (options.out, options.out.with_name(f"{options.out.name}.index.json")):
         if os.path.isdir(path):
             raise ParameterError(f"{path} is a folder; give --out a file.")
-        if os.path.lexists(path) and not options.force:
+        if os.path.lexists(path) and not (options.force or may_exist):
             raise ParameterError(f"{path} exists; give another --out, or --force to replace it.")
     try:  # now, and not after the budget has been spent
         options.out.parent.mkdir(parents=True, exist_ok=True)

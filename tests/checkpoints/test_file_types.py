@@ -168,7 +168,7 @@ def test_what_training_saves_beside_the_model_is_named(tmp_path, name, content, 
     save(state(0), tmp_path / "model.safetensors")
     path = save(content, tmp_path / f"{name}.pt")
     with pytest.raises(CheckpointError) as caught:
-        Zoo.open(tmp_path, progress=False)
+        Zoo.open([tmp_path / "model.safetensors", path], progress=False)
     message = str(caught.value)
     assert message.startswith(f"{path}: holds {what}")
     assert "not a model; leave this file out" in message
@@ -190,7 +190,9 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(CheckpointError, match="cannot be read .Permission denied.; ask its owner"):
+    with pytest.raises(
+        CheckpointError, match="could not be read .Permission denied.; check the path"
+    ):
         open_checkpoint(path)
 
 
