@@ -133,7 +133,7 @@ def class_weighted_accuracy(class_weights: Sequence[float] | Tensor) -> Metric:
         ParameterError: impossible weights. An estimate raises it where the bank has other classes.
 
     >>> import radin
-    >>> from radin.ranking.metrics import class_weighted_accuracy
+    >>> from radin.ranking.named_metrics import class_weighted_accuracy
     >>> bank = radin.synthetic_bank(num_models=3, num_images=50, num_classes=4, seed=0)
     >>> metric = class_weighted_accuracy([1, 1, 1, 5])
     >>> ranking = radin.rank(bank, radin.exhaustive(3), metric=metric)
@@ -265,7 +265,7 @@ def find_metric(
         ParameterError: an unknown name, a function without a direction, or a direction that is not
             the metric's own.
 
-    >>> from radin.ranking.metrics import find_metric
+    >>> from radin.ranking.named_metrics import find_metric
     >>> find_metric("top5_accuracy").unit, find_metric("nll").higher_is_better
     ('%', False)
     """
