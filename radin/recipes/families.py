@@ -110,6 +110,8 @@ class Families:
                 lowest = self.cosines[members][:, members].min().item()
                 far = ", they have moved far apart" if lowest < MIN_COSINE else ""
                 listed = f"{listed} (smallest cosine {lowest:.2f}{far})"
+            elif len(self.families) > 1:
+                listed = f"{listed} (shares its start with no other file)"
             lines.append(f"family {number}, {_count(len(members), 'file')}: {listed}")
         for group in self.duplicates:
             first, *others = [names[k] for k in group]
@@ -141,7 +143,7 @@ def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True)
     >>> print(found)  # doctest: +ELLIPSIS
     2 families in 9 files
     family 1, 8 files: ingredient_00.safetensors, ... (smallest cosine 0.74)
-    family 2, 1 file: bench.safetensors
+    family 2, 1 file: bench.safetensors (shares its start with no other file)
     another architecture: bench.safetensors differs from ingredient_00.safetensors in 36 ...
     """
     opened, unreadable = _open_all(_expand(paths))
