@@ -242,11 +242,11 @@ def test_the_interval_of_macro_f1_covers_the_truth():
     truth = metric(a, labels) - metric(b, labels)
     rng = torch.Generator().manual_seed(1)
     covered = 0
-    for seed in range(200):
+    for seed in range(100):
         some = outputs_and_labels(rng, 200, gain=0.3)
-        _, low, high = paired_metric_interval(metric, *some, resamples=200, seed=seed)
+        _, low, high = paired_metric_interval(metric, *some, resamples=100, seed=seed)
         covered += low <= truth <= high
-    assert 0.89 <= covered / 200 <= 0.99
+    assert 0.88 <= covered / 100 <= 0.99
 
 
 def test_outputs_that_are_no_pair():
