@@ -113,6 +113,8 @@ class Families:
                 lowest = self.cosines[members][:, members].min().item()
                 far = ", they have moved far apart" if lowest < MIN_COSINE else ""
                 listed = f"{listed} (smallest cosine {lowest:.2f}{far})"
+            elif len(self.families) > 1:
+                listed = f"{listed} (shares its start with no other file)"
             lines.append(f"family {number}, {_count(len(members), 'file')}: {listed}")
         for group in self.duplicates:
             first, *others = [names[k] for k in group]
@@ -145,7 +147,7 @@ def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True)
     >>> print(radin.families(files, progress=False))  # doctest: +ELLIPSIS
     2 families in 3 files
     family 1, 2 files: init.safetensors, ingredient_00.safetensors (smallest cosine 0.97)
-    family 2, 1 file: pretrained.safetensors
+    family 2, 1 file: pretrained.safetensors (shares its start with no other file)
     another architecture: pretrained.safetensors differs from init.safetensors in 2 tensors: ...
     """
     files, notes = find_checkpoints(paths)

@@ -81,6 +81,7 @@ def test_families_of_a_mixed_bag(bag):
     assert [path.stem for path in found.unreadable] == ["e0", "f0"]
     assert [names(found, [k]) for k, n in enumerate(found.architectures) if n] == [["c0"]]
     text = str(found)
+    assert "family 4, 1 file: d0.safetensors (shares its start with no other file)" in text
     assert text.startswith("4 families in 10 files\nfamily 1, 4 files: a0.safetensors, a1")
     assert "duplicates: a3.safetensors holds the same weights as a0.safetensors" in text
     assert (
