@@ -54,6 +54,8 @@ def locate(path: str | Path) -> Path:
         CheckpointError: a folder that cannot be read, or with no such file or several; or a shard
             without its index.
     """
+    if not os.fspath(path):  # of an unset variable of the shell; Path would make it "."
+        raise CheckpointError("An empty text is no path; give a checkpoint file or a folder.")
     path = expand_path(path)
     if os.path.isdir(path):
         return _locate_in(path)
@@ -136,9 +138,10 @@ def find_checkpoints(paths: str | Path | Iterable[str | Path]) -> Found:
 
 def _find(path: str | Path) -> Found:
     """The checkpoints that one path or glob means."""
-    path = expand_path(path)
-    if not os.path.isdir(path) and os.path.isfile(file := locate(path)):
+    expanded = expand_path(path)
+    if not (os.fspath(path) and os.path.isdir(expanded)) and os.path.isfile(file := locate(path)):
         return Found([file], [])
+    path = expanded
     found = _in_folder(path) if os.path.isdir(path) else _matched(str(path))
     kept, notes = _leave_aside(found.paths)
     if not kept:
@@ -151,13 +154,14 @@ def _from_list(paths: Iterable[str | Path]) -> Found:
     found: list[Path] = []
     notes: list[str] = []
     through_shards: set[Path] = set()
-    for path in map(expand_path, paths):
+    for given in paths:
+        path = expand_path(given)
         if glob.has_magic(str(path)) and not os.path.lexists(path):
             matched = _find(path)
             found += matched.paths
             notes += matched.notes
             continue
-        located = locate(path)
+        located = locate(given)
         is_shard = located != path and os.path.isfile(path)
         if located in through_shards or (is_shard and located in found):
             continue

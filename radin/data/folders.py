@@ -12,7 +12,7 @@ import numpy as np
 
 from radin.data.download.catalog import DataSet
 from radin.data.listing import IMAGE_SUFFIXES, Aside, list_images, subfolders
-from radin.data.overlap import describe_copies
+from radin.data.overlap import MAX_COMPARED_IMAGES, describe_copies
 from radin.errors import DataError, list_names
 from radin.files import encode_text
 
@@ -117,12 +117,16 @@ def _too_few(folder: Path, count: int, part: str, data_set: DataSet) -> DataErro
 
 
 def _all_of(folder: Path, class_names: Iterable[str]) -> list[Path]:
-    """The images of another part; none where its folder cannot be read."""
+    """The images of another part, or too many to compare; none where they cannot be read."""
+    images: list[Path] = []
     try:
-        existing = sorted(set(subfolders(folder)) & set(class_names))
-        return [path for name in existing for path in list_images(folder / name, Aside())]
+        for name in sorted(set(subfolders(folder)) & set(class_names)):
+            images += list_images(folder / name, Aside())
+            if len(images) > MAX_COMPARED_IMAGES:
+                break
     except DataError:
         return []
+    return images
 
 
 def _folders_of(group: str, base: Path) -> list[str]:

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from radin.files import hash_file
 
-MAX_COMPARED_IMAGES = 200_000  # of two parts together: to look at more would take minutes
+MAX_COMPARED_IMAGES = 100_000  # of two parts together: to look at more would take minutes
+_PATHS_PER_TASK = 256
+_NUM_LAST_BYTES = 64  # of compressed pixels, which differ between images
 
 
 def find_copies(images: Sequence[Path], others: Sequence[Path]) -> list[tuple[Path, Path]]:
     """The images that are among the others, byte for byte, each with its copy there.
 
-    Only files whose size occurs on both sides are read.
+    Few files are read: those whose size occurs on both sides, and in full only those whose last
+    bytes do, too.
     """
+    for key in (_size, _last_bytes, _hash):
+        keys = _in_threads(key, images)
+        other_keys = _in_threads(key, others)
+        shared = set(keys) & set(other_keys) - {None}
+        images = [path for path, each in zip(images, keys, strict=True) if each in shared]
+        of_key = {k: path for path, k in zip(others, other_keys, strict=True) if k in shared}
+        others = [path for path, each in zip(others, other_keys, strict=True) if each in shared]
+    found = [each for each in keys if each in shared]
+    return [(path, of_key[digest]) for path, digest in zip(images, found, strict=True)]
+
+
+def _in_threads(function: Callable[[Path], Hashable], paths: Sequence[Path]) -> list[Hashable]:
+    """The function of each path. A shared file system is slow for a single reader."""
+    chunks = [paths[k : k + _PATHS_PER_TASK] for k in range(0, len(paths), _PATHS_PER_TASK)]
     with ThreadPoolExecutor(thread_name_prefix="compare") as pool:
-        sizes = list(pool.map(_size, images))
-        other_sizes = list(pool.map(_size, others))
-        shared = (set(sizes) & set(other_sizes)) - {0}
-        candidates = [path for path, size in zip(images, sizes, strict=True) if size in shared]
-        of_others = [path for path, size in zip(others, other_sizes, strict=True) if size in shared]
-        by_hash = dict(zip(pool.map(_hash, of_others), of_others, strict=True))
-        hashes = pool.map(_hash, candidates)
-        return [
-            (path, by_hash[digest])
-            for path, digest in zip(candidates, hashes, strict=True)
-            if digest in by_hash
-        ]
+        results = pool.map(lambda chunk: [function(path) for path in chunk], chunks)
+        return [each for result in results for each in result]
 
 
 def find_same_files(images: Iterable[Path], others: Iterable[Path]) -> list[Path]:
@@ -49,7 +56,7 @@ def describe_copies(images: Sequence[Path], parts: Mapping[str, Sequence[Path]])
     for name, others in parts.items():
         if len(images) + len(others) > MAX_COMPARED_IMAGES:
             texts.append(
-                f"not compared with the {len(others):,} images of {name}, which are too many"
+                f"not compared with {name}: more than {MAX_COMPARED_IMAGES:,} images together"
             )
             continue
         if copies := find_copies(images, others):
@@ -69,17 +76,29 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 where it is gone, which is reported when it is read as an image."""
+# Keys that files of equal content share. They are None for a file that is empty or cannot be read,
+# which is reported when it is read as an image.
+
+
+def _size(path: Path) -> int | None:
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size or None
     except OSError:
-        return 0
+        return None
 
 
-def _hash(path: Path) -> str:
-    """The hash of a file; that of no other where it cannot be read."""
+def _last_bytes(path: Path) -> tuple[int, bytes] | None:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _NUM_LAST_BYTES))
+            return size, file.read(_NUM_LAST_BYTES)
+    except OSError:
+        return None
+
+
+def _hash(path: Path) -> str | None:
     try:
         return hash_file(path)
     except OSError:
-        return f"unreadable: {path}"
+        return None

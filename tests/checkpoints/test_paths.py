@@ -243,6 +243,13 @@ def test_a_soup_of_one_ingredient_is_a_duplicate_and_no_fault(tmp_path):
 # Names -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("given", ["", [""], ["a.pt", ""]])
+def test_an_empty_text_is_no_path(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(run(tmp_path, "a.pt"))
+    with pytest.raises(CheckpointError, match="An empty text is no path"):
+        find_checkpoints(given)
+
+
 def test_brackets_in_a_folder_s_name(tmp_path):
     folder = run(tmp_path / "losses=[ce,l2]" / "[1]", "m2.pt", "m10.pt")
     for given in (folder, f"{folder}/*.pt", f"{folder}/m[0-9]*.pt", [f"{folder}/*.pt"]):

@@ -228,12 +228,10 @@ def test_a_part_that_is_a_link_to_another_is_said(tmp_path):
 
 
 def test_too_many_images_to_compare_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(overlap, "MAX_COMPARED_IMAGES", 10)
+    monkeypatch.setattr(overlap, "MAX_COMPARED_IMAGES", 9)
     draw_part(tmp_path, "train", count=4)
     draw_part(tmp_path, "val", count=2)
-    assert load(tmp_path, "val")[1] == (
-        "not compared with the 8 images of train, which are too many"
-    )
+    assert load(tmp_path, "val")[1] == ("not compared with train: more than 9 images together")
 
 
 @given(st.lists(st.binary(max_size=2), max_size=8), st.lists(st.binary(max_size=2), max_size=8))
