@@ -204,7 +204,9 @@ def test_right_answers_are_kept(zoo, bench, part, tmp_path):
 
 def test_unknown_metric(bench):
     for use in (bench.soups, bench.ensembles):
-        with pytest.raises(ParameterError, match="metric must be one of .* not 'loss'"):
+        with pytest.raises(
+            ParameterError, match="metric must be one of accuracy, nll, .* not 'loss'"
+        ):
             use("val", "loss")
 
 
