@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,16 @@ def _limit_streams(used: _Used) -> None:
         return len(string)  # an error would end the thread that reads what programs print
 
     OutStream.write = limited  # type: ignore[method-assign]
+    _silence_copies()
+
+
+def _silence_copies() -> None:
+    """Keep what programs print in a cell off the teacher's terminal; ipykernel copies it there."""
+    for stream in (sys.stdout, sys.stderr):
+        descriptor = getattr(stream, "_original_stdstream_copy", None)
+        if descriptor is not None:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), descriptor)
 
 
 def _limit_displays(shell: Any, used: _Used) -> None:
