@@ -171,13 +171,17 @@ def combine(
         states: N state dicts.
         shares: indices of state dicts and their shares of the average, which sum to 1.
     """
-    chosen = [(states[k], share) for k, share in shares]
+    base: Checkpoint | None = None
     parts: list[tuple[FittedAdapter, float]] = []
-    for state, share in chosen:
-        if not isinstance(state, AdaptedCheckpoint) or state.base is not chosen[0][0].base:
+    for k, share in shares:
+        state = states[k]
+        if not isinstance(state, AdaptedCheckpoint) or (
+            base is not None and state.base is not base
+        ):
             return None
+        base = state.base
         parts += [(fitted, weight * share) for fitted, weight in state.parts]
-    return AdaptedCheckpoint(chosen[0][0].base, parts)
+    return None if base is None else AdaptedCheckpoint(base, parts)
 
 
 # Which weights of the base an adapter changes ----------------------------------------------------
@@ -202,7 +206,7 @@ def fit_to_base(
     scaled = {key for product in find_products(base) for key in product.keys}
     fitted = []
     for adapter in adapters:
-        keys = {module: _weight_key(rename(module), base) for module in adapter.factors}
+        keys = {module: f"{rename(module)}.weight" for module in adapter.factors}
         for module, key in keys.items():
             _check_weight(adapter, module, key, base[key], is_scaled=key in scaled)
             if key in tied:
@@ -261,12 +265,12 @@ def _find_names(adapters: Sequence[Adapter], base: Checkpoint) -> Rename:
         (front, cut)
         for front, cut in choices
         if len({_cut(name, cut)[0] for name in names}) == 1
-        and all(_weight_key(front + _cut(name, cut)[1], base) in base for name in names)
+        and all(f"{front}{_cut(name, cut)[1]}.weight" in base for name in names)
     ]
     if fitting:
         front, cut = fitting[0]
         return lambda name: front + _cut(name_in_base(f"{name}.").removesuffix("."), cut)[1]
-    missing = [name for name in names if _weight_key(name, base) not in base]
+    missing = [name for name in names if f"{name}.weight" not in base]
     named = sorted({adapter.config.base_name for adapter in adapters} - {""})
     of_whom = f" of {list_names(named)}" if named else ""
     raise CheckpointError(
@@ -281,12 +285,6 @@ def _cut(name: str, count: int) -> tuple[str, str]:
     return ".".join(parts[:count]), ".".join(parts[count:])
 
 
-def _weight_key(module: str, base: Collection[str]) -> str:
-    """The key of a module's weight; torch's attention holds those of its inputs in one."""
-    attention = f"{module}.in_proj_weight"
-    return attention if attention in base else f"{module}.weight"
-
-
 def _check_weight(
     adapter: Adapter, module: str, key: str, weight: Tensor, *, is_scaled: bool
 ) -> None:
@@ -299,8 +297,8 @@ def _check_weight(
         down, up = _shapes(adapter, module)
         raise CheckpointError(
             f"{adapter.path}: the factors of {module} have shapes {down} and {up}, which do not "
-            f"fit {key} of the base, {tuple(weight.shape)}; give the base that it was trained on (peft "
-            f"also makes such factors for convolutions in groups: then {MERGE})."
+            f"fit {key} of the base, {tuple(weight.shape)}; give the base that it was trained on "
+            f"(peft also makes such factors for convolutions in groups: then {MERGE})."
         )
 
 

@@ -107,7 +107,7 @@ def open_adapters(
     inspected = inspect_all([start], unused=(), init=None, progress=progress)[0]
     inspections = _inspect(parts, start, inspected.fingerprint)
     files = [adapter.path for adapter in adapters]
-    notes = [*found.notes, *describe_files([start], [], extra), *_describe(parts, start)]
+    notes = [*found.notes, *describe_files([start], [start.path], extra), *_describe(parts, start)]
     problems = [
         describe_duplicates(files, inspections),
         describe_soups(files, [adapter.fingerprint for adapter in adapters]),

@@ -71,7 +71,7 @@ class Adapter:
 
     def scale(self, module: str) -> float:
         """The scale s of a module's product."""
-        return self.config.scale(pattern_name(module))
+        return self.config.scale(module)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -108,7 +108,7 @@ class Adapter:
                     "may be a part that a parallel training run did not gather. Save the whole "
                     "adapter."
                 )
-        rank = self.config.rank(pattern_name(module))
+        rank = self.config.rank(module)
         if up.shape[1] != len(down) or any(side != 1 for side in up.shape[2:]):
             raise CheckpointError(
                 f"{self.path}: the factors of {module} have shapes {tuple(down.shape)} and "
@@ -122,17 +122,18 @@ class Adapter:
             )
 
 
-def pattern_name(module: str) -> str:
-    """The name that peft looks up in its patterns: that of the attention for its projection."""
-    return module.partition(".base_layer.")[0]
-
-
 def _sort_keys(tensors: Checkpoint) -> tuple[dict[str, FactorKeys], dict[str, str]]:
     """The keys of the factors by module, and those of whole tensors by their names in the base."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     whole: dict[str, str] = {}
     for key in tensors:
         name = key.removeprefix(PREFIX)
+        if ".base_layer.out_proj.lora_" in name:
+            raise CheckpointError(
+                f"{tensors.path}: {key} is of an adapter of torch's MultiheadAttention, whose "
+                "out_proj some versions of peft change by s B A and others by twice that, so the "
+                f"file does not say by how much. With the version that trained it, {MERGE}."
+            )
         if match := _FACTOR.fullmatch(name):
             found.setdefault((match["module"], match["kind"]), {})[match["which"]] = key
         elif name == key or "lora_" in name or "trainable_tokens" in name:
@@ -159,8 +160,8 @@ def _sort_keys(tensors: Checkpoint) -> tuple[dict[str, FactorKeys], dict[str, st
 def name_in_base(name: str) -> str:
     """A name of peft as the base model has it: without what peft wraps around its layers.
 
-    >>> name_in_base("attn.base_layer.out_proj.weight")
-    'attn.out_proj.weight'
+    >>> name_in_base("embed.base_layer.weight")
+    'embed.weight'
     """
     return _WRAPPERS.sub("", name)
 

@@ -308,8 +308,8 @@ COMMANDS = {
     ),
     "rank": Command(
         run=rank_command,
-        options=f"checkpoints {BANK_OPTIONS} --base --model --data --metric --top --prior --init --seed "
-        f"--family --out --force {IMAGE_OPTIONS}",
+        options=f"checkpoints {BANK_OPTIONS} --base --model --data --metric --top --prior --init "
+        f"--seed --family --out --force {IMAGE_OPTIONS}",
         about="Rank candidate soups by their ensembles, which is stage 1 alone: no soup is "
         "evaluated. With --bank, the logits of another program are ranked.",
         example="runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers "

@@ -25,7 +25,6 @@ from radin.checkpoints.adapters import (
     Adapter,
     FactorKeys,
     names_of,
-    pattern_name,
 )
 from radin.checkpoints.dtypes import is_averaged, widest
 from radin.checkpoints.origin import SOUP_ENTRY
@@ -190,14 +189,13 @@ def _average_whole(weighted: Weighted) -> dict[str, Tensor]:
 
 def _settings(adapters: Sequence[Adapter], ranks: Mapping[str, int]) -> dict[str, Any]:
     """The `adapter_config.json` of the soup, with alpha = r in every module."""
-    by_module = {pattern_name(module): rank for module, rank in ranks.items()}
-    rank = Counter(by_module.values()).most_common(1)[0][0]
+    rank = Counter(ranks.values()).most_common(1)[0][0]
     # peft takes the first pattern that the end of a name matches, so longer names come first.
-    longest_first = sorted(by_module, key=len, reverse=True)
-    pattern = {name: by_module[name] for name in longest_first}
-    if set(by_module.values()) == {rank}:
+    longest_first = sorted(ranks, key=len, reverse=True)
+    pattern = {name: ranks[name] for name in longest_first}
+    if set(ranks.values()) == {rank}:
         pattern = {}
-    for name, own in by_module.items():
+    for name, own in ranks.items():
         if pattern_value(pattern, name, rank) != own:
             raise CheckpointError(
                 f"{name}: its rank cannot be told apart from another module's in {CONFIG_NAME}; "
@@ -210,7 +208,7 @@ def _settings(adapters: Sequence[Adapter], ranks: Mapping[str, int]) -> dict[str
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
         "use_rslora": False,
-        "target_modules": sorted(by_module),
+        "target_modules": sorted(ranks),
         "fan_in_fan_out": any(adapter.config.is_transposed for adapter in adapters),
         "init_lora_weights": True,
         "inference_mode": True,
@@ -247,5 +245,5 @@ def _write(
     with atomic_path(folder / WEIGHTS_NAME) as temporary:
         save_file({key: each.contiguous() for key, each in tensors.items()}, temporary, header)
     with atomic_path(folder / CONFIG_NAME) as temporary:
-        text = json.dumps(settings, indent=2, sort_keys=True)
+        text = json.dumps(settings, indent=2)  # not sorted: the order of patterns has a meaning
         temporary.write_text(text + "\n", encoding="utf-8")

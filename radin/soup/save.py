@@ -184,7 +184,7 @@ def _save(
 ) -> list[Path]:
     rows = to_shares(weights)
     if adapted := combine_rows(states, rows):
-        specs = [{key: soup.spec(key) for key in keys} for soup in adapted]
+        specs: list[TensorSpecs] = [{key: soup.spec(key) for key in keys} for soup in adapted]
         layouts = _layouts(paths, specs, headers, max_bytes)
         _write(layouts, partial(adapted_blocks, adapted, keys))
         return [layout.path for layout in layouts]
