@@ -134,7 +134,8 @@ def _sort_keys(tensors: Checkpoint) -> tuple[dict[str, FactorKeys], dict[str, st
                 "out_proj some versions of peft change by s B A and others by twice that, so the "
                 f"file does not say by how much. With the version that trained it, {MERGE}."
             )
-        if match := _FACTOR.fullmatch(name):
+        match = _FACTOR.fullmatch(name) if name != key else None
+        if match:
             found.setdefault((match["module"], match["kind"]), {})[match["which"]] = key
         elif name == key or "lora_" in name or "trainable_tokens" in name:
             raise CheckpointError(
