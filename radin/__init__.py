@@ -6,6 +6,7 @@ called.
 
 import sys
 
+from radin.checkpoints.adapter_zoo import open_adapters
 from radin.checkpoints.zoo import Zoo
 from radin.data import images
 from radin.data.load import load_split
@@ -26,6 +27,7 @@ from radin.recipes.families import Families, families
 from radin.recipes.ledger import Trial
 from radin.recipes.selection import RECIPES
 from radin.recipes.trust import trust
+from radin.soup.adapters import save_adapter
 from radin.soup.average import average, interpolate
 from radin.soup.save import save_soup
 
@@ -57,8 +59,10 @@ __all__ = [
     "interpolate",
     "load_split",
     "monte_carlo",
+    "open_adapters",
     "predict",
     "rank",
+    "save_adapter",
     "save_soup",
     "soup_logits",
     "synthetic_bank",

@@ -34,9 +34,11 @@ class Product(NamedTuple):
 
 _WAYS_OUT = {
     "LoRA adapter": (
-        "the average of the factors of LoRA adapters is not the average of the adapters; merge "
-        "each adapter into its base model (with peft: model.merge_and_unload()), save that "
-        "model's state dict, and average those files"
+        "the average of the factors of LoRA adapters is not the average of the adapters; give "
+        "adapters in peft's layout, folders with adapter_config.json, and their base to "
+        "radin.open_adapters(..., base) or --base, or merge each adapter into its base model "
+        "(with peft: model.merge_and_unload()), save that model's state dict, and average those "
+        "files"
     ),
     "pruned weight": (
         "the average of weights and of their masks is not the average of the pruned weights; "

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from radin.checkpoints.adapters import refuse_adapters
+from radin.checkpoints.checkpoint import open_checkpoint
 from radin.checkpoints.contents import is_extra_state
 from radin.checkpoints.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, is_parameter
 from radin.checkpoints.inspection import (
@@ -136,8 +137,9 @@ class Zoo:
             ParameterError: `build` is a model, `unused` is another word or "skip" without `build`,
                 or `ema` is neither True nor False.
         """
-        _check_options(build, unused, ema)
+        check_options(build, unused, ema=ema)
         files, notes = find_checkpoints(paths)
+        refuse_adapters(files)
         if init is not None and len(files) > 1:  # a folder or glob may hold the initialisation too
             start_file = os.path.realpath(locate(init))
             files = [path for path in files if os.path.realpath(path) != start_file]
@@ -234,15 +236,14 @@ class Zoo:
     def tied_keys(self) -> dict[str, str]:
         """Names that every file gives in its header to tensors it holds once, and their keys."""
         aliases = [
-            set(each.aliases.items()) if isinstance(each, Checkpoint) else set()
+            set(getattr(each, "aliases", {}).items())  # a plain mapping has none
             for each in self._checkpoints
         ]
         return dict(sorted(set.intersection(*aliases)))
 
     def extra_state(self) -> dict[str, Any]:
         """The extra state of the modules, by key, which all files with a model have in common."""
-        first = self._checkpoints[0]
-        return first.extra_state if isinstance(first, Checkpoint) else {}
+        return getattr(self._checkpoints[0], "extra_state", {})  # a plain mapping has none
 
     def model(self, state: int | Mapping[str, Tensor], *, copy: bool = True) -> nn.Module:
         """A model in evaluation mode that holds ingredient `state` or any state dict of this zoo.
@@ -275,7 +276,12 @@ class Zoo:
         return model.requires_grad_(copy).eval()
 
 
-def _check_options(build: Callable[[], nn.Module] | None, unused: str, ema: bool) -> None:
+def check_options(build: Callable[[], nn.Module] | None, unused: str, *, ema: bool) -> None:
+    """Refuse values that `Zoo.open` does not take.
+
+    Raises:
+        ParameterError: one of them.
+    """
     if isinstance(build, nn.Module):
         raise ParameterError(
             "build must be a function that returns an empty model, not a model: build=lambda: "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from radin.checkpoints.adapters import find_adapters, open_adapter
 from radin.checkpoints.formats import RUNNING_STATISTICS
 from radin.checkpoints.zoo import Zoo
 from radin.cli.banks import check_exports, describe_source, export_ranking, open_bank
@@ -19,14 +20,18 @@ from radin.cli.family_options import open_family
 from radin.cli.inputs import (
     check_numbers,
     check_output,
+    checkpoint_paths,
     colours_name,
+    open_adapters_with_notes,
     open_other_part,
     open_part,
     open_parts,
     open_with_notes,
     open_zoo,
     print_notes,
+    refuse_soups,
     show_progress,
+    writes_adapter,
 )
 from radin.cli.tables import describe_ingredients, describe_split, print_table, print_trials, wrap
 from radin.data.download.catalog import fetch
@@ -49,6 +54,7 @@ from radin.ranking.resampling import NUM_RESAMPLES
 from radin.recipes.craft import Soup, craft
 from radin.recipes.selection import RANKED, RECIPES, default_candidates
 from radin.recipes.trust import trust
+from radin.soup.adapters import save_adapter
 from radin.soup.average import SoupLike
 from radin.soup.save import save_soup
 
@@ -147,18 +153,46 @@ def _bank_to_rank(options: argparse.Namespace, metric: Metric) -> tuple[LogitBan
     _check_classes(metric, split)
     zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
-    return bank, [str(path) for path in zoo.paths], describe_split(options, split)
+    models = [str(path) for path in zoo.paths]
+    if options.base is not None:  # as mergekit names a model with an adapter
+        models = [f"{options.base}+{path.parent}" for path in zoo.paths]
+    return bank, models, describe_split(options, split)
 
 
 def average_command(options: argparse.Namespace) -> None:
     """A soup of given weights, without a network or images."""
+    if options.base is None and writes_adapter(options):
+        _average_adapters(options)
+        return
     check_output(options, may_exist=True)
-    zoo = open_family(options, lambda paths: open_with_notes(paths, ema=options.ema))
+    zoo = open_family(options, lambda paths: _open_to_average(options, paths))
     check_output(options)  # after the notes on the files, and before anything is computed
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
     path = _save(options, zoo, weights, {"recipe": "average"})
-    print(f"wrote {path}, the average of {len(zoo)} checkpoints")
+    kind = "checkpoints" if options.base is None else "adapters"
+    print(f"wrote {path}, the average of {len(zoo)} {kind}")
+
+
+def _open_to_average(options: argparse.Namespace, paths: str | list[str]) -> Zoo:
+    if options.base is not None:
+        return open_adapters_with_notes(options, paths)
+    return open_with_notes(paths, ema=options.ema)
+
+
+def _average_adapters(options: argparse.Namespace) -> None:
+    """One adapter of several, without their base."""
+    for name in ("ema", "family"):
+        if getattr(options, name):
+            raise ParameterError(f"--{name} is for checkpoints; adapters of peft have none.")
+    found = find_adapters(checkpoint_paths(options))
+    adapters = [open_adapter(folder) for folder in found.paths]
+    refuse_soups([each.path for each in adapters], [each.fingerprint for each in adapters])
+    print_notes(*found.notes)
+    check_output(options)
+    weights = options.weights or [1 / len(adapters)] * len(adapters)
+    path = save_adapter(adapters, weights, options.out, provenance={"recipe": "average"})
+    print(f"wrote {path}, the average of {len(adapters)} adapters")
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -299,7 +333,7 @@ def _network_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
     """What a soup's file tells about how the soup was made."""
-    names = ["model", "data", "part", "images", "size", "mean", "std"]
+    names = ["base", "model", "data", "part", "images", "size", "mean", "std"]
     names += ["precision", "recipe", "budget", "prior", "seed", "refresh_part"]
     results = {
         "normalise": colours_name(options),
@@ -334,6 +368,8 @@ def _save(
     state: State = None,
 ) -> Path:
     """Write the soup, and return the path to open: the index, where the soup is in shards."""
+    if writes_adapter(options):
+        return save_adapter(zoo, weights, options.out, provenance=provenance)
     with warnings.catch_warnings():
         # About batch norm, in terms of Python: `_warn_of_batch_norm` has told the same.
         warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from radin.checkpoints.zoo import Zoo
 from radin.cli.inputs import checkpoint_paths, print_notes, show_progress
 from radin.cli.tables import print_table, wrap
-from radin.errors import CheckpointError, RadinError, list_names
+from radin.errors import CheckpointError, ParameterError, RadinError, list_names
 from radin.recipes.families import Families, count_architectures, families, families_of_zoo
 
 NAME_COLUMNS = 36  # of a file's name, its end, in a table
@@ -69,6 +69,10 @@ def open_family(options: argparse.Namespace, open_files: Callable[[str | list[st
         CheckpointError: as `Zoo.open`, with the way out where architectures differ.
     """
     paths = checkpoint_paths(options)
+    if options.base is not None:  # all adapters start from it
+        if options.family is not None:
+            raise ParameterError("--family is for files of several starts; adapters have --base.")
+        return open_files(paths)
     if options.family not in (None, "all"):
         paths = _choose(paths, options.family)
     try:

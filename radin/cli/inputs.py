@@ -6,10 +6,13 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from radin.checkpoints.adapter_zoo import adapters_of, open_adapters
+from radin.checkpoints.adapters import holds_adapters
 from radin.checkpoints.architectures import builder
 from radin.checkpoints.paths import describe_soups
 from radin.checkpoints.zoo import Zoo
@@ -50,6 +53,9 @@ def check_output(options: argparse.Namespace, *, may_exist: bool = False) -> Non
     if options.out is None:
         return
     options.out = expand_path(options.out)
+    if writes_adapter(options):
+        _check_adapter_output(options)
+        return
     if options.out.suffix != ".safetensors":
         raise ParameterError(f"{options.out}: a soup is saved as .safetensors; change the ending.")
     for path in (options.out, options.out.with_name(f"{options.out.name}.index.json")):
@@ -57,11 +63,44 @@ def check_output(options: argparse.Namespace, *, may_exist: bool = False) -> Non
             raise ParameterError(f"{path} is a folder; give --out a file.")
         if os.path.lexists(path) and not (options.force or may_exist):
             raise ParameterError(f"{path} exists; give another --out, or --force to replace it.")
-    try:  # now, and not after the budget has been spent
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        # Its name is as long as any that the writing of the soup makes.
-        longest_prefix = f".{options.out.name}-00000-of-00000."
-        with NamedTemporaryFile(dir=options.out.parent, prefix=longest_prefix, suffix=".writing"):
+    # Its name is as long as any that the writing of the soup makes.
+    _try_to_write(options, options.out.parent, f".{options.out.name}-00000-of-00000.")
+
+
+def writes_adapter(options: argparse.Namespace) -> bool:
+    """Whether --out is the folder of an adapter, and not the file of a soup.
+
+    Without --base a soup of adapters is always an adapter.
+    """
+    if options.out is None or Path(options.out).suffix == ".safetensors":
+        return False
+    return options.base is not None or holds_adapters(checkpoint_paths(options))
+
+
+def _check_adapter_output(options: argparse.Namespace) -> None:
+    """Refuse a folder that holds anything, and options that an adapter cannot follow."""
+    if options.shard_size is not None:
+        raise ParameterError("--shard-size cuts a merged soup; --out FOLDER is an adapter, a file.")
+    if getattr(options, "refresh_part", None) is not None:
+        raise ParameterError(
+            "--refresh-part measures batch norm, which an adapter does not hold; give --out a file "
+            "that ends in .safetensors, for the soup merged into its base."
+        )
+    if os.path.lexists(options.out) and not os.path.isdir(options.out):
+        raise ParameterError(f"{options.out} is a file; give --out a folder.")
+    if os.path.isdir(options.out) and os.listdir(options.out) and not options.force:
+        raise ParameterError(
+            f"{options.out} is not empty; give another --out, or --force to replace the adapter in "
+            "it."
+        )
+    _try_to_write(options, options.out, ".")
+
+
+def _try_to_write(options: argparse.Namespace, folder: Path, prefix: str) -> None:
+    """Refuse a folder that cannot be written to now, not after the budget has been spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix=prefix, suffix=".writing"):
             pass
     except (OSError, ValueError) as error:
         raise ParameterError(
@@ -167,13 +206,34 @@ def open_zoo(
     options: argparse.Namespace, paths: str | list[str], split: Split, *, unused: str = "skip"
 ) -> Zoo:
     """The zoo of --model; `unused` is the default of --unused."""
+    build = builder(options.model, split.num_logits)
+    if options.base is not None:
+        return open_adapters_with_notes(
+            options, paths, build=build, unused=options.unused or "skip"
+        )
     return open_with_notes(
         paths,
-        build=builder(options.model, split.num_logits),
+        build=build,
         init=getattr(options, "init", None),
         unused=options.unused or unused,
         ema=options.ema,
     )
+
+
+def open_adapters_with_notes(
+    options: argparse.Namespace, paths: str | list[str], **build_options: Any
+) -> Zoo:
+    """Open the adapters of --base as a zoo, and print its warnings as notes, once."""
+    if getattr(options, "init", None) is not None:
+        raise ParameterError("--init is what files were trained from; for adapters --base is that.")
+    if options.ema:
+        raise ParameterError("--ema is for checkpoints; adapters of peft hold no moving average.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the notes tell the same
+        zoo = open_adapters(paths, options.base, progress=show_progress(), **build_options)
+    refuse_soups(zoo.paths, [adapter.fingerprint for adapter in adapters_of(zoo)])
+    print_notes(*zoo.notes)
+    return zoo
 
 
 def open_with_notes(paths: str | list[str], **options: Any) -> Zoo:
@@ -181,11 +241,18 @@ def open_with_notes(paths: str | list[str], **options: Any) -> Zoo:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes tell the same
         zoo = Zoo.open(paths, progress=show_progress(), **options)
-    # The shell may have made a list of a glob that an earlier soup matches, too.
-    if soups := describe_soups(zoo.paths, zoo.fingerprints):
-        raise CheckpointError(f"{soups}; leave them out, or give the glob in quotation marks.")
+    refuse_soups(zoo.paths, zoo.fingerprints)
     print_notes(*zoo.notes)
     return zoo
+
+
+def refuse_soups(paths: Sequence[Path], fingerprints: Sequence[str]) -> None:
+    """Refuse soups among their ingredients.
+
+    The shell may have made a list of a glob that an earlier soup matches, too.
+    """
+    if soups := describe_soups(paths, fingerprints):
+        raise CheckpointError(f"{soups}; leave them out, or give the glob in quotation marks.")
 
 
 def show_progress() -> bool:

@@ -130,6 +130,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NUMBER",
         "help": "whose value it is, as radin ask says (the one that waits)",
     },
+    "--base": {
+        "metavar": "FILE",
+        "help": "the checkpoints are LoRA adapters, folders of peft, and this is what they were "
+        "trained on; --out FOLDER then writes the soup as an adapter",
+    },
     "--family": {
         "metavar": "FAMILY",
         "help": "of files with several starts: largest, a number that radin families gives, or all "
@@ -252,7 +257,8 @@ IMAGE_OPTIONS = (
     "--workers --precision"
 )
 CRAFT_OPTIONS = (
-    "--model --data --budget --recipe --metric --prior --out --shard-size --force --test-part "
+    "--base --model --data --budget --recipe --metric --prior --out --shard-size --force "
+    "--test-part "
     "--refresh-part --init --seed --family"
 )
 BANK_OPTIONS = "--bank --labels --names --probabilities"
@@ -302,8 +308,8 @@ COMMANDS = {
     ),
     "rank": Command(
         run=rank_command,
-        options=f"checkpoints {BANK_OPTIONS} --model --data --metric --top --prior --init --seed "
-        f"--family --out --force {IMAGE_OPTIONS}",
+        options=f"checkpoints {BANK_OPTIONS} --base --model --data --metric --top --prior --init "
+        f"--seed --family --out --force {IMAGE_OPTIONS}",
         about="Rank candidate soups by their ensembles, which is stage 1 alone: no soup is "
         "evaluated. With --bank, the logits of another program are ranked.",
         example="runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers "
@@ -311,13 +317,13 @@ COMMANDS = {
     ),
     "average": Command(
         run=average_command,
-        options="checkpoints --ema --weights --family --out --shard-size --force",
+        options="checkpoints --base --ema --weights --family --out --shard-size --force",
         about="Average checkpoints into one file, without a network or images.",
         example="a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
     ),
     "evaluate": Command(
         run=evaluate_command,
-        options=f"soup --model --data --metric {IMAGE_OPTIONS}",
+        options=f"soup --base --model --data --metric {IMAGE_OPTIONS}",
         about="Measure the accuracy, or another metric, of one soup or any checkpoint; "
         "with --part val,test a table of several parts.",
         example="soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet "

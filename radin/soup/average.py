@@ -10,6 +10,7 @@ from torch import Tensor
 from radin.checkpoints.zoo import Zoo
 from radin.errors import ParameterError, list_names
 from radin.ranking.candidates import check_weights
+from radin.soup.adapted import combine_rows
 from radin.soup.blockwise import Shares, Sources, gather, mix_blocks, result_dtype, to_shares
 from radin.soup.shards import TensorSpecs
 
@@ -105,6 +106,8 @@ def _mix(
     states: Sequence[Mapping[str, Tensor]], weights: Tensor, keys: list[str]
 ) -> list[dict[str, Tensor]]:
     rows = to_shares(weights)
+    if adapted := combine_rows(states, rows):
+        return [{key: soup[key].clone() for key in keys} for soup in adapted]
     with gather(states, rows, keys) as sources:
         soups = [
             {

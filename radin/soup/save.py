@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, NamedTuple
@@ -19,9 +20,16 @@ from radin.checkpoints.zoo import Zoo
 from radin.errors import ParameterError
 from radin.files import atomic_files, expand_path, reserve
 from radin.ranking.candidates import check_weights
+from radin.soup.adapted import adapted_blocks, combine_rows
 from radin.soup.average import tensor_specs
-from radin.soup.blockwise import Shares, Sources, gather, mix_blocks, to_shares
-from radin.soup.shards import CheckpointLayout, checkpoint_layout, parse_size, write_at
+from radin.soup.blockwise import WriteBlock, gather, mix_blocks, to_shares
+from radin.soup.shards import (
+    CheckpointLayout,
+    TensorSpecs,
+    checkpoint_layout,
+    parse_size,
+    write_at,
+)
 
 _ELEMENTS_PER_SYNC = 1 << 24  # of a soup, sent to the disk together while more are read
 
@@ -175,13 +183,28 @@ def _save(
     max_bytes: int | None,
 ) -> list[Path]:
     rows = to_shares(weights)
+    if adapted := combine_rows(states, rows):
+        specs: list[TensorSpecs] = [{key: soup.spec(key) for key in keys} for soup in adapted]
+        layouts = _layouts(paths, specs, headers, max_bytes)
+        _write(layouts, partial(adapted_blocks, adapted, keys))
+        return [layout.path for layout in layouts]
     with gather(states, rows, keys) as sources:
-        layouts = [
-            checkpoint_layout(path, tensor_specs(sources, row), header, max_shard_size=max_bytes)
-            for path, row, header in zip(paths, rows, headers, strict=True)
-        ]
-        _write(layouts, sources, rows)
+        specs = [tensor_specs(sources, row) for row in rows]
+        layouts = _layouts(paths, specs, headers, max_bytes)
+        _write(layouts, partial(mix_blocks, sources, rows))
     return [layout.path for layout in layouts]
+
+
+def _layouts(
+    paths: Sequence[Path],
+    specs: Sequence[TensorSpecs],
+    headers: Sequence[Mapping[str, str]],
+    max_bytes: int | None,
+) -> list[CheckpointLayout]:
+    return [
+        checkpoint_layout(path, of_path, header, max_shard_size=max_bytes)
+        for path, of_path, header in zip(paths, specs, headers, strict=True)
+    ]
 
 
 class _Target(NamedTuple):
@@ -192,8 +215,14 @@ class _Target(NamedTuple):
     start: int
 
 
-def _write(layouts: Sequence[CheckpointLayout], sources: Sources, rows: Sequence[Shares]) -> None:
-    """Average the sources into files. Row m is written to the files of layout m."""
+def _write(
+    layouts: Sequence[CheckpointLayout], blocks: Callable[[WriteBlock], Iterator[int]]
+) -> None:
+    """Write soups into files. Row m is written to the files of layout m.
+
+    Args:
+        blocks: calls its argument with each block, and yields the number of its elements.
+    """
     tensor_paths = [file.path for layout in layouts for file in layout.files]
     index_paths = [layout.path for layout in layouts if layout.index_bytes]
     stale = [path for layout in layouts for path in layout.stale()]
@@ -207,7 +236,7 @@ def _write(layouts: Sequence[CheckpointLayout], sources: Sources, rows: Sequence
                 write_at(target.file, target.start + start * block.element_size(), block)
 
         num_waiting = 0
-        for num_elements in mix_blocks(sources, rows, write_block):
+        for num_elements in blocks(write_block):
             num_waiting += num_elements
             if num_waiting >= _ELEMENTS_PER_SYNC:
                 num_waiting = 0

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+import adapters_beside_full
 import averaging
 import one_pass
 import stage_one
@@ -156,3 +157,10 @@ def test_one_pass(tmp_path, monkeypatch):
     assert one_pass.stage_two(tmp_path / "two", 24, 1)["soups"] == 4
     entries = load_benchmark("one_pass")["entries"]
     assert {"many_networks", "stage_two", "half_precision"} <= set(entries)
+
+
+def test_adapters_beside_full_checkpoints(tmp_path):
+    ratios = adapters_beside_full.compare(tmp_path, number=3, width=64, repeats=1)
+    assert set(ratios) == {"open", "save", "peak", "disk", "largest difference of the soups"}
+    assert ratios["disk"] > 1
+    assert ratios["largest difference of the soups"] < 2e-6
