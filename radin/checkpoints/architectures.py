@@ -19,10 +19,7 @@ from radin.checkpoints.huggingface import hf_builder
 from radin.checkpoints.libraries import check_name, import_library, reason_of, suggest
 from radin.errors import ParameterError, check_integer
 
-SPEC_FORMS = (
-    "open_clip:NAME, timm:NAME, torchvision:NAME, hf:FOLDER (of transformers) or "
-    "package.module:function"
-)
+SPEC_FORMS = "open_clip:NAME, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function"
 
 
 def builder(spec: str, num_classes: int, *, online: bool = False) -> Callable[[], nn.Module]:
@@ -144,7 +141,9 @@ def _function_builder(
         try:
             model = function(**arguments)
         except Exception as error:
-            raise ParameterError(f"{spec} failed ({reason_of(error)}); fix that function.") from error
+            raise ParameterError(
+                f"{spec} failed ({reason_of(error)}); fix that function."
+            ) from error
         if not isinstance(model, nn.Module):
             raise ParameterError(
                 f"{spec} returned a {type(model).__name__}; it must return a torch.nn.Module."

@@ -31,12 +31,12 @@ class Preprocessing(NamedTuple):
 
     Attributes:
         mean, std: of each channel, for pixels from 0 to 1.
-        path: of the file.
+        size: edge of the square that the network sees; None where the file does not say it.
     """
 
     mean: list[float]
     std: list[float]
-    path: Path
+    size: int | None
 
 
 def hf_builder(folder: str, num_classes: int, *, online: bool = False) -> Callable[[], nn.Module]:
@@ -124,11 +124,23 @@ def preprocessing(folder: str) -> Preprocessing | None:
             "and --std, for pixels from 0 to 1."
         )
     if not options.get("do_normalize", True):
-        return Preprocessing([0.0] * 3, [1.0] * 3, path)
+        return Preprocessing([0.0] * 3, [1.0] * 3, _edge(options))
     mean, std = (options.get(name) for name in ("image_mean", "image_std"))
     if not (isinstance(mean, list) and isinstance(std, list)):
         return None
-    return Preprocessing(mean, std, path)
+    return Preprocessing(mean, std, _edge(options))
+
+
+def _edge(options: Mapping[str, Any]) -> int | None:
+    """The edge of the images in a preprocessor_config.json; None where they are not square."""
+    crop = options.get("crop_size") if options.get("do_center_crop", True) else None
+    sizes = crop or options.get("size")
+    if isinstance(sizes, Mapping):
+        edges = {sizes.get(name) for name in ("height", "width", "shortest_edge")} - {None}
+    else:
+        edges = {sizes}
+    edge = edges.pop() if len(edges) == 1 else None
+    return edge if isinstance(edge, int) and edge > 0 else None
 
 
 def check_same_classes(paths: Sequence[Path]) -> None:
@@ -145,11 +157,11 @@ def check_same_classes(paths: Sequence[Path]) -> None:
     for folder, names in named[1:]:
         first, expected = named[0]
         if names != expected:
-            place = next((k for k, pair in enumerate(zip(names, expected)) if len({*pair}) > 1), 0)
+            differing = [pair for pair in zip(names, expected, strict=False) if len({*pair}) > 1]
+            own, other = differing[0] if differing else (len(names), len(expected))
             raise CheckpointError(
-                f"{folder / CONFIG_FILE} and {first / CONFIG_FILE} give the logits other classes: "
-                f"number {place} is {names[place]!r} in one and {expected[place]!r} in the other; "
-                "such networks cannot be averaged."
+                f"{folder / CONFIG_FILE} and {first / CONFIG_FILE} give the logits other classes, "
+                f"{own!r} in the place of {other!r}; such networks cannot be averaged."
             )
 
 
@@ -275,24 +287,23 @@ def _rename_stored_keys(model: nn.Module, tensors: dict[str, Tensor], *_: Any) -
     """
     own = model.state_dict().keys()
     unknown = [key for key in tensors if key not in own]
-    rename = _renaming(model) if unknown else None
-    for key in unknown if rename is not None else ():
-        name = rename(key)
+    renamed = _rename(model, unknown) if unknown else {}
+    for key, name in renamed.items():
         if name in own and name not in tensors:
             tensors[name] = tensors.pop(key)
 
 
-def _renaming(model: nn.Module) -> Callable[[str], str] | None:
-    """A function from the key of a file to that of the model; None in versions without one."""
+def _rename(model: nn.Module, keys: Sequence[str]) -> dict[str, str]:
+    """The keys of a file, and those that transformers gives them in the model."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightRenaming, apply_renamings
     except ImportError:  # before version 5, the model has the names of the file
-        return None
+        return {}
     steps = [
         step for step in get_model_conversion_mapping(model) if isinstance(step, WeightRenaming)
     ]
-    return lambda key: apply_renamings(key, steps)
+    return {key: apply_renamings(key, steps) for key in keys}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,14 @@ from radin.errors import ParameterError
 
 
 def import_library(module: str, package: str) -> ModuleType:
+    """A module that radin does not need by itself.
+
+    Args:
+        package: what installs it.
+
+    Raises:
+        ParameterError: it is missing.
+    """
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
@@ -20,6 +28,7 @@ def import_library(module: str, package: str) -> ModuleType:
 
 
 def check_name(library: str, name: str, names: Collection[str]) -> None:
+    """ParameterError, with the nearest names, unless a library has a model of this name."""
     if name not in names:
         raise ParameterError(f"{library} has no model {name!r}; {suggest(name, names)}.")
 
@@ -36,4 +45,5 @@ def suggest(name: str, names: Collection[str]) -> str:
 
 
 def reason_of(error: Exception) -> str:
+    """The first line of an error, for a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
