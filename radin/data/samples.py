@@ -311,12 +311,15 @@ def _as_tensor(name: str, value: Any) -> Tensor:
     if hasattr(value, "convert") and hasattr(value, "mode"):
         return from_pillow(value)
     try:
-        return torch.as_tensor(np.asarray(value))
+        tensor = torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{name} is a {type(value).__name__}, which no tensor can be made of ({error}); give "
             "numbers, one length for all of them."
         ) from error
+    # The data set did not choose the precision of Python's own numbers.
+    is_own = not isinstance(value, np.ndarray | np.generic)
+    return tensor.float() if is_own and tensor.dtype == torch.float64 else tensor
 
 
 def _checked_label(label: Any) -> Any:
