@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import os
@@ -384,3 +385,36 @@ def test_checkpoints_of_lightning_by_their_layout(tmp_path):
     for k, model in enumerate(models):
         with torch.no_grad():
             assert torch.equal(zoo.model(k)(IMAGES), model(IMAGES).logits)
+
+
+def test_checkpoints_of_the_saver_of_timm(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    averaged = ModelEmaV3(model)
+    saver = CheckpointSaver(
+        model,
+        optimizer,
+        args=argparse.Namespace(model="resnet10t", lr=0.1),
+        model_ema=averaged,
+        checkpoint_dir=str(tmp_path),
+        max_history=3,
+    )
+    first_key = next(iter(model.state_dict()))
+    weights = []
+    for epoch in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01
+        weights.append(model.state_dict()[first_key].clone())
+        saver.save_checkpoint(epoch, metric=float(epoch % 2))
+    build = builder("timm:resnet10t", 3)
+    zoo = radin.Zoo.open(tmp_path, build, progress=False)
+    assert len(zoo) == 3, "last and model_best are further names of two of the epochs"
+    stored = [zoo[k][first_key] for k in range(3)]
+    assert all(torch.equal(*pair) for pair in zip(stored, weights, strict=True))
+    ema = radin.Zoo.open(tmp_path, build, ema=True, progress=False)
+    assert torch.equal(ema[0][first_key], averaged.module.state_dict()[first_key])
