@@ -58,9 +58,11 @@ def hf_builder(folder: str, num_classes: int, *, online: bool = False) -> Callab
             number of classes, or transformers is missing.
 
     >>> from radin.checkpoints.huggingface import hf_builder
-    >>> hf_builder("no/such/folder", num_classes=10)
-    Traceback (most recent call last):
-    radin.errors.ParameterError: hf:no/such/folder: there is no folder no/such/folder; ...
+    >>> try:
+    ...     hf_builder("no/such/folder", num_classes=10)
+    ... except ParameterError as error:
+    ...     print(str(error).partition(";")[0])
+    hf:no/such/folder: there is no folder no/such/folder
     """
     spec = f"hf:{folder}"
     local = _local_folder(folder, online=online)

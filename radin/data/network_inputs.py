@@ -14,6 +14,7 @@ Inputs = Tensor | Mapping[str, Tensor]
 def map_inputs(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     """The inputs with the function of each tensor.
 
+    >>> import torch
     >>> map_inputs(torch.neg, {"input_ids": torch.ones(2)})
     {'input_ids': tensor([-1., -1.])}
     """

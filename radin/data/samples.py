@@ -142,9 +142,11 @@ def as_split(data: Any) -> Dataset[Any]:
     >>> from radin.data.samples import as_split
     >>> len(as_split(torch.utils.data.DataLoader(pairs, batch_size=2)))
     2
-    >>> as_split(torch.utils.data.DataLoader(pairs, shuffle=True))
-    Traceback (most recent call last):
-    radin.errors.DataError: The DataLoader gives its items in another order each time ...
+    >>> try:
+    ...     as_split(torch.utils.data.DataLoader(pairs, shuffle=True))
+    ... except DataError as error:
+    ...     print(str(error).partition(",")[0])
+    The DataLoader gives its items in another order each time (RandomSampler)
     """
     if isinstance(data, Split | Samples):
         return data
