@@ -1,4 +1,4 @@
-"""Networks by name: models of open_clip, timm or torchvision, or what a user's function builds.
+"""Networks by name: of open_clip, timm, torchvision or transformers, or of a user's function.
 
 A library is imported when a network of it is asked for. Nothing is downloaded: weights are random.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
@@ -15,22 +15,34 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radin.checkpoints.huggingface import hf_builder
+from radin.checkpoints.libraries import check_name, import_library, reason_of, suggest
 from radin.errors import ParameterError, check_integer
 
-SPEC_FORMS = "open_clip:NAME, timm:NAME, torchvision:NAME or package.module:function"
+SPEC_FORMS = "open_clip:NAME, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function"
 
 
-def builder(spec: str, num_classes: int) -> Callable[[], nn.Module]:
+def builder(spec: str, num_classes: int, *, online: bool = False) -> Callable[[], nn.Module]:
     """A function that builds one empty classifier, as `Zoo.open(..., build=...)` takes it.
 
     Args:
         spec: "open_clip:NAME", the image tower with a linear head (see `ClipClassifier`);
-            "timm:NAME"; "torchvision:NAME"; or "package.module:function", a function that takes no
-            argument, or `num_classes`.
+            "timm:NAME"; "torchvision:NAME"; "hf:FOLDER", the model of transformers that the
+            folder's config.json describes (see `hf_builder`); or "package.module:function", a
+            function that takes no argument, or `num_classes`.
         num_classes: C.
+        online: whether "hf:NAME" may ask the Hugging Face hub for the config.json of a NAME that
+            is no folder here.
 
     Raises:
-        ParameterError: another spec, an unknown name or function, or a library that is missing.
+        ParameterError: another spec, an unknown name or function, a library that is missing, or
+            a model of transformers that does not have C classes.
+
+    >>> import torch
+    >>> from radin.checkpoints.architectures import builder
+    >>> build = builder("torchvision:squeezenet1_1", num_classes=10)
+    >>> build()(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 10])
     """
     num_classes = check_integer("num_classes", num_classes, minimum=1)
     source, colon, name = spec.partition(":")
@@ -41,6 +53,8 @@ def builder(spec: str, num_classes: int) -> Callable[[], nn.Module]:
         "timm": _timm_builder,
         "torchvision": _torchvision_builder,
     }
+    if source == "hf":
+        return hf_builder(name, num_classes, online=online)
     if source in libraries:
         return libraries[source](name, num_classes)
     similar = get_close_matches(source.lower().replace("-", "_"), libraries, n=1)
@@ -76,8 +90,8 @@ class ClipClassifier(nn.Module):
 
 
 def _open_clip_builder(name: str, num_classes: int) -> Callable[[], nn.Module]:
-    open_clip = _import_library("open_clip", "open_clip_torch")
-    _check_name("open_clip", name, open_clip.list_models())
+    open_clip = import_library("open_clip", "open_clip_torch")
+    check_name("open_clip", name, open_clip.list_models())
 
     def build() -> nn.Module:
         config = open_clip.get_model_config(name)
@@ -92,44 +106,19 @@ def _open_clip_builder(name: str, num_classes: int) -> Callable[[], nn.Module]:
 
 
 def _timm_builder(name: str, num_classes: int) -> Callable[[], nn.Module]:
-    timm = _import_library("timm", "timm")
+    timm = import_library("timm", "timm")
     if not timm.is_model(name):
-        _check_name("timm", name, timm.list_models())
+        check_name("timm", name, timm.list_models())
     return lambda: timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
 def _torchvision_builder(name: str, num_classes: int) -> Callable[[], nn.Module]:
-    models = _import_library("torchvision.models", "torchvision")
+    models = import_library("torchvision.models", "torchvision")
     # With `module=models`, only classifiers are listed, and no detectors.
-    _check_name("torchvision", name, models.list_models(module=models))
+    check_name("torchvision", name, models.list_models(module=models))
     # A checkpoint replaces the weights anyway, and initialising Inception takes half a minute.
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return lambda: models.get_model(name, weights=None, num_classes=num_classes, **options)
-
-
-def _import_library(module: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
-        raise ParameterError(
-            f"{module} cannot be imported ({_reason(error)}); install it: pip install {package}."
-        ) from error
-
-
-def _check_name(library: str, name: str, names: Collection[str]) -> None:
-    if name not in names:
-        raise ParameterError(f"{library} has no model {name!r}; {_suggest(name, names)}.")
-
-
-def _suggest(name: str, names: Collection[str]) -> str:
-    """The names that are most like a wrong one, as the second half of a sentence."""
-    by_lower = {each.lower(): each for each in names}
-    if near := get_close_matches(name.lower(), by_lower, n=3):
-        verb = "is" if len(near) == 1 else "are"
-        return f"nearest {verb} {', '.join(by_lower[each] for each in near)}"
-    return (
-        f"it has {len(names)}, such as {', '.join(sorted(names)[:3])}" if names else "it has none"
-    )
 
 
 # Functions of the user's own ---------------------------------------------------------------------
@@ -152,7 +141,9 @@ def _function_builder(
         try:
             model = function(**arguments)
         except Exception as error:
-            raise ParameterError(f"{spec} failed ({_reason(error)}); fix that function.") from error
+            raise ParameterError(
+                f"{spec} failed ({reason_of(error)}); fix that function."
+            ) from error
         if not isinstance(model, nn.Module):
             raise ParameterError(
                 f"{spec} returned a {type(model).__name__}; it must return a torch.nn.Module."
@@ -181,7 +172,7 @@ def _import_user_module(module_name: str, name: str, similar: list[str]) -> Modu
 
 def _import_error(spec: str, module_name: str, error: Exception) -> ParameterError:
     return ParameterError(
-        f"{spec}: importing {module_name} failed ({_reason(error)}); fix that module."
+        f"{spec}: importing {module_name} failed ({reason_of(error)}); fix that module."
     )
 
 
@@ -194,7 +185,7 @@ def _find_function(spec: str, module: ModuleType, name: str) -> Callable[..., An
             if callable(value) and not each.startswith("_")
         ]
         raise ParameterError(
-            f"{spec}: {module.__name__} has no function {name!r}; {_suggest(name, names)}."
+            f"{spec}: {module.__name__} has no function {name!r}; {suggest(name, names)}."
         )
     return function
 
@@ -217,7 +208,3 @@ def _check_signature(spec: str, function: Callable[..., Any]) -> list[str]:
             "num_classes alone."
         )
     return list(parameters)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -275,15 +275,30 @@ def _without_shards(paths: Sequence[Path]) -> list[Path]:
 
 
 def _without_aliases(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Each file once, and the links such as `latest.pt` that lead to another one of these files."""
-    by_file: dict[str, list[Path]] = {}
+    """Each file once, and the links such as `latest.pt` that lead to another one of these files.
+
+    The saver of timm makes hard links, which are names of one file as well.
+    """
+    by_file: dict[object, list[Path]] = {}
     for path in paths:
-        by_file.setdefault(os.path.realpath(path), []).append(path)
-    kept = [
-        min(names, key=lambda name: (os.path.islink(name), os.path.abspath(name) != real))
-        for real, names in by_file.items()
-    ]
+        by_file.setdefault(_identity(path), []).append(path)
+    kept = [min(names, key=_is_further_name) for names in by_file.values()]
     return kept, [path for path in paths if path not in kept]
+
+
+def _identity(path: Path) -> object:
+    """Equal for two names of one file."""
+    real = os.path.realpath(path)
+    try:
+        found = os.stat(real)
+    except OSError:  # a link to nothing, which is refused when it is opened
+        return real
+    return found.st_dev, found.st_ino
+
+
+def _is_further_name(path: Path) -> tuple[bool, bool]:
+    """The smaller, the more a name is the file's own: no link, and not below a linked folder."""
+    return os.path.islink(path), os.path.abspath(path) != os.path.realpath(path)
 
 
 def describe_soups(paths: Sequence[Path], fingerprints: Sequence[str]) -> str:

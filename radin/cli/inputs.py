@@ -14,6 +14,13 @@ from typing import Any
 from radin.checkpoints.adapter_zoo import adapters_of, open_adapters
 from radin.checkpoints.adapters import holds_adapters
 from radin.checkpoints.architectures import builder
+from radin.checkpoints.huggingface import (
+    PROCESSOR_FILE,
+    Preprocessing,
+    check_same_classes,
+    label_names,
+    preprocessing,
+)
 from radin.checkpoints.paths import describe_soups
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
@@ -22,11 +29,13 @@ from radin.data.splits import CLIP, IMAGENET, Normalised, Split
 from radin.errors import CheckpointError, DataError, ParameterError, check_integer, check_seed
 from radin.files import expand_path
 from radin.inference.devices import pick_device
+from radin.ranking.projection import Projection
 from radin.ranking.rank import check_prior
 from radin.soup.shards import parse_size
 
 FOLDER_PREFIX = "imagenet-folder:"
 FOLDER_IMAGE_PIXELS = 224  # edge of the images of a folder where --size is not given
+HF_PREFIX = "hf:"
 COLOURS = {"clip": CLIP, "imagenet": IMAGENET}
 
 
@@ -123,18 +132,57 @@ def open_part(options: argparse.Namespace, part: str) -> Split:
                 "PATH/<part>/<class>/<image>."
             )
         name = str(folder)
-        size = FOLDER_IMAGE_PIXELS if size is None else size
+        size = _default_size(options) if size is None else size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the note below tells the same
         split = load_split(name, part, size=size)
+    _match_classes(options, split)
     if options.images is not None:
         split = split.take(options.images)
     if split.note:
         print_notes(f"note: {split.name}, {split.part}: {split.note}.")
     if options.mean is not None:
         return Normalised(split, options.mean, options.std)
+    if colours_name(options) == PROCESSOR_FILE and (own := _preprocessing(options)):
+        return Normalised(split, own.mean, own.std)
     colours = COLOURS.get(colours_name(options))
     return split if colours is None else Normalised(split, *colours)
+
+
+def _hf_folder(options: argparse.Namespace) -> str | None:
+    """The folder of --model hf:FOLDER."""
+    is_hf = options.model is not None and options.model.startswith(HF_PREFIX)
+    return options.model.removeprefix(HF_PREFIX) if is_hf else None
+
+
+def _preprocessing(options: argparse.Namespace) -> Preprocessing | None:
+    folder = _hf_folder(options)
+    return None if folder is None else preprocessing(folder)
+
+
+def _default_size(options: argparse.Namespace) -> int:
+    own = _preprocessing(options)
+    return FOLDER_IMAGE_PIXELS if own is None or own.size is None else own.size
+
+
+def _match_classes(options: argparse.Namespace, split: Split) -> None:
+    """Put the logits into the order of the split's classes, where a config.json names them."""
+    folder = _hf_folder(options)
+    if folder is None or split.projection is not None:
+        return
+    numbers = {_plain(name): k for k, name in enumerate(label_names(folder))}
+    wanted = [_plain(name) for name in split.class_names]
+    if sorted(numbers) != sorted(wanted) or list(numbers) == wanted:
+        return
+    split.projection = Projection([[numbers[name]] for name in wanted], len(wanted))
+    print_notes(
+        f"note: {split.name}, {split.part}: the logits are put into the order of its classes, "
+        f"which is not that of {folder}."
+    )
+
+
+def _plain(class_name: str) -> str:
+    return class_name.casefold().replace("_", " ").replace("-", " ").strip()
 
 
 def open_parts(options: argparse.Namespace, parts: list[str]) -> list[Split]:
@@ -170,8 +218,12 @@ def _check_same_network(other: Split, split: Split) -> None:
 
 
 def colours_name(options: argparse.Namespace) -> str:
-    """A key of `COLOURS`, or "none"."""
-    return options.normalise or ("clip" if options.model.startswith("open_clip:") else "none")
+    """A key of `COLOURS`, "none", or the file that names them."""
+    if options.normalise:
+        return str(options.normalise)
+    if options.model.startswith("open_clip:"):
+        return "clip"
+    return "none" if _preprocessing(options) is None else PROCESSOR_FILE
 
 
 def open_other_part(options: argparse.Namespace, part: str | None, split: Split) -> Split | None:
@@ -206,18 +258,21 @@ def open_zoo(
     options: argparse.Namespace, paths: str | list[str], split: Split, *, unused: str = "skip"
 ) -> Zoo:
     """The zoo of --model; `unused` is the default of --unused."""
-    build = builder(options.model, split.num_logits)
+    build = builder(options.model, split.num_logits, online=options.online)
     if options.base is not None:
         return open_adapters_with_notes(
             options, paths, build=build, unused=options.unused or "skip"
         )
-    return open_with_notes(
+    zoo = open_with_notes(
         paths,
         build=build,
         init=getattr(options, "init", None),
         unused=options.unused or unused,
         ema=options.ema,
     )
+    if _hf_folder(options) is not None:
+        check_same_classes(zoo.paths)
+    return zoo
 
 
 def open_adapters_with_notes(

@@ -151,6 +151,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"the network: {SPEC_FORMS}, a function of your own that takes nothing, or "
         "num_classes",
     },
+    "--online": {
+        "action": "store_true",
+        "help": "let --model hf:NAME ask the Hugging Face hub for the config.json of a NAME that "
+        "is no folder (nothing is downloaded)",
+    },
     "--data": {
         "required": True,
         "help": f"the images: {FOLDER_PREFIX}PATH, with PATH/<part>/<class>/<image> inside, or a "
@@ -211,12 +216,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--size": {
         "type": int,
         "help": "edge of the images in pixels (224 for imagenet and "
-        f"{FOLDER_PREFIX}PATH, else as they are)",
+        f"{FOLDER_PREFIX}PATH, or what preprocessor_config.json of hf:FOLDER says; else as they "
+        "are)",
     },
     "--normalise": {
         "choices": [*COLOURS, "none"],
         "help": "colours the network was trained with; none: -1 to 1 (clip for open_clip models, "
-        "none for others)",
+        "those of preprocessor_config.json for hf, none for others)",
     },
     "--mean": {**RGB_OPTION, "help": "colours of your own, pixels from 0 to 1"},
     "--std": {**RGB_OPTION, "help": "their standard deviations"},
@@ -253,7 +259,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 IMAGE_OPTIONS = (
-    "--part --images --size --normalise --mean --std --unused --ema --device --batch-size "
+    "--online --part --images --size --normalise --mean --std --unused --ema --device --batch-size "
     "--workers --precision"
 )
 CRAFT_OPTIONS = (

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
+from radin.data.network_inputs import Inputs
+from radin.data.samples import Samples, as_split, subset_of
 from radin.data.splits import ArraySplit, FolderSplit, Normalised, Split, check_readable
 from radin.errors import DataError
 from radin.files import update_hash
@@ -22,12 +24,14 @@ from radin.files import update_hash
 
 def batches(
     split: Dataset[Any], batch_size: int, *, start: int = 0, workers: int | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Inputs, Tensor]]:
     """The split in order, as (images, labels) batches.
 
-    A split in memory is sliced; the images of any other are decoded.
+    A split in memory is sliced; the images of any other are decoded. Where a network takes several
+    tensors, the "images" are a mapping from the names of its arguments to batches.
 
     Args:
+        split: as `as_split` takes it.
         start: index of the first image.
         workers: threads that decode a split of radin's, one for each core by default; processes
             that read any other data set, none by default.
@@ -35,6 +39,7 @@ def batches(
     Raises:
         DataError: the split is empty, an image cannot be read, or its images differ in size.
     """
+    split = as_split(split)
     if len(split) == 0:  # type: ignore[arg-type]
         raise DataError(f"{_describe(split)} is empty; a split needs at least one image.")
     if isinstance(split, ArraySplit):
@@ -45,14 +50,18 @@ def batches(
     try:
         if isinstance(split, Split):
             yield from _decoded_ahead(split, batch_size, start, workers or _num_cores())
-        else:
-            yield from _loaded(split, batch_size, start, workers or 0)
+        elif isinstance(split, Samples):
+            yield from split.batches(batch_size, start=start, workers=workers)
     except RuntimeError as error:
         if "stack expects each tensor to be equal size" not in str(error):
             raise
-        raise DataError(
-            f"{_describe(split)}: its images differ in size; pass load_split(..., size=32), say."
-        ) from error
+        way_out = (
+            "pass load_split(..., size=32), say"
+            if isinstance(split, Split)
+            else "resize images and pad texts to one size, or give a DataLoader whose collate_fn "
+            "does"
+        )
+        raise DataError(f"{_describe(split)}: its images differ in size; {way_out}.") from error
 
 
 def _decoded_ahead(
@@ -80,53 +89,32 @@ def _decoded_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _loaded(
-    split: Dataset[Any], batch_size: int, start: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of any torch Dataset, by torch's own loader."""
-    rest = Subset(split, range(start, len(split))) if start else split  # type: ignore[arg-type]
-    for images, labels in DataLoader(rest, batch_size=batch_size, num_workers=workers):
-        labels = torch.as_tensor(labels)
-        are_targets = labels.is_floating_point() and 1 <= labels.ndim <= 2
-        if not are_targets and (labels.ndim != 1 or labels.is_complex()):
-            raise DataError(
-                f"{_describe(split)}: labels must be whole numbers, one for each image, or targets "
-                f"in floating point, one row for each; these are {labels.dtype} of shape "
-                f"{tuple(labels.shape[1:])}."
-            )
-        yield images, labels if are_targets else labels.long()
-
-
 def _num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def mixed_batches(split: Dataset[Any], batch_size: int, *, seed: int = 0) -> Iterator[Tensor]:
+def mixed_batches(split: Dataset[Any], batch_size: int, *, seed: int = 0) -> Iterator[Inputs]:
     """The images once, in a random order and in batches of almost one size.
 
     Batch norm gives all batches the same weight. A small last batch, or batches of one class each,
     as a sorted folder would give, would distort its statistics.
     """
+    split = as_split(split)
     count = len(split)  # type: ignore[arg-type]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     for indices in order.tensor_split(math.ceil(count / batch_size)):
         if isinstance(split, ArraySplit):
             yield split.images[indices]
             continue
-        subset = (
-            split.subset(indices.tolist())
-            if isinstance(split, Split)
-            else Subset(split, indices.tolist())
-        )
+        chosen = indices.tolist()
+        subset = split.subset(chosen) if isinstance(split, Split) else subset_of(split, chosen)
         yield next(batches(subset, len(indices)))[0]
 
 
 def _describe(split: Dataset[Any]) -> str:
     """A split in an error message; the repr of other data sets may be all their numbers."""
-    if isinstance(split, Split):
-        return repr(split)
-    return f"a {type(split).__name__} of {len(split)}"  # type: ignore[arg-type]
+    return repr(as_split(split))
 
 
 def fingerprint(split: Dataset[Any]) -> str:
@@ -134,11 +122,16 @@ def fingerprint(split: Dataset[Any]) -> str:
 
     It is the split's own `.fingerprint`; for a data set without one, the hash of every item.
     """
+    split = as_split(split)
     own = getattr(split, "fingerprint", None)
     if own is not None:
         return str(own)
     digest = hashlib.sha256()
     for images, labels in batches(split, 256):
-        update_hash(digest, "images", images)
+        if isinstance(images, Tensor):
+            update_hash(digest, "images", images)
+        else:
+            for name, tensor in sorted(images.items()):
+                update_hash(digest, f"input {name}", tensor)
         update_hash(digest, "labels", labels)
     return digest.hexdigest()

@@ -128,6 +128,18 @@ def _sixteen_bits_to_rgb(file: Image.Image) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
+def from_pillow(image: Image.Image) -> Tensor:
+    """An image of Pillow as (3, height, width), scaled to -1 .. 1.
+
+    Raises:
+        DataError: its range from black to white is not known.
+    """
+    try:
+        return scale(torch.from_numpy(np.array(_to_rgb(image))))
+    except ValueError as error:
+        raise DataError(f"An image cannot be used ({error}).") from error
+
+
 def scale(pixels: Tensor) -> Tensor:
     """Bytes (..., height, width, 3) as (..., 3, height, width) in single precision, -1 .. 1."""
     # In place: ten times faster than two new tensors.

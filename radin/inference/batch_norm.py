@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, mixed_batches
+from radin.data.network_inputs import LogitsOnly
+from radin.data.samples import as_split
 from radin.errors import ParameterError, check_integer
 from radin.inference.devices import pick_device
 from radin.inference.forward import NUM_PROBE_IMAGES, batch_logits, images_for_model
@@ -51,11 +53,13 @@ def refresh_batch_norm(
     batch_size = check_integer("batch_size", batch_size, minimum=1)
     model = zoo.model(soup_states(zoo, [soup])[0]).to(chosen)
     check_batch_norm(model)
+    split = as_split(split)
     probe, _ = next(batches(split, NUM_PROBE_IMAGES))
     with torch.inference_mode():
         batch_logits(model, probe, chosen)  # a clear error for images that do not fit the network
     shuffled = mixed_batches(split, batch_size)
-    update_bn((images_for_model(images, model, chosen) for images in shuffled), model)
+    inputs = (images_for_model(images, model, chosen) for images in shuffled)
+    update_bn(inputs, LogitsOnly(model).eval())
     state = model.state_dict()
     return {key: state[key].cpu() for key in zoo.keys()}
 

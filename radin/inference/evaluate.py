@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
+from radin.data.samples import as_split
 from radin.data.splits import projection_of
 from radin.errors import BankError, ParameterError, check_integer
 from radin.inference.batch_norm import check_batch_norm, refresh_batch_norm
@@ -53,7 +54,7 @@ class Evaluator:
 
     Args:
         zoo: the ingredients, opened with `build`.
-        split: (image, label) pairs.
+        split: (image, label) pairs, or other labelled data (see `as_split`).
         device: where networks run.
         batch_size: images in one forward pass.
         refresh: training images; each soup then goes through `refresh_batch_norm` first, which
@@ -92,7 +93,7 @@ class Evaluator:
         higher_is_better: bool | None = None,
     ) -> None:
         self.zoo = zoo
-        self.split = split
+        self.split = as_split(split)
         self.refresh = refresh
         self.device = pick_device(device)
         self._device_option = str(device)  # "auto" may mean another device on another machine
@@ -109,8 +110,9 @@ class Evaluator:
                     "refresh takes a training split, as radin.load_split gives one, "
                     f"not {refresh!r}."
                 )
+            self.refresh = as_split(refresh)
             check_batch_norm(model)
-            images, _ = next(batches(refresh, NUM_PROBE_IMAGES))
+            images, _ = next(batches(self.refresh, NUM_PROBE_IMAGES))
             batch_logits(model.to(self.device), images, self.device)
 
     def __call__(self, soup: SoupLike) -> float:
@@ -228,7 +230,7 @@ def soup_logits(
     Args:
         zoo: the ingredients, opened with `build`.
         soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.
-        split: (image, label) pairs.
+        split: (image, label) pairs, or other labelled data (see `as_split`).
         device: where the network runs.
         batch_size: images in one forward pass.
         half: run the network in half precision instead of its own.

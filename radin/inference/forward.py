@@ -14,11 +14,23 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.data.batches import batches
+from radin.data.network_inputs import (
+    Inputs,
+    call_arguments,
+    call_network,
+    count_inputs,
+    describe_inputs,
+    logits_in,
+    map_inputs,
+    num_bytes,
+    split_inputs,
+)
+from radin.data.samples import as_split
 from radin.errors import DataError, check_integer
 from radin.inference.devices import network_memory_bytes
 
 MakeModel = Callable[[], nn.Module]  # returns a network in evaluation mode, on the CPU
-Batch = tuple[Tensor, Tensor]  # images (batch, ...) and labels (batch,)
+Batch = tuple[Inputs, Tensor]  # images (batch, ...) and labels (batch,)
 
 MIN_FREE_GPU_SHARE = 0.25  # of the GPU's memory, left free for activations
 NUM_PROBE_IMAGES = 8  # run to see whether a network takes the images, or gives its stored logits
@@ -63,6 +75,7 @@ def forward_all(
     if not make_models:
         return
     skips = [0] * len(make_models) if skip is None else list(skip)
+    split = as_split(split)
     total = len(split)  # type: ignore[arg-type]
     chunk_start = min(skips)
     models = _DeviceModels(make_models, device, half_dtype(device) if half else None)
@@ -73,7 +86,7 @@ def forward_all(
         decoded = batches(split, batch_size, start=chunk_start, workers=workers)
         for chunk in _chunks(decoded, single_batches=models.all_fit):
             if models.all_fit:  # copied to the device once for all networks
-                chunk = [(images.to(device), labels) for images, labels in chunk]
+                chunk = [(inputs_to(images, device), labels) for images, labels in chunk]
             starts = list(accumulate((len(labels) for _, labels in chunk), initial=chunk_start))
             for k, skipped in enumerate(skips):
                 todo = [
@@ -110,7 +123,7 @@ def half_dtype(device: torch.device) -> torch.dtype:
 def _chunks(decoded: Iterator[Batch], *, single_batches: bool) -> Iterator[list[Batch]]:
     """Batches in lists: of one batch, or of as many as `MAX_CHUNK_BYTES` holds."""
     for batch in decoded:
-        length = 1 if single_batches else MAX_CHUNK_BYTES // max(1, batch[0].nbytes)
+        length = 1 if single_batches else MAX_CHUNK_BYTES // max(1, num_bytes(batch[0]))
         yield list(chain([batch], islice(decoded, max(0, length - 1))))
 
 
@@ -149,14 +162,14 @@ class _DeviceModels:
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return free > MIN_FREE_GPU_SHARE * total
 
-    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
+    def forward(self, model: nn.Module, images: Inputs) -> Tensor:
         """Logits of a batch, in pieces when the device has too little memory for all of it."""
-        pieces = images.split(self.max_images or len(images))
+        pieces = list(split_inputs(images, self.max_images or count_inputs(images)))
         try:
             with torch.inference_mode():
                 return torch.cat([batch_logits(model, piece, self.device) for piece in pieces])
         except torch.OutOfMemoryError:
-            size = len(pieces[0])
+            size = count_inputs(pieces[0])
             if size == 1:
                 raise
         self.max_images = (size + 1) // 2
@@ -172,7 +185,7 @@ class _DeviceModels:
 
 def batch_logits(
     model: nn.Module,
-    images: Tensor,
+    images: Inputs,
     device: torch.device,
     *,
     state: Mapping[str, Tensor] | None = None,
@@ -180,7 +193,8 @@ def batch_logits(
     """One forward pass.
 
     Args:
-        images: (batch, ...), on any device; they are run in the model's own dtype.
+        images: (batch, ...), on any device; they are run in the model's own dtype. A mapping gives
+            the model several tensors by the names of its arguments.
         state: tensors used instead of the model's own in this pass; gradients flow into them.
 
     Returns:
@@ -192,7 +206,7 @@ def batch_logits(
     """
     try:
         x = images_for_model(images, model, device)
-        logits = model(x) if state is None else functional_logits(model, state, x)
+        logits = call_network(model, x) if state is None else functional_logits(model, state, x)
     except torch.OutOfMemoryError:  # a smaller batch helps
         raise
     except Exception as error:  # anything can go wrong in a network that a user wrote
@@ -201,24 +215,30 @@ def batch_logits(
             raise  # the device failed, the images are not the cause
         if "can't allocate memory" in reason:  # how torch reports it on a CPU
             raise torch.OutOfMemoryError(reason) from error
+        way_out = (
+            "check size and channels, as in load_split(..., size=224)"
+            if isinstance(images, Tensor)
+            else "check their names and sizes, and the arguments of its forward"
+        )
         raise DataError(
-            f"{type(model).__name__} cannot predict images of shape {tuple(images.shape[1:])} "
-            f"({reason}); check size and channels, as in load_split(..., size=224)."
+            f"{type(model).__name__} cannot predict {describe_inputs(images)} ({reason}); "
+            f"{way_out}."
         ) from error
     _check_logits(logits, model, images)
     return logits
 
 
-def functional_logits(model: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def functional_logits(model: nn.Module, state: Mapping[str, Tensor], images: Inputs) -> Tensor:
     """The model's logits (n, C) with the tensors of `state` instead of its own."""
     # A state dict names tied tensors more than once; each name then has its own (equal) value.
-    return functional_call(model, dict(state), (images,), tie_weights=False)
+    arguments, named = call_arguments(images)
+    return logits_in(functional_call(model, dict(state), arguments, named, tie_weights=False))
 
 
-def _check_logits(logits: Any, model: nn.Module, images: Tensor) -> None:
+def _check_logits(logits: Any, model: nn.Module, images: Inputs) -> None:
     if not isinstance(logits, Tensor):
         found = f"a {type(logits).__name__}"
-    elif logits.ndim != 2 or len(logits) != len(images):
+    elif logits.ndim != 2 or len(logits) != count_inputs(images):
         found = f"shape {tuple(logits.shape)}"
     else:
         return
@@ -228,13 +248,19 @@ def _check_logits(logits: Any, model: nn.Module, images: Tensor) -> None:
     )
 
 
-def images_for_model(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+def inputs_to(images: Inputs, device: torch.device) -> Inputs:
+    """The images on a device."""
+    return map_inputs(lambda tensor: tensor.to(device), images)
+
+
+def images_for_model(images: Inputs, model: nn.Module, device: torch.device) -> Inputs:
     """The images on the device, in the dtype of the model's real parameters if they are real."""
     real = (parameter for parameter in model.parameters() if parameter.is_floating_point())
     parameter = next(real, None)
-    if parameter is None or not images.is_floating_point():
-        return images.to(device)
-    return images.to(device, parameter.dtype)
+    dtype = None if parameter is None else parameter.dtype
+    return map_inputs(
+        lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), images
+    )
 
 
 def move_model(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:

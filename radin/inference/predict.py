@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, fingerprint
+from radin.data.network_inputs import count_inputs
+from radin.data.samples import as_split
 from radin.data.splits import projection_of
 from radin.errors import BankError, ParameterError, check_integer
 from radin.files import atomic_path, hash_text, load_tensors, store_folder
@@ -74,8 +76,9 @@ def predict(
     Args:
         zoo: opened with `build`; as many ingredients as fit are on the device together.
         split: gives (image, label) pairs, such as `load_split` returns; or (image, targets) pairs
-            in floating point, for regression. A data set without a
-            `fingerprint` attribute is read once more, to find its logits in the store.
+            in floating point, for regression. Lists of pairs, data sets of dicts and a DataLoader
+            are taken too (see `as_split`). A data set without a `fingerprint` attribute is read
+            once more, to find its logits in the store.
         device: "auto" is the GPU when there is one, else the CPU.
         batch_size: images in one forward pass.
         dtype: of the stored logits, torch.float32 or torch.float16.
@@ -100,7 +103,7 @@ def predict(
         raise ParameterError(f"dtype must be torch.float32 or torch.float16, not {dtype}.")
     pick_device(device)
     job = _Job(
-        split=split,
+        split=as_split(split),
         device=device,
         batch_size=check_integer("batch_size", batch_size, minimum=1),
         dtype=dtype,
@@ -168,7 +171,7 @@ class _Job:
         images, _ = next(batches(self.split, num_images, workers=1))
         with torch.inference_mode():
             logits = self.bank_logits(batch_logits(model, images, device))
-        return matches_stored(logits.float().cpu(), stored[: len(images)].float())
+        return matches_stored(logits.float().cpu(), stored[: count_inputs(images)].float())
 
 
 def _stored_paths(job: _Job, zoo: Zoo, folder: Path | None) -> list[Path | None]:

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.checkpoints.dtypes import is_averaged, to_precision
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
+from radin.data.network_inputs import Inputs
+from radin.data.samples import as_split, subset_of
 from radin.data.splits import projection_of
 from radin.errors import DataError, ParameterError, check_integer, check_seed
 from radin.inference.devices import pick_device
@@ -138,6 +140,7 @@ def learn(
     rng = torch.Generator().manual_seed(check_seed(seed))
     if not 0 < lr < math.inf:  # NaN fails this too
         raise ParameterError(f"lr must be a positive number, not {lr!r}.")
+    split = as_split(split)
     num_images = _check_images(split)
     mixture = Mixture(zoo, pick_device(device))
     shape = (mixture.num_rows, len(zoo)) if per_tensor else (len(zoo),)
@@ -228,7 +231,7 @@ class Mixture:
             )
         return mixed
 
-    def loss(self, alpha: Tensor, log_scale: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, alpha: Tensor, log_scale: Tensor, images: Inputs, labels: Tensor) -> Tensor:
         """Mean cross-entropy in nats of softmax(alpha)'s soup, its logits times exp(log_scale)."""
         logits = batch_logits(self.model, images, self.device, state=self.state(alpha.softmax(-1)))
         check_labels(labels, logits.shape[-1])
@@ -263,11 +266,11 @@ def steps_within(passes: int, num_images: int, batch_size: int = BATCH_SIZE) -> 
 
 def _minibatches(
     split: Dataset[Any], batch_size: int, rng: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Inputs, Tensor]]:
     """Without end, the split in a new random order each time."""
     while True:
         order = torch.randperm(len(split), generator=rng)  # type: ignore[arg-type]
-        yield from batches(Subset(split, order.tolist()), batch_size)
+        yield from batches(subset_of(split, order.tolist()), batch_size)
 
 
 def learned(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:

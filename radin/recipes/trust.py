@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
+from radin.data.network_inputs import single_floats
+from radin.data.samples import as_split, subset_of
 from radin.errors import ParameterError, check_integer
 from radin.inference.devices import pick_device
-from radin.inference.forward import batch_logits, matches_stored
+from radin.inference.forward import batch_logits, inputs_to, matches_stored
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import effective_number
 from radin.ranking.estimates import ensemble_outputs
@@ -125,9 +127,10 @@ def _check_arguments(bank: LogitBank, zoo: Zoo | None, split: Dataset[Any] | Non
         raise ParameterError(
             f"The third argument is a split, as radin.load_split gives one, not {split!r}."
         )
-    if len(split) != bank.num_images:
+    num_images = len(as_split(split))  # type: ignore[arg-type]
+    if num_images != bank.num_images:
         raise ParameterError(
-            f"The bank holds {bank.num_images} images, the split {len(split)}; "
+            f"The bank holds {bank.num_images} images, the split {num_images}; "
             "give the split that the bank was made from."
         )
 
@@ -186,8 +189,8 @@ def _checks_of_curvature(
 ) -> list[Check]:
     rng = torch.Generator().manual_seed(0)
     drawn = torch.randperm(bank.num_images, generator=rng)[:num_images]
-    images = next(batches(Subset(split, drawn.tolist()), len(drawn)))[0].to(device)
-    images = images.float() if images.is_floating_point() else images
+    images = next(batches(subset_of(split, drawn.tolist()), len(drawn)))[0]
+    images = inputs_to(single_floats(images), device)
     model = zoo.model(0).to(device).float()
     stored = bank.logits[:, drawn.to(bank.logits.device)].to(device).float()
     with torch.no_grad():

@@ -15,9 +15,11 @@ from tqdm import tqdm
 from radin.checkpoints.dtypes import is_averaged, to_precision
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
+from radin.data.network_inputs import Inputs, first_inputs, single_floats
+from radin.data.samples import as_split
 from radin.errors import BankError, ParameterError, check_integer
 from radin.inference.devices import pick_device
-from radin.inference.forward import batch_logits, functional_logits
+from radin.inference.forward import batch_logits, functional_logits, inputs_to
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights, without_scale
 from radin.ranking.named_metrics import nll_of
@@ -103,6 +105,7 @@ def first_order_losses(
     batch_size = check_integer("batch_size", batch_size, minimum=1)
     model = zoo.model(zoo.init).to(chosen).float()
     start = single_precision(zoo.init, chosen)
+    split = as_split(split)
     decoded = _decode(split, model, chosen, batch_size=batch_size)
     total = 0.0
     gradients = []
@@ -156,7 +159,7 @@ def pair_gaps(
     model = zoo.model(uniform).to(chosen).float()
     centre = single_precision(uniform, chosen)
     decoded = _decode(split, model, chosen, batch_size=batch_size)
-    ends = [0, *accumulate(len(images) for images, _ in decoded)]
+    ends = [0, *accumulate(len(labels) for _, labels in decoded)]
     bar = tqdm(
         total=len(pairs) * len(decoded),
         desc=f"gaps of {len(pairs)} pairs",
@@ -164,7 +167,7 @@ def pair_gaps(
         leave=False,
     )
     with torch.no_grad(), bar:
-        num_classes = functional_logits(model, centre, decoded[0][0][:1]).shape[1]
+        num_classes = functional_logits(model, centre, first_inputs(decoded[0][0], 1)).shape[1]
         if method == "midpoints":
             alone = torch.empty(len(zoo), ends[-1], num_classes)
             for k, logits in enumerate(alone):
@@ -188,7 +191,7 @@ def pair_gaps(
 
 def _curvature_of_pair(
     model: nn.Module, centre: StateDict, first: StateDict, second: StateDict
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Inputs], Tensor]:
     """The gap of a pair on some images, from the curvature at `centre`."""
     (difference,) = directions(second, [first])
     return lambda images: derivatives(model, centre, difference, images)[2] / -8
@@ -196,7 +199,7 @@ def _curvature_of_pair(
 
 def _soup_of_pair(
     model: nn.Module, first: StateDict, second: StateDict
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Inputs], Tensor]:
     """The logits of a pair's soup on some images."""
     soup = {key: (tensor + second[key]) / 2 for key, tensor in first.items()}
     return lambda images: functional_logits(model, soup, images)
@@ -268,15 +271,13 @@ def corrected_logits(
 
 def _decode(
     split: Dataset[Any], model: nn.Module, device: torch.device, *, batch_size: int
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[tuple[Inputs, Tensor]]:
     """Batches of images, in single precision, and labels, on the device, decoded once."""
-    decoded = [
-        (images.float() if images.is_floating_point() else images, labels)
-        for images, labels in batches(split, batch_size)
-    ]
+    decoded = [(single_floats(images), labels) for images, labels in batches(split, batch_size)]
     with torch.no_grad():
-        batch_logits(model, decoded[0][0][:1], device)  # a clear error if they do not fit
-    return [(images.to(device), labels.to(device)) for images, labels in decoded]
+        # a clear error if they do not fit
+        batch_logits(model, first_inputs(decoded[0][0], 1), device)
+    return [(inputs_to(images, device), labels.to(device)) for images, labels in decoded]
 
 
 def single_precision(state: StateDict, device: torch.device) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from radin.checkpoints.dtypes import is_averaged
+from radin.data.network_inputs import Inputs
 from radin.errors import ParameterError
 from radin.inference.forward import functional_logits
 from radin.ranking.candidates import check_weights
@@ -52,7 +53,7 @@ def derivatives(
     model: nn.Module,
     centre: StateDict,
     direction: StateDict,
-    images: Tensor,
+    images: Inputs,
     *,
     labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +91,7 @@ def derivatives(
 
 
 def first_order(
-    model: nn.Module, start: StateDict, delta: StateDict, images: Tensor
+    model: nn.Module, start: StateDict, delta: StateDict, images: Inputs
 ) -> tuple[Tensor, Tensor]:
     """Logits at the start and their derivative along delta: f_0 and J_0 delta, both (n, C).
 

@@ -162,8 +162,8 @@ def test_a_function_of_the_users_own(own, name, outputs):
         (
             "",
             (
-                "'' names no model; write open_clip:NAME, timm:NAME, torchvision:NAME or "
-                "package.module:function."
+                "'' names no model; write open_clip:NAME, timm:NAME, torchvision:NAME, hf:FOLDER "
+                "or package.module:function."
             ),
         ),
         ("resnet50", "'resnet50' names no model"),

@@ -310,3 +310,17 @@ def test_what_may_not_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", listdir)
     with pytest.raises(CheckpointError, match=r"locked: could not be read \(Permission denied\)"):
         Zoo.open(path.parent, progress=False)
+
+
+def test_hard_links_are_names_of_one_file(tmp_path):
+    """As the saver of timm writes them: model_best is the best of the others."""
+    for k in range(2):
+        save(state(k), tmp_path / f"checkpoint-{k}.pth.tar")
+    os.link(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
+    shutil.copy(tmp_path / "checkpoint-0.pth.tar", tmp_path / "copy.pth.tar")
+    found = find_checkpoints(tmp_path)
+    names = [path.name for path in found.paths]
+    assert names == ["checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "copy.pth.tar"]
+    assert found.notes == ["left aside, 1 links to files that count already: model_best.pth.tar"]
+    given = [tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar"]
+    assert find_checkpoints(given).paths == given  # a list means what it says

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import fingerprint
+from radin.data.samples import as_split
 from radin.errors import BankError, OffGridError, ParameterError
 from radin.experiments.bench.lookup import (
     TableEvaluator,
@@ -398,7 +399,7 @@ class SoupBench:
 
         Args:
             zoo: opened with `build`.
-            val, test: (image, label) pairs.
+            val, test: (image, label) pairs, or other labelled data (see `as_split`).
             device: where networks run.
             subsets: the bitmasks (R,) of the soups to evaluate, ascending; all when not given.
             dtype: of the banks, torch.float32 or torch.float16.
@@ -410,7 +411,7 @@ class SoupBench:
         # What is too large or wrong is refused before anything is predicted.
         subsets = _check_subsets(subsets, len(zoo))
         candidates = exhaustive(len(zoo)) if subsets is None else weights_of(subsets, len(zoo))
-        splits = {"val": val, "test": test}
+        splits = {"val": as_split(val), "test": as_split(test)}
         banks = [
             predict(zoo, split, device=device, dtype=dtype, cache=cache, progress=progress)
             for split in splits.values()

@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches, fingerprint
+from radin.data.network_inputs import Inputs
+from radin.data.samples import as_split
 from radin.data.splits import FolderSplit, in_memory
 from radin.errors import BankError, check_integer
 from radin.files import atomic_path, hash_text, load_tensors, store_folder
 from radin.inference.devices import pick_device, single_thread
-from radin.inference.forward import batch_logits
+from radin.inference.forward import batch_logits, inputs_to
 from radin.ranking.bank import check_labels
 from radin.ranking.candidates import exhaustive
 from radin.soup.average import average
@@ -58,7 +60,8 @@ def tabulate(
 
     Args:
         zoo: opened with `build`.
-        split: (image, label) pairs; images in folders are decoded once and held in memory.
+        split: (image, label) pairs, or other labelled data (see `as_split`); images in folders are
+            decoded once and held in memory.
         device: where networks run.
         candidates: (R, N) mixing weights of the soups; all subsets when not given.
         batch_size: images in one forward pass.
@@ -75,6 +78,7 @@ def tabulate(
     """
     rows = exhaustive(len(zoo)) if candidates is None else candidates
     chosen = pick_device(device)
+    split = as_split(split)
     if isinstance(split, FolderSplit):
         split = in_memory(split, progress=progress)  # so that each image is decoded once
     batch_size = check_integer("batch_size", batch_size, minimum=1)
@@ -138,7 +142,7 @@ def evaluate_soups(
         key: torch.stack([soup[key] for soup in soups]).to(device, like[key].dtype) for key in like
     }
 
-    def run(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    def run(state: dict[str, Tensor], images: Inputs) -> Tensor:
         return batch_logits(model, images, device, state=state)
 
     losses = torch.zeros(len(soups), dtype=torch.float64, device=device)
@@ -162,9 +166,9 @@ def evaluate_soups(
 
 def _on_device(
     split: Dataset[Any], batch_size: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Inputs, Tensor]]:
     for images, labels in batches(split, batch_size):
-        yield images.to(device), labels.to(device)
+        yield inputs_to(images, device), labels.to(device)
 
 
 def _threads(model: nn.Module) -> AbstractContextManager[None]:
