@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from radin.checkpoints.adapter_config import CONFIG_NAME
 from radin.checkpoints.adapters import find_adapters, open_adapter
+from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.formats import RUNNING_STATISTICS
+from radin.checkpoints.paths import find_checkpoints
 from radin.checkpoints.zoo import Zoo
 from radin.cli.banks import check_exports, describe_source, export_ranking, open_bank
 from radin.cli.family_options import open_family
@@ -56,6 +59,7 @@ from radin.recipes.selection import RANKED, RECIPES, default_candidates
 from radin.recipes.trust import trust
 from radin.soup.adapters import save_adapter
 from radin.soup.average import SoupLike
+from radin.soup.bare_factors import holds_bare_factors, save_nearest_adapter
 from radin.soup.save import save_soup
 
 State = Mapping[str, Tensor] | None  # of a soup whose batch norm was measured again
@@ -164,6 +168,9 @@ def average_command(options: argparse.Namespace) -> None:
     if options.base is None and writes_adapter(options):
         _average_adapters(options)
         return
+    if options.base is None and (files := _bare_factors(options)):
+        _average_bare_factors(options, files)
+        return
     check_output(options, may_exist=True)
     zoo = open_family(options, lambda paths: _open_to_average(options, paths))
     check_output(options)  # after the notes on the files, and before anything is computed
@@ -178,6 +185,30 @@ def _open_to_average(options: argparse.Namespace, paths: str | list[str]) -> Zoo
     if options.base is not None:
         return open_adapters_with_notes(options, paths)
     return open_with_notes(paths, ema=options.ema)
+
+
+def _bare_factors(options: argparse.Namespace) -> list[Checkpoint]:
+    """The files, if all hold LoRA factors and none lies beside its settings; else an empty list."""
+    try:
+        files = [open_checkpoint(path) for path in find_checkpoints(checkpoint_paths(options)).paths]
+    except CheckpointError:
+        return []  # the zoo's own messages say more
+    alone = all(not (file.path.parent / CONFIG_NAME).exists() for file in files)
+    return files if alone and all(map(holds_bare_factors, files)) else []
+
+
+def _average_bare_factors(options: argparse.Namespace, files: list[Checkpoint]) -> None:
+    """An adapter of the same rank from files of factors, whose scales are not known."""
+    check_output(options)
+    weights = options.weights or [1 / len(files)] * len(files)
+    missed = save_nearest_adapter(files, weights, options.out, provenance={"recipe": "average"})
+    print_notes(
+        f"note: these are factors of LoRA adapters without {CONFIG_NAME}. Their products B A were "
+        "averaged, not the factors, and all scales taken to be the same. The file holds the "
+        f"nearest adapter of the same rank, which misses {100 * missed:.1f}% of the average; "
+        f"for the exact soup give folders with {CONFIG_NAME}, and --base or --out FOLDER."
+    )
+    print(f"wrote {options.out}, the average of {len(files)} adapters")
 
 
 def _average_adapters(options: argparse.Namespace) -> None:
