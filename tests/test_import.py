@@ -21,6 +21,7 @@ HEAVY = {
     "sklearn",
     "sympy",
     "torchvision",
+    "transformers",
 }
 COST = """
 import json, time
