@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from radin.checkpoints.adapted import AdaptedCheckpoint, FittedAdapter, fit_to_base
+from radin.checkpoints.adapted import AdaptedCheckpoint, FittedAdapter
+from radin.checkpoints.adapter_fit import fit_to_base
 from radin.checkpoints.adapters import (
     Adapter,
     find_adapters,
@@ -18,6 +19,7 @@ from radin.checkpoints.adapters import (
     open_adapter,
 )
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from radin.checkpoints.dtypes import real_numbers
 from radin.checkpoints.formats import RUNNING_STATISTICS, is_parameter
 from radin.checkpoints.inspection import (
     Inspection,
@@ -34,6 +36,7 @@ from radin.errors import CheckpointError, list_names
 from radin.files import expand_path, hash_text
 
 Build = Callable[[], nn.Module]
+_ELEMENTS_PER_PIECE = 1 << 16  # added at once: in double precision they fit a core's cache
 
 
 def open_adapters(
@@ -251,30 +254,52 @@ def _inspect(
     along = [0.0] * len(parts)  # <W, D>
     lengths = [0.0] * len(parts)  # <D, D>
     for key in base:
-        if not is_parameter(key, base[key]):
+        weight = base[key]
+        if not is_parameter(key, weight):
             continue
-        weight = _real(base[key])
-        squared += _dot(weight, weight)
+        squared += _square(weight)
+        pairs = {k: part.matrices(key) for k, part in enumerate(parts) if key in part.changes}
+        for k, inner in _inner_products(weight, pairs).items():
+            left, right = pairs[k]
+            along[k] += inner
+            lengths[k] += _dot(left.T @ left, right @ right.T)
         for k, part in enumerate(parts):
-            if key in part.changes:
-                left, right = part.matrices(key)
-                along[k] += _dot(left.T @ weight.reshape(len(left), -1), right)
-                lengths[k] += _dot(left.T @ left, right @ right.T)
-            elif key in part.whole:
-                step = _real(part.adapter.tensors[part.whole[key]]) - weight
-                along[k] += _dot(step, weight)
-                lengths[k] += _dot(step, step)
+            if key in part.whole:
+                step = _real(part.adapter.tensors[part.whole[key]]) - _real(weight)
+                along[k] += _dot(step, _real(weight))
+                lengths[k] += _square(step)
     return [
         Inspection(fingerprint, {}, {}, *_distance_and_cosine(squared, inner, length))
         for fingerprint, inner, length in zip(fingerprints, along, lengths, strict=True)
     ]
 
 
+def _inner_products(weight: Tensor, pairs: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, float]:
+    """<W, B A> of several adapters, in one product of all B^T with W.
+
+    Single precision is enough beside W: an error here changes no distance, and cosines little.
+    """
+    if not pairs:
+        return {}
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    stacked = torch.cat([left for left, _ in pairs.values()], dim=1).to(dtype)
+    rows = stacked.T @ weight.reshape(len(stacked), -1).to(dtype)
+    ranks = [left.shape[1] for left, _ in pairs.values()]
+    return {
+        k: _dot(part.double(), right)
+        for (k, (_, right)), part in zip(pairs.items(), rows.split(ranks), strict=True)
+    }
+
+
+def _square(tensor: Tensor) -> float:
+    """The squared length of a tensor, added in double precision some elements at a time."""
+    pieces = real_numbers(tensor).split(_ELEMENTS_PER_PIECE)
+    return sum(_dot(piece.double(), piece.double()) for piece in pieces)
+
+
 def _real(tensor: Tensor) -> Tensor:
-    """A tensor in double precision; of complex numbers both parts."""
-    if tensor.is_complex():
-        return torch.view_as_real(tensor.resolve_conj()).double()
-    return tensor.double()
+    """The flat tensor in double precision; of complex numbers both parts."""
+    return real_numbers(tensor).double()
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from radin.checkpoints.adapted import AdaptedCheckpoint
 from radin.checkpoints.adapters import refuse_adapters
-from radin.checkpoints.checkpoint import open_checkpoint
+from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.contents import is_extra_state
 from radin.checkpoints.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, is_parameter
 from radin.checkpoints.inspection import (
@@ -218,7 +219,7 @@ class Zoo:
         return len(self.paths)
 
     def __repr__(self) -> str:
-        parameters = sum(self._checkpoints[0][key].numel() for key in self.keys())
+        parameters = sum(self._header(key).numel() for key in self.keys())
         return f"Zoo({len(self)} ingredients, {parameters:,} numbers each)"
 
     def __getitem__(self, index: int) -> Mapping[str, Tensor]:
@@ -231,19 +232,25 @@ class Zoo:
 
     def parameter_keys(self) -> list[str]:
         """Those of `keys` that training changes: no whole numbers, no running statistics."""
-        return [key for key, tensor in self._checkpoints[0].items() if is_parameter(key, tensor)]
+        return [key for key in self.keys() if is_parameter(key, self._header(key))]
+
+    def _header(self, key: str) -> Tensor:
+        """A tensor of the first ingredient, whose values may not be used: a merged one has none."""
+        first = self._checkpoints[0]
+        return first.meta(key) if isinstance(first, AdaptedCheckpoint) else first[key]
 
     def tied_keys(self) -> dict[str, str]:
         """Names that every file gives in its header to tensors it holds once, and their keys."""
         aliases = [
-            set(getattr(each, "aliases", {}).items())  # a plain mapping has none
+            set(each.aliases.items()) if isinstance(each, Checkpoint | AdaptedCheckpoint) else set()
             for each in self._checkpoints
         ]
         return dict(sorted(set.intersection(*aliases)))
 
     def extra_state(self) -> dict[str, Any]:
         """The extra state of the modules, by key, which all files with a model have in common."""
-        return getattr(self._checkpoints[0], "extra_state", {})  # a plain mapping has none
+        first = self._checkpoints[0]
+        return first.extra_state if isinstance(first, Checkpoint | AdaptedCheckpoint) else {}
 
     def model(self, state: int | Mapping[str, Tensor], *, copy: bool = True) -> nn.Module:
         """A model in evaluation mode that holds ingredient `state` or any state dict of this zoo.

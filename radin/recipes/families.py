@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from radin.checkpoints.adapters import refuse_adapters
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.formats import is_parameter
 from radin.checkpoints.inspection import MAX_UNRELATED_COSINE, inspect_all
@@ -240,6 +241,7 @@ def _open_all(files: Sequence[Path]) -> tuple[list[Checkpoint], dict[Path, str]]
     unreadable = {}
     for path in dict.fromkeys(files):
         try:
+            refuse_adapters([path])
             checkpoint = open_checkpoint(path)
         except CheckpointError as error:
             unreadable[path] = str(error)

@@ -351,5 +351,7 @@ def test_a_zoo_of_checkpoints_takes_no_adapters(tmp_path, base):
     change_settings(tmp_path / "runs" / "run_1", lora_alpha=99)
     with pytest.raises(CheckpointError, match=r"LoRA adapters.*radin\.open_adapters"):
         radin.Zoo.open(tmp_path / "runs", progress=False)
+    with pytest.raises(CheckpointError, match=r"LoRA adapters.*radin\.open_adapters"):
+        radin.families(tmp_path / "runs", progress=False)
     with pytest.raises(ParameterError, match="needs build"):
         radin.open_adapters(tmp_path / "runs", base, unused="skip")
