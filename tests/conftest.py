@@ -44,6 +44,9 @@ LONG_FILES = (
     "test_chapters.py",
 )
 
+# The real book, classes that are graded by notebooks, and a cluster of several nodes.
+LONG_FIXTURES = frozenset(("book", "class_of_six", "graded", "ray_nodes"))
+
 
 # ---------------------------------------------------------------- which tests run, and where
 
@@ -62,8 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def takes_minutes(item: pytest.Item) -> bool:
-    """Whether a test is marked `whole`, or looks at the real book, which must be built first."""
-    return bool(item.get_closest_marker("whole")) or "book" in getattr(item, "fixturenames", ())
+    """Whether a test is marked `whole`, or needs what takes most of a minute to make."""
+    fixtures = getattr(item, "fixturenames", ())
+    return bool(item.get_closest_marker("whole")) or not LONG_FIXTURES.isdisjoint(fixtures)
 
 
 def position(name: str) -> int:

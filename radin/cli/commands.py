@@ -188,9 +188,10 @@ def _open_to_average(options: argparse.Namespace, paths: str | list[str]) -> Zoo
 
 
 def _bare_factors(options: argparse.Namespace) -> list[Checkpoint]:
-    """The files, if all hold LoRA factors and none lies beside its settings; else an empty list."""
+    """The files, if all hold LoRA factors and none lies beside its settings; else none of them."""
     try:
-        files = [open_checkpoint(path) for path in find_checkpoints(checkpoint_paths(options)).paths]
+        found = find_checkpoints(checkpoint_paths(options)).paths
+        files = [open_checkpoint(path) for path in found]
     except CheckpointError:
         return []  # the zoo's own messages say more
     alone = all(not (file.path.parent / CONFIG_NAME).exists() for file in files)

@@ -33,7 +33,8 @@ def mean_over_images(bank: LogitBank, p: Tensor, per_image: PerImage) -> Tensor:
     """The mean of `per_image` over the bank, for each ensemble: (M,) double.
 
     Args:
-        p: (M, N) double, rows of sum 1.
+        p: (M, N) double. Each row has the sum 1, or any where `per_image` asks for the order of
+            the logits alone.
     """
     device = bank.logits.device
     p = p.to(device)

@@ -111,7 +111,9 @@ def fast_estimate(
     if found == MEAN_SQUARED_ERROR:
         return squared_error(bank, p / p.sum(1, keepdim=True))
     if found.per_image is not None:
-        return mean_over_images(bank, p / p.sum(1, keepdim=True), found.per_image)
+        # A percentage asks for the order of the logits alone, and rounded thirds would break ties.
+        weights = without_scale(p) if found.is_percentage else p / p.sum(1, keepdim=True)
+        return mean_over_images(bank, weights, found.per_image)
     return one_by_one(bank, without_scale(p), found)
 
 

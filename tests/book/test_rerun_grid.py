@@ -288,12 +288,13 @@ def wait_for(happened: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.name == "nt", reason="groups of processes and their signals")
 @pytest.mark.parametrize(
     "ctrl_c",
     [
         pytest.param(True, id="Ctrl-C in a terminal: all get it"),
-        pytest.param(False, id="the master killed: its workers live on", marks=pytest.mark.whole),
+        pytest.param(False, id="the master killed: its workers live on"),
     ],
 )
 def test_what_was_done_before_the_end_is_not_done_again(small, tmp_path, monkeypatch, ctrl_c):

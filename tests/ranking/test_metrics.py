@@ -175,7 +175,7 @@ def test_impossible_class_weights(weights):
 
 
 @given(case=banks_with_candidates(), k=st.integers(1, 3))
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_top_k_is_exact_with_ties_everywhere(case, k):
     bank, candidates = case
     expected = []

@@ -1,4 +1,4 @@
-"""radin/soup/bare_factors.py: files of LoRA factors alone, and the nearest adapter of their rank."""
+"""radin/soup/bare_factors.py: files of LoRA factors, and the nearest adapter of their rank."""
 
 from __future__ import annotations
 
