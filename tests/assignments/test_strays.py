@@ -256,10 +256,10 @@ def graded(course: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     put(folder / "upper", "TRIPLE.IPYNB", answered(course))
     put(folder / "broken", "triple.ipynb", b"[" * 100_000)
     table = classroom.grade_all(
-        folder, out, course / "source", workers=2, timeout=6, progress=False
+        folder, out, course / "source", workers=2, timeout=30, progress=False
     )
     again = classroom.grade_all(
-        folder, out, course / "source", workers=2, timeout=6, progress=False
+        folder, out, course / "source", workers=2, timeout=30, progress=False
     )  # with marks.csv, which has every name
     assert [row["student"] for row in again] == [row["student"] for row in table]
     marks = (out / "marks.csv").read_text("utf-8-sig")
