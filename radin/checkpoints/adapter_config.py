@@ -6,13 +6,13 @@ the scale s is. Settings under which the change is anything else are refused by 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from radin.checkpoints.formats import read_json
 from radin.errors import CheckpointError
 
 CONFIG_NAME = "adapter_config.json"
@@ -126,14 +126,7 @@ def read_config(folder: Path) -> AdapterConfig:
             base is s B A and nothing else.
     """
     path = folder / CONFIG_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: could not be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or not JSON ({error}); copy or make it again."
-        ) from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not the settings of an adapter; copy or make it again.")
     _check_kind(path, content)

@@ -80,20 +80,29 @@ def _check_access(path: Path) -> None:
         raise CheckpointError(f"{path}: its name is not UTF-8; rename it.") from None
 
 
-def read_index(path: Path) -> dict[str, str]:
-    """The shard of every key, from an index of shards; no shard is opened.
+def read_json(path: Path) -> Any:
+    """What a JSON file beside checkpoints holds.
 
     Raises:
-        CheckpointError: the file is not such an index, or names a file outside its own folder.
+        CheckpointError: it cannot be read, or is no JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path}: could not be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: truncated or not JSON ({error}); copy or make it again."
         ) from error
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The shard of every key, from an index of shards; no shard is opened.
+
+    Raises:
+        CheckpointError: the file is not such an index, or names a file outside its own folder.
+    """
+    content = read_json(path)
     shard_of: Any = content.get("weight_map") if isinstance(content, dict) else None
     if (
         not isinstance(shard_of, dict)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -60,9 +58,4 @@ def sample_subsets(
     drawn = monte_carlo(num_models, num_random, seed=seed + 1)
     found = {bitmask_of(members_of_weights(weights, num_models)) for weights in drawn}
     found |= {1 << k for k in range(num_models)} | {2**num_models - 1} | set(accuracies)
-    return as_bitmasks(sorted(found))
-
-
-def as_bitmasks(numbers: Sequence[int]) -> Tensor:
-    """Bitmasks as a tensor (R,)."""
-    return torch.tensor(numbers, dtype=torch.int64)
+    return torch.tensor(sorted(found), dtype=torch.int64)
