@@ -105,7 +105,7 @@ def test_a_dict_that_holds_itself_ends(tmp_path):
     assert same(open_checkpoint(save(loop, tmp_path / "b.pt")), state(0))
 
 
-@pytest.mark.parametrize("content", [nn.Linear(2, 2), partial(print)])
+@pytest.mark.parametrize("content", [nn.Linear(2, 2), partial(max)])
 def test_objects_beside_a_nested_state_dict_are_refused_by_name(tmp_path, content):
     message = refusal(save({"state_dict": state(0), "args": content}, tmp_path / "a.pt"))
     assert "refused" in message
