@@ -15,9 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from radin.checkpoints.checkpoint import open_checkpoint
 from radin.errors import DataError
+from radin.experiments.folded import Folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,7 @@ class EfficientNetLite0(nn.Module):
         self.moving_statistics = moving_statistics
         self.body = _timm_lite0()
         self.head = nn.Linear(self.body.num_features, num_classes)
+        self._folded = Folded(self.body)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -117,7 +120,10 @@ class EfficientNetLite0(nn.Module):
         """The input of the head: (n, 1280)."""
         # The weights expect (pixel - 127) / 128 of a pixel from 0 to 255.
         images = images * (127.5 / 128) + 0.5 / 128
-        return self.body(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self.body.bn1.training:
+            return self.body(images)
+        return self._folded(self.body, images)
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
         super().train(mode)
@@ -142,12 +148,13 @@ class EfficientNetLite0Upper(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        body = _timm_lite0()
-        self.blocks = body.blocks[NUM_FROZEN_STAGES:]
-        self.conv_head = body.conv_head
-        self.bn2 = body.bn2
-        self.global_pool = body.global_pool
-        self.head = nn.Linear(body.num_features, num_classes)
+        whole = _timm_lite0()
+        self.body = nn.Sequential()
+        self.body.add_module("blocks", whole.blocks[NUM_FROZEN_STAGES:])
+        for name in ("conv_head", "bn2", "global_pool"):
+            self.body.add_module(name, whole.get_submodule(name))
+        self.head = nn.Linear(whole.num_features, num_classes)
+        self._folded = Folded(self.body)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -156,7 +163,7 @@ class EfficientNetLite0Upper(nn.Module):
         """The input of the head: (n, 1280)."""
         if images.shape[1] == 3:
             images = lower_features(images)
-        return self.global_pool(self.bn2(self.conv_head(self.blocks(images))))
+        return self._folded(self.body, images)
 
     def train(self, mode: bool = True) -> EfficientNetLite0Upper:
         super().train(mode)
@@ -230,11 +237,16 @@ def lite0_body() -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors.items() if "classifier" not in key}
 
 
+SENTENCES_AT_ONCE = 16  # of about one length, in `MiniLmClassifier`
+
+
 class MiniLmClassifier(nn.Module):
     """all-MiniLM-L6-v2 with a linear head: a transformer of 6 layers that classifies sentences.
 
     The input is token ids (n, length), 0 where a sentence has ended; the output is logits (n, C).
     Embeddings stay as pretrained and are no part of the state dict: 10.6 million parameters remain.
+    Weights are in single precision; products of matrices are computed in bfloat16, as is usual for
+    transformers.
 
     Args:
         num_classes: C.
@@ -262,23 +274,36 @@ class MiniLmClassifier(nn.Module):
             tokens: (n, length).
             embedded: (n, length, 384), what stands for their embeddings; `embed` when not given.
         """
-        # Sentences are padded to the longest of the split; most batches need fewer tokens.
-        longest = max(1, int((tokens != 0).sum(1).max()))
-        tokens = tokens[:, :longest]
-        states = self.embed(tokens) if embedded is None else embedded[:, :longest]
+        # Sentences are padded to the longest of the split. Side by side with others of about their
+        # length, most need far fewer tokens.
+        lengths = (tokens != 0).sum(1)
+        order = lengths.argsort(stable=True)
+        means = []
+        # Fused attention is made for long inputs; on a CPU it takes most of the time of short ones.
+        half = torch.autocast(tokens.device.type, dtype=torch.bfloat16)
+        with half, sdpa_kernel(SDPBackend.MATH):
+            for chosen in order.split(SENTENCES_AT_ONCE):
+                longest = max(1, int(lengths[chosen[-1]]))
+                some = tokens[chosen, :longest]
+                states = self.embed(some) if embedded is None else embedded[chosen, :longest]
+                means.append(self._mean_states(some, states))
+        mean = torch.cat(means)[order.argsort()]
+        return F.normalize(mean, dim=1) * mean.shape[1] ** 0.5
+
+    def _mean_states(self, tokens: Tensor, states: Tensor) -> Tensor:
+        """The mean over the tokens of what the last layer gives: (n, 384)."""
         mask = tokens != 0
-        attended = mask[:, None, None, :].expand(-1, 1, longest, -1)
+        attended = mask[:, None, None, :].expand(-1, 1, tokens.shape[1], -1)
         for layer in self.encoder.layer:
             states = layer(states, attended)
             states = states[0] if isinstance(states, tuple) else states
-        weights = mask[..., None].to(states.dtype)
-        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return F.normalize(mean, dim=1) * mean.shape[1] ** 0.5
+        weights = mask[..., None].float()
+        return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def lite0_upper() -> dict[str, Tensor]:
     """The pretrained tensors of `EfficientNetLite0Upper` but for its head, by their keys."""
-    body = {key.removeprefix("body."): tensor for key, tensor in lite0_body().items()}
+    body = lite0_body()
     return {key: body[key] for key in EfficientNetLite0Upper(1).state_dict() if key in body}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,11 +41,12 @@ def refresh_batch_norm(
             size, since batch norm gives all batches the same weight.
 
     Returns:
-        A state dict on the CPU with the zoo's keys, which `evaluator` and `soup_logits` take.
+        A state dict on the CPU with the zoo's keys, which `evaluator` and `soup_logits` take. Batch
+        norm that the network keeps in evaluation mode while it is trained keeps its statistics.
 
     Raises:
-        ParameterError: the network has no batch norm with running statistics, or the device is not
-            available.
+        ParameterError: the network has no batch norm with running statistics or keeps all of it in
+            evaluation mode, or the device is not available.
         DataError: an empty split, or images that do not fit the network.
 
     Source: Izmailov et al. 2018, section 3.2, and torch.optim.swa_utils.update_bn.
@@ -59,9 +61,32 @@ def refresh_batch_norm(
         batch_logits(model, probe, chosen)  # a clear error for images that do not fit the network
     shuffled = mixed_batches(split, batch_size)
     inputs = (images_for_model(images, model, chosen) for images in shuffled)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     update_bn(inputs, LogitsOnly(model).eval())
+    _restore_what_was_not_measured(model, before)
     state = model.state_dict()
     return {key: state[key].cpu() for key in zoo.keys()}
+
+
+def _restore_what_was_not_measured(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """`update_bn` resets all statistics; some layers then see no batch in training mode.
+
+    Raises ParameterError if no layer has seen one.
+    """
+    measured = False
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            if module.num_batches_tracked:
+                measured = True
+                continue
+            prefix = f"{name}." if name else ""
+            for key, tensor in module.named_buffers(recurse=False):
+                tensor.copy_(before[f"{prefix}{key}"])
+    if not measured:
+        raise ParameterError(
+            f"{type(model).__name__} keeps its batch norm in evaluation mode while it is trained, "
+            "so its statistics cannot be measured again; evaluate the soup as it is."
+        )
 
 
 def check_batch_norm(model: nn.Module) -> None:

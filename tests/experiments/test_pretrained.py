@@ -123,7 +123,9 @@ def test_features_are_those_of_the_published_model():
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         expected = torch.nn.functional.normalize(mean, dim=1)
         found = torch.nn.functional.normalize(model.features(tokens), dim=1)
-    assert torch.allclose(found, expected, atol=1e-5)
+    # Products in bfloat16 have a relative error of about 0.4%.
+    assert torch.allclose(found, expected, atol=5e-3)
+    assert ((found * expected).sum(1) > 0.999).all()
 
 
 @needs_lite0

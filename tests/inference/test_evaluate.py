@@ -178,6 +178,33 @@ def test_no_statistics_to_refresh(tmp_path):
             refresh_batch_norm(zoo, [1], SPLIT)
 
 
+class FrozenNorm(nn.Sequential):
+    """A network that keeps some of its batch norm in evaluation mode, as some are fine-tuned."""
+
+    def __init__(self, *frozen: int) -> None:
+        super().__init__(*normed())
+        self.frozen = frozen
+
+    def train(self, mode: bool = True) -> FrozenNorm:
+        super().train(mode)
+        for k in self.frozen:
+            self[k].eval()
+        return self
+
+
+def test_frozen_statistics_stay_as_they_are(tmp_path):
+    paths = normed_zoo(tmp_path).paths
+    zoo = Zoo.open(paths, lambda: FrozenNorm(1), progress=False)
+    averaged = average(zoo, [0.5, 0.5])
+    found = refresh_batch_norm(zoo, [0.5, 0.5], SPLIT, device="cpu")
+    for kind in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(found[f"1.{kind}"], averaged[f"1.{kind}"])
+    assert not torch.equal(found["4.running_mean"], averaged["4.running_mean"])
+    zoo = Zoo.open(paths, lambda: FrozenNorm(1, 4), progress=False)
+    with pytest.raises(ParameterError, match="FrozenNorm keeps its batch norm in evaluation mode"):
+        refresh_batch_norm(zoo, [0.5, 0.5], SPLIT, device="cpu")
+
+
 def test_images_that_cannot_refresh(tmp_path):
     zoo = normed_zoo(tmp_path)
     with pytest.raises(DataError, match="empty; a split needs at least one image"):

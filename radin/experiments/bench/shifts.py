@@ -25,7 +25,7 @@ from radin.recipes.craft import craft
 if TYPE_CHECKING:
     from radin.experiments.bench.bench import SoupBench
 
-NUM_RANDOM = 32  # random soups, beside those that recipes return or evaluate
+NUM_RANDOM = 16  # random soups, beside those that recipes return or evaluate
 MAX_BUDGET = 16  # of the recipes whose soups are evaluated
 _FORMAT = "radin-shifts-1"
 

@@ -75,7 +75,7 @@ def train(
     if targets is None:
         targets = F.one_hot(split.labels, split.num_classes).float()
     optimizer = torch.optim.AdamW(
-        _parameter_groups(model, h), lr=h["lr"], weight_decay=h["weight_decay"]
+        _parameter_groups(model, h), lr=h["lr"], weight_decay=h["weight_decay"], fused=True
     )
     steps_per_epoch = math.ceil(len(split) / batch_size)
     schedule = _schedule(optimizer, epochs * steps_per_epoch, h)
