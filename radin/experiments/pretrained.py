@@ -6,6 +6,7 @@ Only those who train a zoo or rerun its soups need the packages; the shipped ben
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -274,21 +275,24 @@ class MiniLmClassifier(nn.Module):
             tokens: (n, length).
             embedded: (n, length, 384), what stands for their embeddings; `embed` when not given.
         """
-        # Sentences are padded to the longest of the split. Side by side with others of about their
-        # length, most need far fewer tokens.
         lengths = (tokens != 0).sum(1)
         order = lengths.argsort(stable=True)
+        # In training, sentences of all lengths meet. Side by side with others of about their
+        # length, most need far fewer tokens.
+        groups = order.split(SENTENCES_AT_ONCE) if self.training else [order]
         means = []
-        # Fused attention is made for long inputs; on a CPU it takes most of the time of short ones.
-        half = torch.autocast(tokens.device.type, dtype=torch.bfloat16)
-        with half, sdpa_kernel(SDPBackend.MATH):
-            for chosen in order.split(SENTENCES_AT_ONCE):
+        with torch.autocast(tokens.device.type, dtype=torch.bfloat16), self._attention():
+            for chosen in groups:
                 longest = max(1, int(lengths[chosen[-1]]))
                 some = tokens[chosen, :longest]
                 states = self.embed(some) if embedded is None else embedded[chosen, :longest]
                 means.append(self._mean_states(some, states))
         mean = torch.cat(means)[order.argsort()]
         return F.normalize(mean, dim=1) * mean.shape[1] ** 0.5
+
+    def _attention(self) -> AbstractContextManager[None]:
+        # On a CPU, the gradient of fused attention takes most of the time of short sentences.
+        return sdpa_kernel(SDPBackend.MATH) if self.training else nullcontext()
 
     def _mean_states(self, tokens: Tensor, states: Tensor) -> Tensor:
         """The mean over the tokens of what the last layer gives: (n, 384)."""
