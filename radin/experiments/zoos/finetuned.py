@@ -27,6 +27,7 @@ from radin.experiments.bench.shifts import (
     Shift,
     chosen_rows,
     evaluate_shift,
+    read_shifts,
     save_shifts,
 )
 from radin.experiments.bench.shipped import (
@@ -344,7 +345,9 @@ def ship(
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     written = [bench.save(folder / BENCH_FILE)]
     if plan.shifts:
-        shifts = _evaluate_shifts(plan, bench, device=device, progress=progress)
+        shifts = _evaluate_shifts(
+            plan, bench, zoo.paths[0].parent, device=device, progress=progress
+        )
         written.append(save_shifts(folder / SHIFTS_FILE, shifts))
     if plan.ships_ingredients:
         for path in (zoo.paths[0].parent / INIT_FILE, *zoo.paths):
@@ -398,17 +401,34 @@ def _subsets(
 
 
 def _evaluate_shifts(
-    plan: ZooPlan, bench: SoupBench, *, device: str, progress: bool
+    plan: ZooPlan, bench: SoupBench, folder: Path, *, device: str, progress: bool
 ) -> list[Shift]:
+    """The shifted test sets of a plan, several at once on a CPU; those in `folder` are read."""
+    from joblib import Parallel, delayed
+
     rows = chosen_rows(bench, seed=plan.seed)
-    frozen = STARTS[plan.network].prepare
-    parts = tqdm(plan.shifts, desc="shifted test sets", disable=not progress)
-    return [
-        evaluate_shift(
-            bench, _prepared(_load_in_memory(plan.data, part, plan.size), frozen), rows, device
-        )
-        for part in parts
+    num_processes = 1 if pick_device(device).type == "cuda" else CPU_PROCESSES
+    tasks = [
+        delayed(_evaluate_part)(plan, bench, part, rows, folder, device) for part in plan.shifts
     ]
+    shifts = Parallel(n_jobs=num_processes, return_as="generator")(tasks)
+    total = len(plan.shifts)
+    return list(tqdm(shifts, total=total, desc="shifted test sets", disable=not progress))
+
+
+def _evaluate_part(
+    plan: ZooPlan, bench: SoupBench, part: str, rows: Sequence[int], folder: Path, device: str
+) -> Shift:
+    """One shifted test set, kept in a file so that an interrupted run need not repeat it."""
+    split = _load_in_memory(plan.data, part, plan.size)
+    key = hash_text(*bench.zoo().fingerprints, split.fingerprint, repr(list(rows)))
+    path = folder / f"shift-{key[:16]}.safetensors"
+    if path.exists():
+        return read_shifts(path)[part]
+    with single_thread():
+        shift = evaluate_shift(bench, _prepared(split, STARTS[plan.network].prepare), rows, device)
+    save_shifts(path, [shift])
+    return shift
 
 
 def _prepared(split: ArraySplit, prepare: Callable[[Tensor], Tensor] | None) -> ArraySplit:
