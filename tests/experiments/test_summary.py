@@ -9,7 +9,13 @@ import torch
 from scipy.stats import spearmanr
 
 from radin import SoupBench, craft
-from radin.experiments.bench.summary import recipe_table, zoo_facts
+from radin.errors import BankError
+from radin.experiments.bench.summary import (
+    planned_contrasts,
+    recipe_table,
+    task_cosines,
+    zoo_facts,
+)
 from radin.experiments.intervals import paired_interval
 
 
@@ -69,3 +75,28 @@ def test_facts_of_weights_come_from_the_manifest(bench):
     assert facts["distance"] == pytest.approx(20)
     assert facts["seconds"] == 7.0
     assert facts["best_single"] == torch.as_tensor(bench.test.accuracies()).max().item()
+
+
+def test_planned_contrasts_are_those_of_the_recipes(bench):
+    contrasts = planned_contrasts(bench)
+    assert list(contrasts) == [
+        f"RADIN − {rival}, B = {budget}" for budget in (1, 4) for rival in ("best single", "greedy")
+    ]
+    evaluate = bench.evaluator("val")
+    rows = [
+        bench.row(craft(bench.val, evaluate, recipe=recipe, budget=4).weights)
+        for recipe in ("radin", "greedy")
+    ]
+    assert contrasts["RADIN − greedy, B = 4"] == paired_interval(*bench.right("test", rows))
+
+
+def test_cosines_are_those_of_the_ingredients_that_are_left(bench):
+    gram = [[4.0, 1.0, 0.0], [1.0, 1.0, 0.6], [0.0, 0.6, 9.0]]
+    three = bench.subset([0, 1, 2])
+    three.manifest |= {"task_vectors": gram, "distances": [0.1, 0.2, 0.3]}
+    two = three.subset([2, 1])
+    assert two.manifest["distances"] == [0.3, 0.2]
+    assert task_cosines(two)[0].tolist() == pytest.approx([1, 0.2])
+    assert task_cosines(three)[0].tolist() == pytest.approx([1, 0.5, 0])
+    with pytest.raises(BankError, match="task vectors"):
+        task_cosines(bench)

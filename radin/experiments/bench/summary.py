@@ -1,14 +1,16 @@
-"""What one bench says, as two tables: what each recipe returns, and facts about the zoo."""
+"""What one bench says: what each recipe returns, planned contrasts, and facts about the zoo."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from radin.errors import BankError
 from radin.experiments.bench import replay
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.intervals import paired_interval
+from radin.experiments.intervals import Interval, paired_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +61,45 @@ def recipe_table(bench: SoupBench, budgets: tuple[int, ...] = BUDGETS) -> pd.Dat
     return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="recipe")
 
 
+def planned_contrasts(bench: SoupBench) -> dict[str, Interval]:
+    """The contrasts that were fixed before the first result, on the test part.
+
+    RADIN with lambda 0 less the best single ingredient, and less greedy, at each of `BUDGETS`.
+
+    Args:
+        bench: the zoo.
+
+    Returns:
+        Title to (difference, low, high): points of accuracy with a paired 95% interval.
+    """
+    contrasts = {}
+    for budget in BUDGETS:
+        chosen = bench.right("test", [int(replay.radin(bench, budget)[-1])])[0]
+        rivals = {
+            "best single": replay.best_single(bench),
+            "greedy": int(replay.greedy(bench, budget)[-1]),
+        }
+        for rival, row in rivals.items():
+            contrasts[f"RADIN − {rival}, B = {budget}"] = paired_interval(
+                chosen, bench.right("test", [row])[0]
+            )
+    return contrasts
+
+
+def task_cosines(bench: SoupBench) -> Tensor:
+    """The cosine of each two task vectors, from the manifest: (N, N).
+
+    Raises:
+        BankError: the bench does not know them.
+    """
+    gram = bench.manifest.get("task_vectors")
+    if gram is None:
+        raise BankError("The manifest of this bench does not know its task vectors.")
+    products = torch.tensor(gram, dtype=torch.float64)
+    lengths = products.diagonal().sqrt()
+    return products / lengths / lengths[:, None]
+
+
 def zoo_facts(bench: SoupBench) -> dict[str, float]:
     """Numbers that say what a zoo is like.
 
@@ -94,10 +135,8 @@ def zoo_facts(bench: SoupBench) -> dict[str, float]:
 def _facts_of_weights(bench: SoupBench) -> dict[str, float]:
     """What the manifest knows of the ingredients' weights and of the time."""
     facts = {}
-    if (gram := bench.manifest.get("task_vectors")) is not None:
-        products = torch.tensor(gram, dtype=torch.float64)
-        lengths = products.diagonal().sqrt()
-        cosines = products / lengths / lengths[:, None]
+    if bench.manifest.get("task_vectors") is not None:
+        cosines = task_cosines(bench)
         pairs = ~torch.eye(len(cosines), dtype=torch.bool)
         facts["cosine"] = cosines[pairs].mean().item()
     if (distances := bench.manifest.get("distances")) is not None:
