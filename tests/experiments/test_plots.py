@@ -193,3 +193,19 @@ def test_cosines_are_shown_in_their_groups_without_the_diagonal():
     assert axes.get_xticks().tolist() == [0.5, 2]
     assert cosines.diagonal().tolist() == [1, 1, 1], "what was given stays as it was"
     assert is_drawn(figure)
+
+
+def test_panels_of_intervals_share_their_rows_and_show_a_dash_for_what_is_not_known():
+    panels = {
+        "a − b": {"noise": (1.0, 0.5, 1.5), "blur": None},
+        "c − d": {"noise": (-1.0, -2.0, -0.5), "blur": (0.1, -0.2, 0.4)},
+    }
+    figure = comparison.interval_panels(panels, "difference (points)")
+    left, right = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    assert [label.get_text() for label in left.get_yticklabels()] == ["noise", "blur"]
+    assert [text.get_text() for text in left.texts] == ["–"]
+    assert left.texts[0].get_position() == (0, 1)
+    assert not right.texts
+    assert list(right.lines[0].get_xdata()) == [-2.0, -0.5]
+    assert is_drawn(figure)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from radin.errors import BankError
+from radin.errors import BankError, OffGridError
 from radin.experiments.bench import replay
 from radin.experiments.bench.bench import SoupBench
+from radin.experiments.bench.shifts import Shift
 from radin.experiments.intervals import Interval, paired_interval
 
 if TYPE_CHECKING:
@@ -144,3 +147,71 @@ def _facts_of_weights(bench: SoupBench) -> dict[str, float]:
     if (seconds := bench.manifest.get("seconds")) is not None:
         facts["seconds"] = sum(seconds["ingredients"]) + seconds["soups"]
     return facts
+
+
+Choice = tuple[int, bool]  # a row of the bench, and whether the ensemble of that row is meant
+
+
+def shift_title(name: str) -> str:
+    """The name of a shifted test set in words, such as "noise 3" for "val/report+noise3"."""
+    kind = name.rpartition("+")[2].replace("-", " ")
+    return re.sub(r"(?<=[a-z])(?=\d)", " ", kind)
+
+
+def shift_answers(shift: Shift, choice: Choice) -> Tensor | None:
+    """Whether a soup or an ensemble is right on a shifted test set: (n,) boolean.
+
+    None where it was not evaluated there.
+    """
+    row, is_ensemble = choice
+    try:
+        return shift.right([row], ensembles=is_ensemble)[0]
+    except OffGridError:
+        return None
+
+
+def shift_table(shifts: Mapping[str, Shift], choices: Mapping[str, Choice]) -> pd.DataFrame:
+    """Accuracies on shifted test sets.
+
+    Args:
+        shifts: as `SoupBench.shifts` has them.
+        choices: name to a soup or an ensemble.
+
+    Returns:
+        A row for each test set, by its title: "images", and a column of accuracies in percent for
+        each choice, NaN where it was not evaluated.
+    """
+    import pandas as pd
+
+    table = {}
+    for name, shift in shifts.items():
+        found = {title: shift_answers(shift, choice) for title, choice in choices.items()}
+        table[shift_title(name)] = {
+            "images": len(shift.labels),
+            **{
+                title: float("nan") if right is None else 100 * right.double().mean().item()
+                for title, right in found.items()
+            },
+        }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="test set")
+
+
+def shift_contrast(shifts: Sequence[Shift], first: Choice, second: Choice) -> Interval | None:
+    """The first less the second on shifted test sets, in points, with a paired 95% interval.
+
+    Args:
+        shifts: one, or several that show the same images. The images are the sample: several
+            answers to one image do not count as new images.
+        first: a soup or an ensemble.
+        second: another.
+
+    Returns:
+        (difference, low, high); None where one of the two was not evaluated.
+    """
+    found = [[shift_answers(shift, choice) for shift in shifts] for choice in (first, second)]
+    known = [[right for right in each if right is not None] for each in found]
+    if not shifts or any(len(each) < len(shifts) for each in known):
+        return None
+    if len(shifts) == 1:
+        return paired_interval(known[0][0], known[1][0])
+    return paired_interval(torch.stack(known[0], 1), torch.stack(known[1], 1))

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -55,16 +56,46 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], label: str) -> Fig
         label: of the horizontal axis.
     """
     figure, axes = plt.subplots(figsize=(7.5, 1.0 + 0.42 * len(rows)))
-    for row, (middle, low, high) in enumerate(rows.values()):
+    _draw_intervals(axes, rows)
+    axes.set(xlabel=label)
+    figure.tight_layout()
+    return figure
+
+
+def interval_panels(
+    panels: Mapping[str, Mapping[str, tuple[float, float, float] | None]], label: str
+) -> Figure:
+    """ImageNet chapter: several comparisons on the same test sets, one panel each, side by side.
+
+    Args:
+        panels: title of a panel to its rows, the same in all; each row is a title and
+            (difference, low, high), or None where it is not known: a dash is drawn.
+        label: of the horizontal axes.
+    """
+    num_rows = max(map(len, panels.values()))
+    size = (7.5, 1.5 + 0.34 * num_rows)
+    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
+        _draw_intervals(axes, rows)
+        axes.set_title(title, fontsize=12)
+    figure.supxlabel(label, fontsize=12)
+    figure.tight_layout()
+    return figure
+
+
+def _draw_intervals(axes: Axes, rows: Mapping[str, tuple[float, float, float] | None]) -> None:
+    for row, interval in enumerate(rows.values()):
+        if interval is None:
+            axes.text(0, row, "–", ha="center", va="center", color="#767676", fontsize=14)
+            continue
+        middle, low, high = interval
         color = "#009E73" if low > 0 else "#D55E00" if high < 0 else "#767676"
         axes.plot([low, high], [row, row], color=color, linewidth=2.4, solid_capstyle="butt")
         axes.plot(middle, row, "o", color=color, markersize=7)
     axes.axvline(0, color="#222222", linewidth=1)
     axes.set_yticks(range(len(rows)), list(rows))
-    axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
-    figure.tight_layout()
-    return figure
 
 
 def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
@@ -91,7 +122,7 @@ def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
 def soups_by_size(
     sizes: Tensor, accuracies: Tensor, chosen: Mapping[str, int], *, ensemble: float, label: str
 ) -> Figure:
-    """Chapter on sentences: every soup by its size, and what each recipe returns among them.
+    """Sentences and ImageNet: every soup by its size, and what each recipe returns among them.
 
     Args:
         sizes: (R,) numbers of ingredients.
