@@ -24,18 +24,18 @@ import radin
 from entries import Entries
 from radin.checkpoints.zoo import Zoo
 from radin.data.splits import ArraySplit
+from radin.experiments.bench.refreshed import RESULT
 from radin.experiments.bench.shipped import BENCH_FILE
 from radin.experiments.bench.tabulate import pack_bits
 from radin.experiments.intervals import paired_interval
 from radin.experiments.splits import load_experiment_split
 from radin.experiments.zoos.finetuned import finetuned_zoo
 from radin.experiments.zoos.plans import PLANS
-from radin.files import hash_text
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.inference.evaluate import soup_logits
 
 NAME = "imagenet-100-moving"
-OUT = Path(radin.__file__).parent / "experiments" / "results" / "refreshed_statistics.json"
+OUT = Path(radin.__file__).parent / "experiments" / "results" / f"{RESULT}.json"
 NUM_IMAGES = 2_000  # of the training part
 SEED = 0  # of their choice
 
@@ -75,9 +75,7 @@ def main() -> None:
     train = load_experiment_split(plan.data, plan.tune_part, size=plan.size)
     part = random_part(train, NUM_IMAGES)
     assert bench.has_images_of("test", test), f"{NAME}: other test images"
-    entries = Entries(
-        OUT, hash_text(bench.manifest["files"][BENCH_FILE], part.fingerprint, str(NUM_IMAGES))
-    )
+    entries = Entries(OUT, bench.manifest["files"][BENCH_FILE])
     rows = (bench.sizes > 1).nonzero().flatten().tolist()
     for row in tqdm(rows, desc="measuring soups again", unit=" soups"):
         entries.measure(str(row), partial(compare, zoo, bench.candidates[row], test, part))

@@ -15,8 +15,9 @@ import one_pass
 import refreshed_statistics
 import stage_one
 from helpers import save_states, tiny_split
-from radin import Zoo
-from radin.experiments.bench.tabulate import unpack_bits
+from radin import SoupBench, Zoo
+from radin.experiments.bench import refreshed
+from radin.experiments.bench.tabulate import pack_bits, unpack_bits
 from radin.experiments.notebook import load_benchmark
 
 
@@ -193,7 +194,27 @@ def test_statistics_measured_again(tmp_path):
     found = refreshed_statistics.compare(zoo, torch.tensor([0.5, 0.5]), test, train)
     assert json.loads(json.dumps(found)) == found
     right = unpack_bits(torch.tensor([list(bytes.fromhex(found["right"]))], dtype=torch.uint8), 50)
-    averaged, refreshed = found["accuracies"]
-    assert 100 * right.double().mean().item() == pytest.approx(refreshed)
-    assert found["difference"][0] == pytest.approx(refreshed - averaged)
+    assert right.shape == (1, 50)
+    averaged, again = found["accuracies"]
+    assert 100 * right.double().mean().item() == pytest.approx(again)
+    assert found["difference"][0] == pytest.approx(again - averaged)
     assert found["difference"][1] < found["difference"][0] < found["difference"][2]
+
+
+def test_refreshed_answers_are_read_where_they_are_of_this_bench(tmp_path, monkeypatch):
+    bench = SoupBench.load("cifar10-wild")
+    right = torch.rand(1, bench.test.num_images) < 0.5
+    kept = {
+        "zoos": bench.manifest["files"]["bench.safetensors"],
+        "entries": {"2": {"right": bytes(pack_bits(right)[0].tolist()).hex()}},
+    }
+    monkeypatch.setattr(refreshed.resources, "files", lambda _: tmp_path)
+    assert refreshed.refreshed_answers(bench) == {}
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "results" / f"{refreshed.RESULT}.json"
+    path.write_text(json.dumps(kept))
+    found = refreshed.refreshed_answers(bench)
+    assert list(found) == [2]
+    assert torch.equal(found[2], right[0])
+    path.write_text(json.dumps(kept | {"zoos": "others"}))
+    assert refreshed.refreshed_answers(bench) == {}
