@@ -62,6 +62,8 @@ def test_every_test_set_has_an_answer_for_each_image(found):
             assert right.dtype == torch.bool
             assert right.shape == found.labels[part].shape == (NUM_TRAINED_CLASSES,)
     assert set(found.notes) == set(TEST_SETS)
+    images = 6 * NUM_TRAINED_CLASSES
+    assert repr(found) == f"Experiment(3 ingredients, {images} images of 6 test sets)"
 
 
 def test_soups_of_the_same_members_have_the_same_answers(found):

@@ -59,6 +59,13 @@ class Experiment:
     labels: Mapping[str, Tensor]
     notes: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        images = sum(map(len, self.labels.values()))
+        return (
+            f"Experiment({self.bank.num_models} ingredients, {images:,} images of "
+            f"{len(self.right)} test sets)"
+        )
+
     @property
     def shifted(self) -> list[str]:
         """The shifted test sets."""
