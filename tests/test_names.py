@@ -15,7 +15,6 @@ PATH = re.compile(
 )
 MADE = ("book/explorer.md", "notebooks/out.ipynb")  # the build writes them
 FILES = re.compile(r"\.(safetensors|sbatch|egg)$")
-ON_DISK = {"radin.standin"}  # a text that marks files made by version 0.1
 SUFFIXES = {".py", ".md", ".ipynb", ".toml", ".js"}
 
 
@@ -45,7 +44,7 @@ def test_every_name_below_radin_exists(root):
     named = {}
     for path in texts(root):
         for name in DOTTED.findall(path.read_text("utf-8")):
-            if not FILES.search(name) and name not in ON_DISK:
+            if not FILES.search(name):
                 named.setdefault(name, path.relative_to(root).as_posix())
     assert len(named) > 100
     assert {name: path for name, path in named.items() if not resolves(name)} == {}

@@ -69,7 +69,7 @@ def describe_allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
         "zoo": f"one of {', '.join(map(repr, zoos))}",
         "source": f"one of {', '.join(map(repr, SOURCES))}",
         "ingredients": '"all", or numbers and ranges such as "0-12,43"',
-        "data_root": 'a folder, or "" for a stand-in',
+        "data_root": 'a folder, or "" for none',
         "device": "'auto', 'cpu' or 'cuda'",
         "quick": "true or false",
     }

@@ -286,7 +286,6 @@ UNLINKED_TERMS = {
     "logit": "every reader's word; its glossary entry is for the rest",
     "margin": "an ordinary word, too",
     "papermill": "the name of a program, linked where it is introduced",
-    "stand-in": "an ordinary word, too",
 }
 # Names that hold a term's word and do not mean it.
 NAMES = re.compile(r"\b[Mm]odel [Ss]oups\b|\bsoups paper\b|“[^”]*”|\"[^\"]*\"")

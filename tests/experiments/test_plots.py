@@ -166,3 +166,46 @@ def test_intervals_take_the_colour_of_their_verdict():
     assert [list(bar.get_xdata()) for bar in bars] == [[0.5, 1.5], [-0.2, 0.4], [-2.0, -0.5]]
     assert len({bar.get_color() for bar in bars}) == 3
     assert is_drawn(figure)
+
+
+def test_every_soup_is_drawn_by_its_size_and_each_recipe_at_its_soup():
+    sizes, accuracies = torch.tensor([1, 1, 2]), torch.tensor([50.0, 60.0, 70.0])
+    chosen = {"best_single": 1, "radin": 2, "greedy": 2}
+    figure = comparison.soups_by_size(sizes, accuracies, chosen, ensemble=65.0, label="test (%)")
+    (axes,) = figure.axes
+    (dots,) = points(axes)
+    assert [round(x) for x, _ in dots] == [1, 1, 2]
+    assert [y for _, y in dots] == [50, 60, 70]
+    assert legend(axes) == ["best single", "radin", "greedy", "ensemble of all"]
+    single, radin, greedy = (line.get_xydata()[0].tolist() for line in axes.lines[:3])
+    assert single == [1, 60]
+    assert radin[1] == greedy[1] == 70
+    assert radin[0] < 2 < greedy[0], "recipes with the same soup stand side by side"
+    assert is_drawn(figure)
+
+
+def test_cosines_are_shown_in_their_groups_without_the_diagonal():
+    cosines = torch.tensor([[1, 0.5, 0.1], [0.5, 1, 0.2], [0.1, 0.2, 1]], dtype=torch.float64)
+    figure = comparison.grouped_cosines(cosines, ["a", "a", "b"])
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == sorted(2 * ["0.50", "0.10", "0.20"])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b"]
+    assert axes.get_xticks().tolist() == [0.5, 2]
+    assert cosines.diagonal().tolist() == [1, 1, 1], "what was given stays as it was"
+    assert is_drawn(figure)
+
+
+def test_panels_of_intervals_share_their_rows_and_show_a_dash_for_what_is_not_known():
+    panels = {
+        "a − b": {"noise": (1.0, 0.5, 1.5), "blur": None},
+        "c − d": {"noise": (-1.0, -2.0, -0.5), "blur": (0.1, -0.2, 0.4)},
+    }
+    figure = comparison.interval_panels(panels, "difference (points)")
+    left, right = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    assert [label.get_text() for label in left.get_yticklabels()] == ["noise", "blur"]
+    assert [text.get_text() for text in left.texts] == ["–"]
+    assert left.texts[0].get_position() == (0, 1)
+    assert not right.texts
+    assert list(right.lines[0].get_xdata()) == [-2.0, -0.5]
+    assert is_drawn(figure)

@@ -101,10 +101,10 @@ def test_missing_results_are_announced(draw):
     "tried", [{}, {"radin": [(50.0, 60.0), (40.0, 40.0)], "greedy": [(50.0, 60.0)]}]
 )
 def test_trials_shows_every_evaluation_and_the_diagonal(tried):
-    (axes,) = imagenet.trials(tried, [30.0, 30.0], "stand-in").axes
+    (axes,) = imagenet.trials(tried, [30.0, 30.0], "ImageNet").axes
     expected = [(30, 30), (30, 30), *(pair for pairs in tried.values() for pair in pairs)]
     np.testing.assert_allclose(points(axes), expected)
-    assert axes.get_title() == "stand-in"
+    assert axes.get_title() == "ImageNet"
     low, high = axes.get_xlim()
     assert (low, high) == axes.get_ylim()
     assert low < 30 < high

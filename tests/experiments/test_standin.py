@@ -1,4 +1,4 @@
-"""radin/experiments/model_soups/standin_*.py: folders and files like the real ones."""
+"""The drawings that stand in for ImageNet in tests: folders and files like the real ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import standin_images
+import standin_zoo
 from helpers import files_below
 from radin import Zoo, load_split, predict
 from radin.data.batches import batches
@@ -18,8 +20,8 @@ from radin.data.imagenet import PARTS, check_layouts, wnids
 from radin.data.objectnet import read_mappings
 from radin.data.splits import CLIP, Normalised
 from radin.errors import DataError, ParameterError
-from radin.experiments.model_soups import standin_images, standin_zoo
-from radin.experiments.model_soups.standin_images import (
+from radin.experiments.model_soups.experiment import network_builder
+from standin_images import (
     NUM_CLASSES,
     NUM_TRAINED_CLASSES,
     TEST_IMAGES,
@@ -30,7 +32,7 @@ from radin.experiments.model_soups.standin_images import (
     make_images,
     trained_classes,
 )
-from radin.experiments.model_soups.standin_zoo import make_ingredients, network_builder
+from standin_zoo import make_ingredients, small_builder
 
 CHANCE = 100 / NUM_TRAINED_CLASSES
 
@@ -201,13 +203,13 @@ def zoo(root, tmp_path_factory) -> Zoo:
     paths = make_ingredients(
         root, 2, quick=True, folder=tmp_path_factory.mktemp("zoo"), progress=False
     )
-    return Zoo.open(paths, build=network_builder(quick=True), unused="skip", progress=False)
+    return Zoo.open(paths, build=small_builder(quick=True), unused="skip", progress=False)
 
 
 def test_the_network_is_the_published_one():
     with torch.device("meta"):
         state = network_builder()().state_dict()
-        few = network_builder(quick=True)().state_dict()
+        few = small_builder(quick=True)().state_dict()
     visual = [key for key in state if key.startswith("model.visual.")]
     assert len(visual) == 152
     assert sum(tensor.numel() for tensor in state.values()) == 88_362_216

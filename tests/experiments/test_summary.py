@@ -9,7 +9,17 @@ import torch
 from scipy.stats import spearmanr
 
 from radin import SoupBench, craft
-from radin.experiments.bench.summary import recipe_table, zoo_facts
+from radin.errors import BankError
+from radin.experiments.bench.shifts import Shift
+from radin.experiments.bench.summary import (
+    planned_contrasts,
+    recipe_table,
+    shift_contrast,
+    shift_table,
+    shift_title,
+    task_cosines,
+    zoo_facts,
+)
 from radin.experiments.intervals import paired_interval
 
 
@@ -69,3 +79,76 @@ def test_facts_of_weights_come_from_the_manifest(bench):
     assert facts["distance"] == pytest.approx(20)
     assert facts["seconds"] == 7.0
     assert facts["best_single"] == torch.as_tensor(bench.test.accuracies()).max().item()
+
+
+def test_planned_contrasts_are_those_of_the_recipes(bench):
+    contrasts = planned_contrasts(bench)
+    assert list(contrasts) == [
+        f"RADIN − {rival}, B = {budget}" for budget in (1, 4) for rival in ("best single", "greedy")
+    ]
+    evaluate = bench.evaluator("val")
+    rows = [
+        bench.row(craft(bench.val, evaluate, recipe=recipe, budget=4).weights)
+        for recipe in ("radin", "greedy")
+    ]
+    assert contrasts["RADIN − greedy, B = 4"] == paired_interval(*bench.right("test", rows))
+
+
+def test_cosines_are_those_of_the_ingredients_that_are_left(bench):
+    gram = [[4.0, 1.0, 0.0], [1.0, 1.0, 0.6], [0.0, 0.6, 9.0]]
+    three = bench.subset([0, 1, 2])
+    three.manifest |= {"task_vectors": gram, "distances": [0.1, 0.2, 0.3]}
+    two = three.subset([2, 1])
+    assert two.manifest["distances"] == [0.3, 0.2]
+    assert task_cosines(two)[0].tolist() == pytest.approx([1, 0.2])
+    assert task_cosines(three)[0].tolist() == pytest.approx([1, 0.5, 0])
+    with pytest.raises(BankError, match="task vectors"):
+        task_cosines(bench)
+
+
+def shift(name: str, seed: int) -> Shift:
+    generator = torch.Generator().manual_seed(seed)
+    soups, ensembles = torch.rand(2, 3, 40, generator=generator) < 0.5
+    return Shift(
+        name=name,
+        rows=torch.tensor([0, 2, 6]),
+        soups=soups,
+        ensembles=ensembles,
+        labels=torch.zeros(40, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("val/report+noise3", "noise 3"),
+        ("val/report+jpeg1", "jpeg 1"),
+        ("cue-conflict", "cue conflict"),
+        ("filled-silhouettes", "filled silhouettes"),
+    ],
+)
+def test_shifted_test_sets_have_titles(name, title):
+    assert shift_title(name) == title
+
+
+def test_a_soup_that_was_not_evaluated_on_a_shift_has_no_accuracy():
+    one = shift("val/report+noise1", 0)
+    choices = {"single": (0, False), "elsewhere": (1, False), "ensemble": (6, True)}
+    entry = shift_table({one.name: one}, choices).loc["noise 1"]
+    assert entry["images"] == 40
+    assert entry["single"] == one.accuracies([0]).item()
+    assert entry["ensemble"] == one.accuracies([6], ensembles=True).item()
+    assert math.isnan(entry["elsewhere"])
+
+
+def test_contrasts_on_shifts_are_paired_over_images():
+    one, other = shift("val/report+noise1", 0), shift("val/report+noise3", 1)
+    soup, ensemble = (6, False), (6, True)
+    assert shift_contrast([one], soup, ensemble) == paired_interval(one.soups[2], one.ensembles[2])
+    both = paired_interval(
+        torch.stack([one.soups[2], other.soups[2]], 1),
+        torch.stack([one.ensembles[2], other.ensembles[2]], 1),
+    )
+    assert shift_contrast([one, other], soup, ensemble) == both
+    assert shift_contrast([one, other], soup, (1, False)) is None
+    assert shift_contrast([], soup, ensemble) is None

@@ -297,8 +297,12 @@ class SoupBench:
             return {part: table[rows] for part, table in tables.items()}
 
         manifest = dict(self.manifest)
-        if "ingredients" in manifest:
-            manifest["ingredients"] = [manifest["ingredients"][k] for k in chosen]
+        for key in ("ingredients", "distances"):
+            if manifest.get(key) is not None:
+                manifest[key] = [manifest[key][k] for k in chosen]
+        if manifest.get("task_vectors") is not None:
+            gram = manifest["task_vectors"]
+            manifest["task_vectors"] = [[gram[j][k] for k in chosen] for j in chosen]
         smaller = SoupBench(
             bank_of(self.val),
             bank_of(self.test),

@@ -1,14 +1,19 @@
-"""What one bench says, as two tables: what each recipe returns, and facts about the zoo."""
+"""What one bench says: what each recipe returns, planned contrasts, and facts about the zoo."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from radin.errors import BankError, OffGridError
 from radin.experiments.bench import replay
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.intervals import paired_interval
+from radin.experiments.bench.shifts import Shift
+from radin.experiments.intervals import Interval, paired_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +64,45 @@ def recipe_table(bench: SoupBench, budgets: tuple[int, ...] = BUDGETS) -> pd.Dat
     return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="recipe")
 
 
+def planned_contrasts(bench: SoupBench) -> dict[str, Interval]:
+    """The contrasts that were fixed before the first result, on the test part.
+
+    RADIN with lambda 0 less the best single ingredient, and less greedy, at each of `BUDGETS`.
+
+    Args:
+        bench: the zoo.
+
+    Returns:
+        Title to (difference, low, high): points of accuracy with a paired 95% interval.
+    """
+    contrasts = {}
+    for budget in BUDGETS:
+        chosen = bench.right("test", [int(replay.radin(bench, budget)[-1])])[0]
+        rivals = {
+            "best single": replay.best_single(bench),
+            "greedy": int(replay.greedy(bench, budget)[-1]),
+        }
+        for rival, row in rivals.items():
+            contrasts[f"RADIN − {rival}, B = {budget}"] = paired_interval(
+                chosen, bench.right("test", [row])[0]
+            )
+    return contrasts
+
+
+def task_cosines(bench: SoupBench) -> Tensor:
+    """The cosine of each two task vectors, from the manifest: (N, N).
+
+    Raises:
+        BankError: the bench does not know them.
+    """
+    gram = bench.manifest.get("task_vectors")
+    if gram is None:
+        raise BankError("The manifest of this bench does not know its task vectors.")
+    products = torch.tensor(gram, dtype=torch.float64)
+    lengths = products.diagonal().sqrt()
+    return products / lengths / lengths[:, None]
+
+
 def zoo_facts(bench: SoupBench) -> dict[str, float]:
     """Numbers that say what a zoo is like.
 
@@ -94,10 +138,8 @@ def zoo_facts(bench: SoupBench) -> dict[str, float]:
 def _facts_of_weights(bench: SoupBench) -> dict[str, float]:
     """What the manifest knows of the ingredients' weights and of the time."""
     facts = {}
-    if (gram := bench.manifest.get("task_vectors")) is not None:
-        products = torch.tensor(gram, dtype=torch.float64)
-        lengths = products.diagonal().sqrt()
-        cosines = products / lengths / lengths[:, None]
+    if bench.manifest.get("task_vectors") is not None:
+        cosines = task_cosines(bench)
         pairs = ~torch.eye(len(cosines), dtype=torch.bool)
         facts["cosine"] = cosines[pairs].mean().item()
     if (distances := bench.manifest.get("distances")) is not None:
@@ -105,3 +147,71 @@ def _facts_of_weights(bench: SoupBench) -> dict[str, float]:
     if (seconds := bench.manifest.get("seconds")) is not None:
         facts["seconds"] = sum(seconds["ingredients"]) + seconds["soups"]
     return facts
+
+
+Choice = tuple[int, bool]  # a row of the bench, and whether the ensemble of that row is meant
+
+
+def shift_title(name: str) -> str:
+    """The name of a shifted test set in words, such as "noise 3" for "val/report+noise3"."""
+    kind = name.rpartition("+")[2].replace("-", " ")
+    return re.sub(r"(?<=[a-z])(?=\d)", " ", kind)
+
+
+def shift_answers(shift: Shift, choice: Choice) -> Tensor | None:
+    """Whether a soup or an ensemble is right on a shifted test set: (n,) boolean.
+
+    None where it was not evaluated there.
+    """
+    row, is_ensemble = choice
+    try:
+        return shift.right([row], ensembles=is_ensemble)[0]
+    except OffGridError:
+        return None
+
+
+def shift_table(shifts: Mapping[str, Shift], choices: Mapping[str, Choice]) -> pd.DataFrame:
+    """Accuracies on shifted test sets.
+
+    Args:
+        shifts: as `SoupBench.shifts` has them.
+        choices: name to a soup or an ensemble.
+
+    Returns:
+        A row for each test set, by its title: "images", and a column of accuracies in percent for
+        each choice, NaN where it was not evaluated.
+    """
+    import pandas as pd
+
+    table = {}
+    for name, shift in shifts.items():
+        found = {title: shift_answers(shift, choice) for title, choice in choices.items()}
+        table[shift_title(name)] = {
+            "images": len(shift.labels),
+            **{
+                title: float("nan") if right is None else 100 * right.double().mean().item()
+                for title, right in found.items()
+            },
+        }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="test set")
+
+
+def shift_contrast(shifts: Sequence[Shift], first: Choice, second: Choice) -> Interval | None:
+    """The first less the second on shifted test sets, in points, with a paired 95% interval.
+
+    Args:
+        shifts: one, or several that show the same images. The images are the sample: several
+            answers to one image do not count as new images.
+        first: a soup or an ensemble.
+        second: another.
+
+    Returns:
+        (difference, low, high); None where one of the two was not evaluated.
+    """
+    found = [[shift_answers(shift, choice) for shift in shifts] for choice in (first, second)]
+    known = [[right for right in each if right is not None] for each in found]
+    if not shifts or any(len(each) < len(shifts) for each in known):
+        return None
+    if len(shifts) == 1:
+        return paired_interval(known[0][0], known[1][0])
+    return paired_interval(torch.stack(known[0], 1), torch.stack(known[1], 1))

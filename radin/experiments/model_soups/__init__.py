@@ -1,4 +1,4 @@
-"""The published ingredients and results of Model soups, and a stand-in for those without ImageNet.
+"""The published ingredients and results of Model soups, and the full experiment on ImageNet.
 
 May import: radin.experiments.intervals, radin.experiments.zoos and what they may import.
 """

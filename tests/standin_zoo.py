@@ -16,18 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from radin.checkpoints.architectures import builder
 from radin.checkpoints.checkpoint import open_checkpoint
 from radin.data.batches import batches
 from radin.data.load import load_split
 from radin.data.splits import CLIP, FolderSplit, Normalised
 from radin.errors import CheckpointError, check_integer, check_seed
-from radin.experiments.model_soups.standin_images import NUM_CLASSES, keep_trained_classes
+from radin.experiments.model_soups.experiment import network_builder
 from radin.experiments.zoos.train import build_seeded
 from radin.files import atomic_path, cache_root, hash_text
 from radin.inference.devices import single_thread
+from standin_images import NUM_CLASSES, keep_trained_classes
 
-ARCHITECTURE = "open_clip:ViT-B-32-quickgelu"  # the published ingredients' network
 NUM_QUICK_BLOCKS = 2  # of its 12, for tests
 NUM_WORDS = 16  # rows of the unused word embedding; the published files have 49,408, or 101 MB
 
@@ -42,13 +41,9 @@ BATCH_SIZE = 32
 _FORMAT = "standin-1"
 
 
-def network_builder(*, quick: bool = False) -> Callable[[], nn.Module]:
-    """A function that builds the ingredients' network of 88.4 million parameters.
-
-    Args:
-        quick: whether the network has only two of its 12 blocks.
-    """
-    whole = builder(ARCHITECTURE, NUM_CLASSES)
+def small_builder(*, quick: bool = False) -> Callable[[], nn.Module]:
+    """A function that builds the published ingredients' network, `quick` with two of 12 blocks."""
+    whole = network_builder()
     return partial(_keep_first_blocks, whole) if quick else whole
 
 
@@ -104,7 +99,7 @@ def make_ingredients(
     missing = [number for number, path in enumerate(paths) if not _is_complete(path)]
     if missing:
         with single_thread():  # so that the weights do not depend on the number of cores
-            model = build_seeded(network_builder(quick=quick), 1000 * seed).eval()
+            model = build_seeded(small_builder(quick=quick), 1000 * seed).eval()
             start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             tokens = _class_tokens(model, split)
             for number in tqdm(
