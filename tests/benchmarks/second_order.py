@@ -24,7 +24,7 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
 from radin.data.splits import ArraySplit
 from radin.errors import BankError
-from radin.experiments.bench.shipped import BENCH_FILE, shipped_benches
+from radin.experiments.bench.shipped import BENCH_FILE, SMALL_NETWORK, shipped_benches
 from radin.experiments.zoos.finetuned import finetuned_zoo
 from radin.files import hash_text
 from radin.theory.second_order import (
@@ -114,7 +114,7 @@ class Live:
 
 
 def main() -> None:
-    live = {name: Live(name) for name in shipped_benches()}
+    live = {name: Live(name) for name in shipped_benches(SMALL_NETWORK)}
     entries = Entries(
         OUT, hash_text(*(each.bench.manifest["files"][BENCH_FILE] for each in live.values()))
     )

@@ -14,21 +14,24 @@ from radin import SoupBench, exhaustive, fast_estimate, predict
 from radin.data.batches import fingerprint
 from radin.errors import DataError, OffGridError
 from radin.experiments.bench import replay
-from radin.experiments.bench.shipped import shipped_benches
+from radin.experiments.bench.shipped import SMALL_NETWORK, shipped_benches
 from radin.experiments.bench.tabulate import evaluate_soups
 from radin.experiments.notebook import load_benchmark
-from radin.experiments.zoos.plans import PLANS, PRETRAINING
+from radin.experiments.zoos.plans import PLANS
+from radin.experiments.zoos.starts import STARTS
 from radin.files import hash_text
 
 NAMES = [
     "cifar10",
     "cifar10-wild",
+    "imagenet-100",
     "pacs-art_painting",
     "pacs-cartoon",
     "pacs-photo",
     "pacs-sketch",
 ]
 WITH_INGREDIENTS = NAMES[:2]
+OF_SMALL_NETWORKS = [name for name in NAMES if name != "imagenet-100"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -38,10 +41,11 @@ def bench(request) -> SoupBench:
 
 def test_all_are_there(root):
     assert shipped_benches() == NAMES
+    assert shipped_benches(SMALL_NETWORK) == OF_SMALL_NETWORKS
     files = [
         path for path in (root / "radin" / "experiments" / "benches").rglob("*") if path.is_file()
     ]
-    assert sum(path.stat().st_size for path in files) < 25e6
+    assert sum(path.stat().st_size for path in files) < 65e6
     for name in NAMES:
         listed = set(SoupBench.load(name).manifest["files"]) | {"manifest.json"}
         assert {
@@ -111,7 +115,8 @@ def test_the_plans_are_those_that_made_the_benches(bench):
     assert manifest["ingredients"] == plan.sweep(plan.num_models, plan.seed)
     assert manifest["start"] == plan.start
     assert manifest["seed"] == plan.seed
-    assert manifest["pretraining"].items() >= PRETRAINING.items()
+    expected = STARTS[plan.network].describe()
+    assert manifest["pretraining"].items() >= expected.items()
 
 
 def test_the_kept_measurements_are_of_these_benches():
@@ -125,16 +130,17 @@ def test_the_kept_measurements_are_of_these_benches():
 def test_the_second_order_is_of_these_benches():
     """Otherwise run tests/benchmarks/second_order.py again."""
     files = (
-        SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in shipped_benches()
+        SoupBench.load(name).manifest["files"]["bench.safetensors"] for name in OF_SMALL_NETWORKS
     )
     kept = load_benchmark("second_order")
     assert kept["zoos"] == hash_text(*files)
-    for name in shipped_benches():
+    for name in OF_SMALL_NETWORKS:
         rows = 2 ** SoupBench.load(name).num_models - 1
         for by in ("curvature", "midpoints"):
             assert len(kept["entries"][f"{name}: {by}"]["accuracy"]) == rows
 
 
+@pytest.mark.parametrize("bench", OF_SMALL_NETWORKS, indirect=True)
 def test_kept_midpoints_are_right_where_soups_were_evaluated(bench):
     """A pair is corrected by its own soup, so estimate and table agree there, and for singles."""
     kept = load_benchmark("second_order")["entries"][f"{bench.manifest['name']}: midpoints"]

@@ -17,6 +17,7 @@ from radin.files import hash_file
 BENCH_FORMAT = "radin-bench-2"
 BENCH_FILE = "bench.safetensors"
 MANIFEST_FILE = "manifest.json"
+SMALL_NETWORK = "small-resnet"  # of the first benches, whose manifests do not name it
 INIT_FILE = "init.safetensors"
 SHIFTS_FILE = "shifts.safetensors"
 # Beside the benches' folders: the network that all their zoos were trained from.
@@ -28,9 +29,18 @@ def shipped_root() -> Path:
     return Path(str(resources.files("radin.experiments"))) / "benches"
 
 
-def shipped_benches() -> list[str]:
-    """The names of the benches that come with the module."""
-    return sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST_FILE}"))
+def shipped_benches(network: str | None = None) -> list[str]:
+    """The names of the benches that come with the module.
+
+    Args:
+        network: only those whose zoos start from this one of `radin.experiments.zoos.starts.STARTS`.
+    """
+    names = sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST_FILE}"))
+    return [
+        name
+        for name in names
+        if network in (None, read_manifest(shipped_root() / name).get("network", SMALL_NETWORK))
+    ]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
