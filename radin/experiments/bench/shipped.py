@@ -33,7 +33,7 @@ def shipped_benches(network: str | None = None) -> list[str]:
     """The names of the benches that come with the module.
 
     Args:
-        network: only those whose zoos start from this one of `radin.experiments.zoos.starts.STARTS`.
+        network: only those whose zoos start from it (see `radin.experiments.zoos.starts`).
     """
     names = sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST_FILE}"))
     return [
