@@ -114,7 +114,7 @@ def open_adapters(
     problems = [
         describe_duplicates(files, inspections),
         describe_soups(files, [adapter.fingerprint for adapter in adapters]),
-        _describe_bases(adapters),
+        describe_bases(adapters),
     ]
     for problem in filter(None, problems):
         warnings.warn(problem, stacklevel=2)
@@ -218,7 +218,7 @@ def _describe(parts: Sequence[FittedAdapter], base: Checkpoint) -> list[str]:
     return notes
 
 
-def _describe_bases(adapters: Sequence[Adapter]) -> str:
+def describe_bases(adapters: Sequence[Adapter]) -> str:
     """A message where the adapters name different base models; "" where they do not."""
     named: dict[str, list[Path]] = {}
     for adapter in adapters:

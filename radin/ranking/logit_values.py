@@ -103,7 +103,7 @@ def check_ids(name: str, ids: np.ndarray, num_images: int) -> None:
     if len(values) < len(ids):
         raise BankError(
             f"{name}: {int((counts > 1).sum())} ids are there several times, such as "
-            f"{values[counts > 1][0]!r}; each image needs an id of its own."
+            f"{values[counts > 1].tolist()[0]!r}; each image needs an id of its own."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_average_merged_into_the_base(files, capsys):
     assert main(arguments.split()) == 0
     assert capsys.readouterr().out == "wrote soup.safetensors, the average of 2 adapters\n"
     check_merged("soup.safetensors", files, [0.25, 0.75])
+
+
+@pytest.mark.parametrize("base", [[], ["--base", "base.safetensors"]])
+def test_copies_and_other_bases_are_said(files, capsys, base):
+    shutil.copytree("runs/run_0", "runs/copy")
+    for name, model in (("run_0", "org/small"), ("run_1", "org/large")):
+        path = Path("runs", name, "adapter_config.json")
+        settings = json.loads(path.read_text("utf-8")) | {"base_model_name_or_path": model}
+        path.write_text(json.dumps(settings), "utf-8")
+    main(["average", "runs", *base, "--out", "soup"])
+    said = capsys.readouterr().err
+    assert "name different base models" in said
+    assert "holds the same weights as" in said
 
 
 @pytest.mark.parametrize("base", [[], ["--base", "base.safetensors"]])
