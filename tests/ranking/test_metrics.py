@@ -303,6 +303,12 @@ def test_labels_of_the_wrong_kind():
 # Calibration ------------------------------------------------------------------------------------
 
 
+def in_double(candidates: Tensor) -> Tensor:
+    """Mixing weights that sum to 1 in double precision, too, as an estimate takes them."""
+    weights = candidates.double()
+    return weights / weights.sum(1, keepdim=True)
+
+
 def expected_calibration_error(outputs: Tensor, labels: Tensor) -> float:
     """By its definition: bins of confidence, closed on the right, weighted by their images."""
     bins: dict[int, list[tuple[float, bool]]] = {}
@@ -329,7 +335,7 @@ def test_the_calibration_error_is_its_definition(seed, num_images, scale):
     bank = LogitBank(plain.logits * scale, plain.labels)
     expected = [
         expected_calibration_error(torch.tensordot(p, bank.logits.double(), 1), bank.labels)
-        for p in exhaustive(3).double()
+        for p in in_double(exhaustive(3))
     ]
     found = fast_estimate(bank, exhaustive(3), "calibration_error").tolist()
     assert found == pytest.approx(expected, abs=1e-6)
@@ -354,7 +360,7 @@ def test_a_function_of_outputs_and_labels():
     bank = random_bank(3, 40, 4)
     expected = [
         kappa(torch.tensordot(p, bank.logits.double(), 1), bank.labels)
-        for p in exhaustive(3).double()
+        for p in in_double(exhaustive(3))
     ]
     metric = Metric("kappa", kappa, higher_is_better=True)
     for found in (
