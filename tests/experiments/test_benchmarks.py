@@ -6,18 +6,11 @@ import json
 import math
 
 import pytest
-import torch
-from torch import nn
 
 import adapters_beside_full
 import averaging
 import one_pass
-import refreshed_statistics
 import stage_one
-from helpers import save_states, tiny_split
-from radin import SoupBench, Zoo
-from radin.experiments.bench import refreshed
-from radin.experiments.bench.tabulate import pack_bits, unpack_bits
 from radin.experiments.notebook import load_benchmark
 
 
@@ -171,50 +164,3 @@ def test_adapters_beside_full_checkpoints(tmp_path):
     assert set(ratios) == {"open", "save", "peak", "disk", "largest difference of the soups"}
     assert ratios["disk"] > 1
     assert ratios["largest difference of the soups"] < 2e-6
-
-
-def test_statistics_measured_again(tmp_path):
-    """A soup whose statistics are made wrong on purpose is repaired, and its answers are kept."""
-
-    def network():
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3))
-
-    states = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        states.append(network().state_dict() | {"1.running_mean": torch.full((4,), 50.0)})
-    zoo = Zoo.open(save_states(tmp_path, *states), network, progress=False)
-    train = refreshed_statistics.random_part(tiny_split(90, seed=1, part="train"), 60)
-    assert len(train) == 60
-    assert torch.equal(
-        train.images,
-        refreshed_statistics.random_part(tiny_split(90, seed=1, part="train"), 60).images,
-    )
-    test = tiny_split(50, seed=2, part="test")
-    found = refreshed_statistics.compare(zoo, torch.tensor([0.5, 0.5]), test, train)
-    assert json.loads(json.dumps(found)) == found
-    right = unpack_bits(torch.tensor([list(bytes.fromhex(found["right"]))], dtype=torch.uint8), 50)
-    assert right.shape == (1, 50)
-    averaged, again = found["accuracies"]
-    assert 100 * right.double().mean().item() == pytest.approx(again)
-    assert found["difference"][0] == pytest.approx(again - averaged)
-    assert found["difference"][1] < found["difference"][0] < found["difference"][2]
-
-
-def test_refreshed_answers_are_read_where_they_are_of_this_bench(tmp_path, monkeypatch):
-    bench = SoupBench.load("cifar10-wild")
-    right = torch.rand(1, bench.test.num_images) < 0.5
-    kept = {
-        "zoos": bench.manifest["files"]["bench.safetensors"],
-        "entries": {"2": {"right": bytes(pack_bits(right)[0].tolist()).hex()}},
-    }
-    monkeypatch.setattr(refreshed.resources, "files", lambda _: tmp_path)
-    assert refreshed.refreshed_answers(bench) == {}
-    (tmp_path / "results").mkdir()
-    path = tmp_path / "results" / f"{refreshed.RESULT}.json"
-    path.write_text(json.dumps(kept))
-    found = refreshed.refreshed_answers(bench)
-    assert list(found) == [2]
-    assert torch.equal(found[2], right[0])
-    path.write_text(json.dumps(kept | {"zoos": "others"}))
-    assert refreshed.refreshed_answers(bench) == {}

@@ -46,6 +46,8 @@ def test_each_row_is_what_the_recipe_returns(bench):
         expected = paired_interval(*bench.right("test", [row, single]))
         assert (entry["minus best single"], entry["low"], entry["high"]) == expected
     assert table.loc["oracle", "regret"] == 0
+    more = recipe_table(bench, others={"the first": 0}).loc["the first"]
+    assert more["test (%)"] == bench.soups("test")[0].item()
     assert math.isnan(table.loc["ensemble of all", "regret"])
     assert math.isnan(table.loc["best single", "low"])
 

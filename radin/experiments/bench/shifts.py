@@ -117,9 +117,9 @@ def evaluate_shift(
             ]
         )
     soups = []
-    for k, p in enumerate(weights):
-        if int((p > 0).sum()) == 1:  # the bank has these logits
-            soups.append(ensembles[k].cpu())
+    for row, ensemble, p in zip(rows, ensembles, weights, strict=True):
+        if bench.sizes[row] == 1:  # the bank has these logits
+            soups.append(ensemble.cpu())
         else:
             logits, labels = soup_logits(zoo, p, split, device)
             soups.append(logits.argmax(1) == labels)

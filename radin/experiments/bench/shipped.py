@@ -36,10 +36,12 @@ def shipped_benches(network: str | None = None) -> list[str]:
         network: only those whose zoos start from it (see `radin.experiments.zoos.starts`).
     """
     names = sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST_FILE}"))
+    if network is None:
+        return names
     return [
         name
         for name in names
-        if network in (None, read_manifest(shipped_root() / name).get("network", SMALL_NETWORK))
+        if read_manifest(shipped_root() / name).get("network", SMALL_NETWORK) == network
     ]
 
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 BUDGETS = (1, 4)  # of the planned contrasts
 
 
-def recipe_table(bench: SoupBench, budgets: tuple[int, ...] = BUDGETS) -> pd.DataFrame:
+def recipe_table(
+    bench: SoupBench,
+    budgets: tuple[int, ...] = BUDGETS,
+    *,
+    others: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
     """What each recipe returns: its size, accuracies, and test accuracy less the best single's.
 
     RADIN has lambda 0. The ensemble is not a soup; it is there to compare.
@@ -29,6 +34,7 @@ def recipe_table(bench: SoupBench, budgets: tuple[int, ...] = BUDGETS) -> pd.Dat
     Args:
         bench: the zoo.
         budgets: evaluations of RADIN and of greedy.
+        others: name to the row of the bench, for what else is to be compared.
 
     Returns:
         One row for each recipe, indexed by its name. The columns are "ingredients", "val (%)",
@@ -41,6 +47,7 @@ def recipe_table(bench: SoupBench, budgets: tuple[int, ...] = BUDGETS) -> pd.Dat
     for budget in budgets:
         rows[f"greedy, B = {budget}"] = int(replay.greedy(bench, budget)[-1])
         rows[f"radin, B = {budget}"] = int(replay.radin(bench, budget)[-1])
+    rows |= others or {}
     rows["oracle"] = replay.oracle(bench)
     single = bench.right("test", [rows["best single"]])[0]
     table = {}
