@@ -112,7 +112,7 @@ def open_adapters(
     files = [adapter.path for adapter in adapters]
     notes = [*found.notes, *describe_files([start], [start.path], extra), *_describe(parts, start)]
     problems = [
-        describe_duplicates(files, inspections),
+        describe_duplicates(files, [each.fingerprint for each in inspections]),
         describe_soups(files, [adapter.fingerprint for adapter in adapters]),
         describe_bases(adapters),
     ]

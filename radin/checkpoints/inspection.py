@@ -220,14 +220,14 @@ def check_unused(
         )
 
 
-def describe_duplicates(paths: Sequence[Path], inspections: Sequence[Inspection]) -> str:
+def describe_duplicates(paths: Sequence[Path], fingerprints: Sequence[str]) -> str:
     """A message that names the ingredients with the same weights; "" when there are none."""
     first: dict[str, Path] = {}
     pairs = []
-    for path, inspection in zip(paths, inspections, strict=True):
-        if inspection.fingerprint in first:
-            pairs.append(f"{path} holds the same weights as {first[inspection.fingerprint]}")
-        first.setdefault(inspection.fingerprint, path)
+    for path, fingerprint in zip(paths, fingerprints, strict=True):
+        if fingerprint in first:
+            pairs.append(f"{path} holds the same weights as {first[fingerprint]}")
+        first.setdefault(fingerprint, path)
     if not pairs:
         return ""
     return (

@@ -167,7 +167,7 @@ class Zoo:
         inspections = inspections[: len(files)]
         fingerprints = [each.fingerprint for each in inspections]
         problems = [
-            describe_duplicates(files, inspections),
+            describe_duplicates(files, fingerprints),
             describe_soups(files, fingerprints),
         ]
         if start is not None:

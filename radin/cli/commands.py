@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from radin.checkpoints.adapter_config import CONFIG_NAME
 from radin.checkpoints.adapter_zoo import describe_bases
-from radin.checkpoints.adapters import Adapter, find_adapters, open_adapter
+from radin.checkpoints.adapters import find_adapters, open_adapter
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.formats import RUNNING_STATISTICS
+from radin.checkpoints.inspection import describe_duplicates
 from radin.checkpoints.paths import find_checkpoints
 from radin.checkpoints.zoo import Zoo
 from radin.cli.banks import check_exports, describe_source, export_ranking, open_bank
@@ -220,28 +221,15 @@ def _average_adapters(options: argparse.Namespace) -> None:
             raise ParameterError(f"--{name} is for checkpoints; adapters of peft have none.")
     found = find_adapters(checkpoint_paths(options))
     adapters = [open_adapter(folder) for folder in found.paths]
-    refuse_soups([each.path for each in adapters], [each.fingerprint for each in adapters])
-    print_notes(*found.notes, *_adapter_warnings(adapters))
+    paths = [each.path for each in adapters]
+    fingerprints = [each.fingerprint for each in adapters]
+    refuse_soups(paths, fingerprints)
+    problems = (describe_duplicates(paths, fingerprints), describe_bases(adapters))
+    print_notes(*found.notes, *filter(None, problems))
     check_output(options)
     weights = options.weights or [1 / len(adapters)] * len(adapters)
     path = save_adapter(adapters, weights, options.out, provenance={"recipe": "average"})
     print(f"wrote {path}, the average of {len(adapters)} adapters")
-
-
-def _adapter_warnings(adapters: Sequence[Adapter]) -> list[str]:
-    """What a user should know of adapters that are averaged without their base."""
-    notes = []
-    if message := describe_bases(adapters):
-        notes.append(f"warning: {message}")
-    first: dict[str, Path] = {}
-    for adapter in adapters:
-        known = first.setdefault(adapter.fingerprint, adapter.path)
-        if known != adapter.path:
-            notes.append(
-                f"warning: {adapter.path} holds the same weights as {known}; the average counts "
-                "them twice"
-            )
-    return notes
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
