@@ -197,7 +197,16 @@ def _load(job: _Job, path: Path | None, zoo: Zoo, k: int) -> Prediction | None:
         labels = tensors["labels"]
     except (BankError, KeyError):  # damaged: predict again
         return None
-    return (logits, labels) if job.reproduces(zoo.model(k, copy=False), logits) else None
+    if not job.reproduces(zoo.model(k, copy=False), logits):
+        return None
+    with suppress(OSError):  # a run that was killed between saving and removing them left them
+        _rows_file(path).unlink(missing_ok=True)
+    return logits, labels
+
+
+def _rows_file(path: Path) -> Path:
+    """Where the logits of a bank's file are while they are not complete."""
+    return path.with_suffix(".rows")
 
 
 def _save(path: Path | None, prediction: Prediction) -> None:
@@ -247,8 +256,7 @@ def _predict_group(job: _Job, task: tuple[int, Zoo, list[Path | None]]) -> list[
     position, zoo, paths = task
     device = pick_device(task_device(job.device, position))
     partials = [
-        PartialLogits(None if path is None else path.with_suffix(".rows"), job.dtype)
-        for path in paths
+        PartialLogits(None if path is None else _rows_file(path), job.dtype) for path in paths
     ]
     try:
         _complete(job, zoo, partials, device)

@@ -325,6 +325,17 @@ def test_kill_9_at_ten_random_moments(tmp_path):
         assert (found / name).read_bytes() == (calm / name).read_bytes()
 
 
+def test_rows_of_a_run_killed_between_saving_and_removing_them_go(tmp_path):
+    zoo = tiny_zoo(tmp_path / "zoo", 2)
+    options = {"cache": tmp_path / "cache", "batch_size": 16}
+    expected = run(zoo, tiny_split(40), **options)
+    whole = files_below(tmp_path / "cache")
+    for name in whole:
+        (tmp_path / "cache" / name).with_suffix(".rows").write_bytes(b"what is left")
+    assert torch.equal(run(zoo, tiny_split(40), **options).logits, expected.logits)
+    assert files_below(tmp_path / "cache") == whole
+
+
 TOGETHER = """
 import pathlib, time
 from helpers import tiny_zoo, tiny_split
