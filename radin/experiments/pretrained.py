@@ -190,20 +190,20 @@ def lower_features(images: Tensor) -> Tensor:
     Returns:
         (n, 112, height / 16, width / 16), in channels-last memory order.
     """
-    body = _frozen_lite0(str(images.device))
+    lower, folded = _frozen_lower(str(images.device))
     images = images * (127.5 / 128) + 0.5 / 128
     with torch.no_grad():
-        found = body.bn1(body.conv_stem(images.contiguous(memory_format=torch.channels_last)))
-        return body.blocks[:NUM_FROZEN_STAGES](found)
+        return folded(lower, images.contiguous(memory_format=torch.channels_last))
 
 
 @cache
-def _frozen_lite0(device: str) -> Any:
-    """The pretrained body that all networks of a process share, once for each device."""
+def _frozen_lower(device: str) -> tuple[nn.Module, Folded]:
+    """The frozen lower part that all networks of a process share, once for each device."""
     body = _timm_lite0()
     tensors = {key.removeprefix("body."): tensor for key, tensor in lite0_body().items()}
     body.load_state_dict(tensors, strict=False)
-    return body.eval().to(device)
+    lower = nn.Sequential(body.conv_stem, body.bn1, body.blocks[:NUM_FROZEN_STAGES])
+    return lower.eval().to(device), Folded(lower)
 
 
 def _timm_lite0() -> Any:

@@ -273,14 +273,18 @@ IMAGENETTE = ZooPlan(
 
 
 def _pretrained_without(domain: str) -> ZooPlan:
-    """PACS again, from a network with real pretrained weights and with larger images."""
+    """PACS again, from a network with real pretrained weights and with larger images.
+
+    The first five of its seven stages stay as pretrained, so that the zoos of all four domains can
+    be trained in an hour and a half on two cores.
+    """
     return dataclasses.replace(
         _without(domain),
         data="pacs-128",
         sweep=partial(pretrained_sweep, rates=(4e-4, 2e-3), epochs=(2, 3)),
         seed=4,
         size=96,
-        network="efficientnet-lite0",
+        network="efficientnet-lite0-upper",
         batch_size=64,
     )
 
