@@ -113,6 +113,14 @@ def paired_metric_interval(
     return found.value, found.low, found.high
 
 
+def in_words(interval: Interval) -> str:
+    """What the interval of a difference says: "ahead", "behind" or "no clear difference"."""
+    _, low, high = interval
+    if low > 0:
+        return "ahead"
+    return "behind" if high < 0 else "no clear difference"
+
+
 def accuracy_interval(correct: Tensor) -> Interval:
     """An accuracy with its 95% interval, as of images drawn at random.
 

@@ -21,6 +21,7 @@ from radin.data.load import load_split
 from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import shipped_benches
+from radin.experiments.intervals import Interval, in_words
 from radin.experiments.model_soups.ingredients import ingredient_ids
 from radin.experiments.zoos.digits import digits_zoo
 from radin.files import expand_path, update_hash
@@ -196,6 +197,19 @@ def glue(name: str, value: Any, *, show: bool = False) -> None:
     if hasattr(value, "item"):
         value = value.item()
     myst_glue(name, value, display=show)
+
+
+def glue_interval(name: str, interval: Interval) -> None:
+    """Give a difference and its interval names under which any page of the book can show them.
+
+    Args:
+        name: of the difference. Its interval has the names NAME_low and NAME_high, and what it says
+            (see `radin.experiments.intervals.in_words`) has the name NAME_verdict.
+        interval: (difference, low, high).
+    """
+    for suffix, value in zip(("", "_low", "_high"), interval, strict=True):
+        glue(f"{name}{suffix}", value)
+    glue(f"{name}_verdict", in_words(interval))
 
 
 def record(right: Mapping[str, Tensor], labels: Tensor, part: str = "test") -> None:

@@ -18,6 +18,7 @@ from radin.experiments.notebook import (
     check_parameters,
     describe_allowed,
     glue,
+    glue_interval,
     open_zoo,
     read_record,
     record,
@@ -124,6 +125,22 @@ def test_numbers_become_plain(glued):
     assert glued == {"a": (1.5, False), "b": (3, False), "c": ("text", True)}
     assert type(glued["a"][0]) is float
     assert type(glued["b"][0]) is int
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((2.0, 1.0, 3.0), "ahead"),
+        ((-2.0, -3.0, -1.0), "behind"),
+        ((1.0, -1.0, 3.0), "no clear difference"),
+        ((1.0, 0.0, 2.0), "no clear difference"),
+    ],
+)
+def test_an_interval_has_four_names(glued, interval, words):
+    glue_interval("a", interval)
+    value, low, high = interval
+    expected = {"a": value, "a_low": low, "a_high": high, "a_verdict": words}
+    assert {name: found for name, (found, _) in glued.items()} == expected
 
 
 def test_without_the_books_tools_nothing_is_glued(monkeypatch):

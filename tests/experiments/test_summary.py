@@ -9,9 +9,10 @@ import torch
 from scipy.stats import spearmanr
 
 from radin import SoupBench, craft
-from radin.errors import BankError
+from radin.errors import BankError, ParameterError
 from radin.experiments.bench.shifts import Shift
 from radin.experiments.bench.summary import (
+    averaging_gain,
     planned_contrasts,
     recipe_table,
     shift_contrast,
@@ -50,6 +51,26 @@ def test_each_row_is_what_the_recipe_returns(bench):
     assert more["test (%)"] == bench.soups("test")[0].item()
     assert math.isnan(table.loc["ensemble of all", "regret"])
     assert math.isnan(table.loc["best single", "low"])
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("size", [None, 1, 2, 5])
+def test_the_gain_of_averaging_is_that_of_each_soup_less_its_members(bench, part, size):
+    bank = bench.bank(part)
+    singles = (bank.logits.argmax(-1) == bank.labels).double()
+    gains = []
+    for row, weights in enumerate(bench.candidates):
+        members = weights.nonzero().flatten()
+        if len(members) == size or (size is None and len(members) > 1):
+            soup = bench.right(part, [row])[0].double()
+            gains.append(100 * (soup - singles[members].mean(0)))
+    found = averaging_gain(bench, part, size=size)
+    assert torch.allclose(found, torch.stack(gains).mean(0), atol=1e-4)
+
+
+def test_no_soup_no_gain(bench):
+    with pytest.raises(ParameterError, match="no soup of 99 ingredients"):
+        averaging_gain(bench, "val", size=99)
 
 
 def test_facts_are_those_of_the_tables(bench):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from radin.errors import BankError, OffGridError
+from radin.errors import BankError, OffGridError, ParameterError
 from radin.experiments.bench import replay
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shifts import Shift
@@ -94,6 +94,32 @@ def planned_contrasts(bench: SoupBench) -> dict[str, Interval]:
                 chosen, bench.right("test", [row])[0]
             )
     return contrasts
+
+
+def averaging_gain(bench: SoupBench, part: str, *, size: int | None = None) -> Tensor:
+    """What averaging alone brings on each image: soups less their own ingredients.
+
+    No recipe chooses anything, so validation and test images can be compared.
+
+    Args:
+        bench: the zoo.
+        part: "val" or "test".
+        size: only soups of so many ingredients; all of two or more when not given.
+
+    Returns:
+        (n,) in percentage points: the mean over the soups of whether the soup is right, less the
+        share of its ingredients that are right.
+
+    Raises:
+        ParameterError: the bench has no such soup.
+    """
+    chosen = bench.sizes > 1 if size is None else bench.sizes == size
+    rows = chosen.nonzero().flatten().tolist()
+    if not rows:
+        raise ParameterError(f"The bench has no soup of {size or 'two or more'} ingredients.")
+    soups = bench.right(part, rows).double().mean(0)
+    singles = (bench.bank(part).logits.argmax(-1) == bench.bank(part).labels).double()
+    return 100 * (soups - bench.candidates[rows].double().mean(0) @ singles)
 
 
 def task_cosines(bench: SoupBench) -> Tensor:
