@@ -45,7 +45,7 @@ from radin.errors import CheckpointError, ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.intervals import paired_metric_interval, standard_error
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
-from radin.experiments.model_soups.results import MODEL_SOUPS, RESULT_FILES, load_results
+from radin.experiments.model_soups.results import MODEL_SOUPS
 from radin.files import data_root
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.inference.evaluate import evaluator, soup_logits
@@ -311,9 +311,7 @@ def fetch_command(options: argparse.Namespace) -> None:
         ids = ingredient_ids(options.ids or "all")
         folder = root / MODEL_SOUPS
         sizes_before = _sizes(folder)
-        load_results(folder)  # first, because these files are small and may fail
         paths = fetch_ingredients(ids, folder, progress=show_progress())
-        paths += [folder / file for file in RESULT_FILES]
         sizes = {path: path.stat().st_size for path in paths}
     elif options.ids is not None:
         raise ParameterError(

@@ -33,7 +33,7 @@ from radin.cli.parser import main
 from radin.data.download.catalog import DATA_SETS, Archive
 from radin.data.splits import Normalised
 from radin.experiments.intervals import paired_interval, paired_metric_interval
-from radin.experiments.model_soups import ingredients, results
+from radin.experiments.model_soups import ingredients
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.ranking.named_metrics import find_metric
 
@@ -585,14 +585,6 @@ def server(running, monkeypatch) -> LocalServer:
     monkeypatch.delenv("RADIN_OFFLINE", raising=False)
     monkeypatch.setattr(ingredients, "RELEASE_URL", running.url)
     monkeypatch.setattr(ingredients, "MIN_BYTES", 1000)
-    monkeypatch.setattr(results, "RESULTS_URL", running.url)
-    monkeypatch.setattr(results, "_accuracies", lambda *_: some_table())
-    monkeypatch.setattr(results, "_hyperparameters", lambda *_: some_table())
-    for name in results.RESULT_FILES:
-        running.files[name] = name.encode()
-        monkeypatch.setitem(
-            results.RESULT_FILES, name, (len(name), hashlib.sha256(name.encode()).hexdigest())
-        )
     archive_entry = Archive(
         f"{running.url}/cifar.tar.gz",
         len(archive),
@@ -605,12 +597,6 @@ def server(running, monkeypatch) -> LocalServer:
     return running
 
 
-def some_table() -> object:
-    import pandas as pd
-
-    return pd.DataFrame([[1.0]])
-
-
 def fetched(capsys: pytest.CaptureFixture[str], command: str) -> str:
     """What a successful fetch prints; a path may be longer than the widest table."""
     capsys.readouterr()
@@ -619,15 +605,15 @@ def fetched(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 
 def test_fetch_ingredients(server, capsys, tmp_path):
-    folder, names = tmp_path / "model-soups", sum(map(len, results.RESULT_FILES))
-    size = f"{(3 * 1000 + 0 + 1 + 43 + names) / 1e6:.2f} MB"
+    folder = tmp_path / "model-soups"
+    size = f"{(3 * 1000 + 0 + 1 + 43) / 1e6:.2f} MB"
     assert fetched(capsys, f"fetch model-soups --ids 0-1,43 --to {tmp_path}") == (
-        f"model-soups: 8 files, 8 of them new, {size}, in {folder}\n"
+        f"model-soups: 3 files, 3 of them new, {size}, in {folder}\n"
     )
     assert "model_43.pt" in files_below(folder)
     out = fetched(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
-    assert out.startswith("model-soups: 8 files, 1 of them new, ")
-    assert len(server.asked) == 4 + len(results.RESULT_FILES)
+    assert out.startswith("model-soups: 3 files, 1 of them new, ")
+    assert len(server.asked) == 4
     (folder / "model_1.pt").write_bytes(b"mine")
     line = refused(capsys, f"fetch model-soups --ids 0-2 --to {tmp_path}")
     assert line.startswith(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -16,12 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import files_below
-from local_server import LocalServer
 from radin.data import imagenet
 from radin.errors import DataError, ParameterError
 from radin.experiments.intervals import standard_error
-from radin.experiments.model_soups import results
 from radin.experiments.model_soups.analysis import (
     GREEDY_SOUP,
     SHIFTED_SETS,
@@ -34,10 +28,10 @@ from radin.experiments.model_soups.analysis import (
     ties,
 )
 from radin.experiments.model_soups.results import (
-    RESULT_FILES,
     TEST_SETS,
     PublishedResults,
     load_results,
+    shipped_results,
 )
 
 INDIVIDUAL = "individual_model_results.jsonl"
@@ -68,16 +62,11 @@ def made_up() -> dict[str, str]:
 
 
 @pytest.fixture
-def fakes(tmp_path, monkeypatch) -> Path:
-    """A folder with made-up files that count as the official ones."""
+def fakes(tmp_path) -> Path:
+    """A folder with made-up files in place of the published ones."""
     for name, text in made_up().items():
-        put(tmp_path, monkeypatch, name, text)
+        (tmp_path / name).write_text(text)
     return tmp_path
-
-
-def put(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
-    (folder / name).write_text(text)
-    monkeypatch.setitem(RESULT_FILES, name, (len(text), hashlib.sha256(text.encode()).hexdigest()))
 
 
 def test_the_tables(fakes):
@@ -115,66 +104,15 @@ def test_the_test_sets_are_those_that_split_by_name():
 # Files ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(running, fakes, monkeypatch) -> LocalServer:
-    """The authors' repository, and leave to download from it."""
-    running.reset()
-    running.files |= {name: (fakes / name).read_bytes() for name in RESULT_FILES}
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("RADIN_OFFLINE", raising=False)
-    monkeypatch.setattr(results, "RESULTS_URL", running.url)
-    return running
+def test_the_published_files_come_with_the_module():
+    shipped = {path.name for path in shipped_results().iterdir()}
+    assert shipped == {*made_up(), "README.md"}
+    assert list(load_results().ingredients.index) == NAMES
 
 
-def test_missing_files_are_downloaded(server, fakes, tmp_path, monkeypatch):
-    monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))
-    assert load_results().ingredients.equals(load_results(fakes).ingredients)
-    assert sorted(path for path, _ in server.asked) == sorted(RESULT_FILES)
-    assert files_below(tmp_path / "data" / "model-soups") == sorted(RESULT_FILES)
-    server.asked.clear()
-    assert load_results().soups.equals(load_results(fakes).soups)
-    assert server.asked == []
-
-
-def test_offline_it_says_what_to_get_and_where_to_put_it(server, fakes, monkeypatch):
+def test_a_missing_file_is_named(fakes):
     (fakes / HYPERPARAMETERS).unlink()
-    with pytest.raises(
-        DataError,
-        match=rf"hparam_info\.json is missing, and may_download is False; get {server.url}",
-    ):
-        load_results(fakes, may_download=False)
-    monkeypatch.setenv("RADIN_OFFLINE", "1")
-    with pytest.raises(
-        DataError,
-        match="RADIN_OFFLINE forbids downloading it; get .*/hparam_info.json and put it there",
-    ):
-        load_results(fakes)
-    assert server.asked == []
-    monkeypatch.delenv("RADIN_OFFLINE")
-    load_results(fakes)
-    assert server.asked == [(HYPERPARAMETERS, None)]
-
-
-def test_a_refused_download_says_what_to_do(server, fakes):
-    (fakes / INDIVIDUAL).unlink()
-    server.status[INDIVIDUAL] = 404
-    with pytest.raises(
-        DataError,
-        match=rf"answers 404 .*By hand: get {server.url}/{INDIVIDUAL} and put it into {fakes}",
-    ):
-        load_results(fakes)
-    server.status.clear()
-    server.files[INDIVIDUAL] = server.files[INDIVIDUAL][::-1]
-    with pytest.raises(DataError, match="does not have the checksum of the official file"):
-        load_results(fakes)
-
-
-def test_a_changed_file_is_named(fakes):
-    (fakes / INDIVIDUAL).write_text((fakes / INDIVIDUAL).read_text().replace("model_3", "model_4"))
-    with pytest.raises(
-        DataError,
-        match=rf"{INDIVIDUAL} does not have the checksum of the official file; replace or",
-    ):
+    with pytest.raises(DataError, match=r"hparam_info\.json: could not be read"):
         load_results(fakes)
 
 
@@ -239,8 +177,8 @@ def test_a_changed_file_is_named(fakes):
         ),
     ],
 )
-def test_impossible_results_are_refused(fakes, monkeypatch, name, change, message):
-    put(fakes, monkeypatch, name, change((fakes / name).read_text()))
+def test_impossible_results_are_refused(fakes, name, change, message):
+    (fakes / name).write_text(change((fakes / name).read_text()))
     with pytest.raises(DataError, match=message) as caught:
         load_results(fakes)
     assert str(fakes / name) in str(caught.value)
@@ -340,27 +278,12 @@ def test_the_log_of_greedy():
     assert log["soup_size"].iloc[-1] == len(GREEDY_SOUP) == 5
 
 
-# Real data: only where RADIN_DATA has it --------------------------------------------------------
+# What was published -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def real() -> PublishedResults:
-    folder = Path(os.environ.get("RADIN_DATA", "/nowhere")) / "model-soups"
-    if not folder.is_dir():
-        pytest.skip("no model-soups under RADIN_DATA")
-    return load_results(folder, may_download=False)
-
-
-def test_files_in_the_data_root_are_found(fakes, tmp_path, monkeypatch):
-    monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))
-    shutil.copytree(fakes, tmp_path / "data" / "model-soups")
-    assert load_results(may_download=False).ingredients.equals(load_results(fakes).ingredients)
-
-
-def test_without_the_data_root_only_the_folder_counts(fakes, tmp_path, monkeypatch):
-    monkeypatch.setenv("RADIN_DATA", str(tmp_path / "empty"))
-    with pytest.raises(DataError, match=r"individual_model_results\.jsonl is missing.*RADIN_DATA"):
-        load_results(may_download=False)
+    return load_results()
 
 
 def test_the_published_figures(real):

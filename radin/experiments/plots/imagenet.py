@@ -1,7 +1,4 @@
-"""Figures of the ImageNet chapter: the published results of Model soups, and what runs logged.
-
-Where a function takes results, None means that they are not available: the figure then says so.
-"""
+"""Figures of the ImageNet chapter: the published results of Model soups, and what runs logged."""
 
 from __future__ import annotations
 
@@ -23,17 +20,9 @@ if TYPE_CHECKING:
 
 _GREY = RECIPE_STYLES["random"]["color"]
 _BLUE = RECIPE_STYLES["greedy"]["color"]
-_MISSING_NOTE = "The published results are not available;\nthe page says how to get them."
-_NOTE_STYLE: dict[str, Any] = {
-    "ha": "center",
-    "va": "center",
-    "color": "#555555",
-    "fontsize": 11,
-    "backgroundcolor": "white",
-}
 
 
-def against_shifts(results: PublishedResults | None) -> Figure:
+def against_shifts(results: PublishedResults) -> Figure:
     """Model soups, figure 1: ImageNet against the mean of the five shifted test sets.
 
     It shows 72 ingredients, two soups and an ensemble.
@@ -42,10 +31,6 @@ def against_shifts(results: PublishedResults | None) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(7.5, 4.8))
     axes.set(xlabel="ImageNet (%)", ylabel="mean of five shifted test sets (%)")
-    if results is None:
-        _say_missing(axes)
-        figure.tight_layout()
-        return figure
     _draw_ingredients(axes, results.ingredients)
     for name, label, marker, size in (
         ("uniform", "uniform soup", "P", 120),
@@ -84,7 +69,7 @@ def _draw_ingredients(axes: Axes, ingredients: DataFrame) -> None:
         axes.scatter(accuracies[name], shifts[name], s=90, **style)
 
 
-def greedy_tests(log: DataFrame, results: PublishedResults | None) -> Figure:
+def greedy_tests(log: DataFrame, results: PublishedResults) -> Figure:
     """What greedy tries: each ingredient's own accuracy, and the accuracy of the soup with it.
 
     Args:
@@ -95,12 +80,8 @@ def greedy_tests(log: DataFrame, results: PublishedResults | None) -> Figure:
     accepted = log.index[log["accepted"]]
     last = accepted[-1]
     above.set(ylabel="ingredient alone,\nvalidation (%)")
-    if results is None:
-        above.text(0.5, 0.5, _MISSING_NOTE, **_NOTE_STYLE, transform=above.transAxes)
-        above.set(yticks=[])
-    else:
-        order = greedy_order(results.ingredients)
-        _draw_own_accuracies(above, results.ingredients.loc[order, VALIDATION], accepted)
+    order = greedy_order(results.ingredients)
+    _draw_own_accuracies(above, results.ingredients.loc[order, VALIDATION], accepted)
     best_so_far = [log["best_before"].iloc[0], *np.maximum(log["best_before"], log["accuracy"])]
     _draw_best_so_far(below, np.array(best_so_far))
     for chosen, color, label in (
@@ -155,7 +136,7 @@ def _draw_best_so_far(axes: Axes, accuracy: np.ndarray) -> None:
     axes.step(tests, accuracy, where="post", color=_BLUE, label="best soup so far")
 
 
-def against_rate(results: PublishedResults | None) -> Figure:
+def against_rate(results: PublishedResults) -> Figure:
     """Accuracy of each fine-tuned ingredient against its learning rate.
 
     One panel is for ImageNet, the other for the mean of the shifted sets.
@@ -163,11 +144,6 @@ def against_rate(results: PublishedResults | None) -> Figure:
     figure, pair = plt.subplots(1, 2, figsize=(8.6, 3.9), sharex=True)
     for axes, title in zip(pair, ("ImageNet", "mean of five shifted test sets"), strict=True):
         axes.set(title=title, xlabel="learning rate", ylabel="accuracy (%)", xscale="log")
-    if results is None:
-        for axes in pair:
-            _say_missing(axes)
-        figure.tight_layout()
-        return figure
     table = results.hyperparameters
     fine_tuned = table.index[table["lr"].notna()]
     shifts = results.ingredients[list(SHIFTED_SETS)].mean(axis=1)
@@ -224,9 +200,3 @@ def trials(
     axes.legend(fontsize=10)
     figure.tight_layout()
     return figure
-
-
-def _say_missing(axes: Axes) -> None:
-    axes.text(0.5, 0.5, _MISSING_NOTE, **_NOTE_STYLE, transform=axes.transAxes)
-    axes.set(xticks=[], yticks=[])
-    axes.tick_params(which="both", bottom=False, labelbottom=False)
