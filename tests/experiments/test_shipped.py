@@ -28,15 +28,10 @@ NAMES = [
     "pacs-art_painting",
     "pacs-cartoon",
     "pacs-photo",
-    "pacs-pretrained-art_painting",
-    "pacs-pretrained-cartoon",
-    "pacs-pretrained-photo",
-    "pacs-pretrained-sketch",
     "pacs-sketch",
 ]
 WITH_INGREDIENTS = NAMES[:2]
-PRETRAINED = ("imagenet-100", "pacs-pretrained-")
-OF_SMALL_NETWORKS = [name for name in NAMES if not name.startswith(PRETRAINED)]
+OF_SMALL_NETWORKS = [name for name in NAMES if name != "imagenet-100"]
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -275,8 +275,8 @@ IMAGENETTE = ZooPlan(
 def _pretrained_without(domain: str) -> ZooPlan:
     """PACS again, from a network with real pretrained weights and with larger images.
 
-    The first five of its seven stages stay as pretrained, so that the zoos of all four domains can
-    be trained in an hour and a half on two cores.
+    The whole network is trained. With its first five stages frozen, most ingredients were worse on
+    validation than the probe that they start from, and their soups worse than all of them.
     """
     return dataclasses.replace(
         _without(domain),
@@ -284,7 +284,7 @@ def _pretrained_without(domain: str) -> ZooPlan:
         sweep=partial(pretrained_sweep, rates=(4e-4, 2e-3), epochs=(2, 3)),
         seed=4,
         size=96,
-        network="efficientnet-lite0-upper",
+        network="efficientnet-lite0",
         batch_size=64,
     )
 
