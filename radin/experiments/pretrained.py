@@ -311,7 +311,7 @@ class MiniLmClassifier(nn.Module):
 def _is_bfloat16_fast(device_type: str) -> bool:
     """Whether a device multiplies matrices of bfloat16 in hardware."""
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type != "cpu":
         return False
     # Older releases of torch cannot tell.
