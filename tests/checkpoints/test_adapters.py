@@ -86,6 +86,32 @@ def test_real_models(tmp_path, build, settings, with_model):
     assert with_model <= (set(got) == set(merged))
 
 
+def vit() -> nn.Module:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=12,
+        image_size=8,
+        patch_size=4,
+        num_labels=3,
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def test_a_base_whose_file_has_other_names_than_its_modules(tmp_path):
+    """Newer versions of transformers save a ViT under the names of older ones."""
+    model = vit()
+    model.load_state_dict(start(vit))
+    model.save_pretrained(tmp_path / "base")
+    made = [{"r": r, "target_modules": r".*\.(query|q_proj)"} for r in (1, 2)]
+    merged = make_adapters(vit, tmp_path / "adapters", made)
+    zoo = radin.open_adapters(tmp_path / "adapters", tmp_path / "base", progress=False)
+    for k, expected in enumerate(merged):
+        close(zoo[k], expected)
+
+
 def test_the_network_of_an_ingredient_gives_what_peft_s_gives(tmp_path):
     model = adapted_model(bert, target_modules=["query", "dense"], task_type="SEQ_CLS").eval()
     tokens = torch.arange(8).view(1, 8)
