@@ -939,8 +939,8 @@ def test_what_is_left_aside_is_said_once(home, capsys, tmp_path):
     capsys.readouterr()
     assert main(["average", f"{tmp_path}/runs", "--out", f"{tmp_path}/again.safetensors"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "left aside, 1 files of a training program beside the weights: optimizer.pt",
-        "left aside, 1 files that radin wrote itself: soup.safetensors",
+        "left aside, 1 file of a training program beside the weights: optimizer.pt",
+        "left aside, 1 file that radin wrote itself: soup.safetensors",
     ]
     first, second = (
         load_file(tmp_path / name) for name in ("runs/soup.safetensors", "again.safetensors")
