@@ -327,7 +327,7 @@ def show_progress() -> bool:
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
     """Print each warning of the module as a note, once, and without a line of its source."""
-    shown = set()
+    shown: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **others: Any) -> None:
         if not issubclass(category, UserWarning | RuntimeWarning):

@@ -948,6 +948,15 @@ def test_what_is_left_aside_is_said_once(home, capsys, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_one_ingredient_is_nothing_to_choose(home, capsys):
+    options = PLAIN.removeprefix("plain ")
+    note = "note: model_2 is the only ingredient, so there is nothing to choose.\n"
+    for command in ("rank", "craft"):
+        capsys.readouterr()
+        assert main(shlex.split(f"{command} plain/model_2.safetensors {options}")) == 0
+        assert note in capsys.readouterr().err
+
+
 def test_a_soup_in_a_glob_without_quotation_marks_is_refused(home, capsys, tmp_path):
     shutil.copytree(home / "plain", tmp_path / "runs")
     run(capsys, f"average {tmp_path}/runs --out {tmp_path}/runs/soup.safetensors")
