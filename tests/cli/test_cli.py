@@ -702,7 +702,7 @@ def test_bench(capsys):
         ("--prior -1", "prior must be a finite number of at least 0"),
         ("--prior nan", "prior must be a finite number of at least 0"),
         ("--seed -1", "seed must be a whole number of at least 0"),
-        ("--device tpu9", "device='tpu9' is not available here"),
+        ("--device tpu9", "--device tpu9 is not available here"),
         ("--size 0", "size must be a whole number"),
         ("--images 0", "error: --images must be a whole number of at least 1, not 0."),
         ("--workers 0", "error: --workers must be a whole number of at least 1, not 0."),
