@@ -354,7 +354,8 @@ def test_a_soup_is_no_ingredient(tmp_path, base):
     radin.save_adapter(zoo, [0.5, 0.5], tmp_path / "runs" / "soup")
     again = radin.open_adapters(tmp_path / "runs", base, progress=False)
     assert again.names == zoo.names == ["run_0", "run_1"]
-    assert again.notes == ["left aside, 1 adapters that radin wrote itself: soup"]
+    assert again.notes[0] == "left aside, 1 adapter that radin wrote itself: soup"
+    assert [note.split(":")[0] for note in again.notes[1:]] == ["base not checked"]
     with pytest.warns(UserWarning, match="is a soup of"):
         radin.open_adapters([*(p.parent for p in zoo.paths), tmp_path / "runs" / "soup"], base)
 
@@ -377,7 +378,7 @@ def test_a_zoo_of_checkpoints_takes_no_adapters(tmp_path, base):
     change_settings(tmp_path / "runs" / "run_1", lora_alpha=99)
     with pytest.raises(CheckpointError, match=r"LoRA adapters.*radin\.open_adapters"):
         radin.Zoo.open(tmp_path / "runs", progress=False)
-    with pytest.raises(CheckpointError, match=r"LoRA adapters.*radin\.open_adapters"):
+    with pytest.raises(CheckpointError, match=r"a LoRA adapter, and families are found among"):
         radin.families(tmp_path / "runs", progress=False)
     with pytest.raises(ParameterError, match="needs build"):
         radin.open_adapters(tmp_path / "runs", base, unused="skip")

@@ -66,7 +66,7 @@ def test_hidden_and_service_folders_are_left_aside_at_any_depth(tmp_path, depth)
         f"train/{name}/{k}.png" for name in ("cat", "dog") for k in range(10)
     )
     assert "left aside, 5 hidden or system folders: .AppleDouble (1), .ipynb_check" in note
-    assert "left aside, 1 hidden files" in note
+    assert "left aside, 1 hidden file" in note
 
 
 def test_endings_are_those_of_torchvision_in_any_case():
