@@ -6,6 +6,7 @@ Each message names the file, key or value at fault and says what to do.
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,3 +81,13 @@ def list_names(names: Iterable[object], *, most: int = 8) -> str:
     texts = [str(name) for name in names]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "file"), counted(2, "file"), counted(1204, "family")
+    ('1 file', '2 files', '1,204 families')
+    """
+    plural = re.sub("(?<![aeiou])y$", "ie", noun) + "s"
+    return f"{number:,} {noun if number == 1 else plural}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed, list_names
+from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed, counted, list_names
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,21 @@ from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed, li
 )
 def test_names_beyond_the_first_are_counted(names, most, expected):
     assert list_names(names, most=most) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "expected"),
+    [
+        (0, "file", "0 files"),
+        (1, "probability", "1 probability"),
+        (2, "probability", "2 probabilities"),
+        (1200, "id", "1,200 ids"),
+        (2, "key", "2 keys"),
+        (1, "array", "1 array"),
+    ],
+)
+def test_things_are_counted(number, noun, expected):
+    assert counted(number, noun) == expected
 
 
 @pytest.mark.parametrize("value", [1.5, True, "2", None, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from radin.checkpoints.adapted import AdaptedCheckpoint, FittedAdapter
+from radin.checkpoints.adapter_config import CONFIG_NAME
 from radin.checkpoints.adapter_fit import fit_to_base
 from radin.checkpoints.adapters import (
     Adapter,
@@ -21,6 +23,7 @@ from radin.checkpoints.adapters import (
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.dtypes import real_numbers
 from radin.checkpoints.formats import RUNNING_STATISTICS, is_parameter
+from radin.checkpoints.huggingface import builder_beside
 from radin.checkpoints.inspection import (
     Inspection,
     check_architecture,
@@ -100,7 +103,7 @@ def open_adapters(
     check_options(build, unused, ema=False)
     found = find_adapters(paths)
     adapters = [open_adapter(folder) for folder in found.paths]
-    fitted = fit_all([_open_base(base)], build)
+    fitted = _fit_base(_open_base(base), adapters, build)
     extra = set(fitted.checkpoints[0]) - set(fitted.reference) if unused == "skip" else set()
     start = fitted.checkpoints[0].without(extra)
     transposed = None if build is None else _transposed_modules(build)
@@ -115,6 +118,7 @@ def open_adapters(
         describe_duplicates(files, [each.fingerprint for each in inspections]),
         describe_soups(files, [adapter.fingerprint for adapter in adapters]),
         describe_bases(adapters),
+        describe_unknown_base(adapters, start.path),
     ]
     for problem in filter(None, problems):
         warnings.warn(problem, stacklevel=2)
@@ -151,6 +155,23 @@ def _open_base(path: str | Path) -> Checkpoint:
             "on."
         )
     return open_checkpoint(given)
+
+
+def _fit_base(base: Checkpoint, adapters: Sequence[Adapter], build: Build | None) -> Fitted:
+    """The base under the names that the adapters have for its modules.
+
+    Without `build` these are the names in its file; or, where the adapters have others, those of
+    the model of transformers whose config.json lies beside it.
+    """
+    fitted = fit_all([base], build)
+    if build is not None:
+        return fitted
+    try:
+        fit_to_base(adapters, fitted.checkpoints[0], transposed=None)
+    except CheckpointError:
+        if names := builder_beside(base.path):
+            return fit_all([base], names)
+    return fitted
 
 
 def _transposed_modules(build: Build) -> set[str]:
@@ -233,6 +254,40 @@ def describe_bases(adapters: Sequence[Adapter]) -> str:
         f"the adapters name different base models ({groups}); only adapters of one base can be "
         "averaged, so leave out the others unless these are copies of one model"
     )
+
+
+def describe_unknown_base(adapters: Sequence[Adapter], base: Path | None) -> str:
+    """A message where nothing says that the adapters belong to a base; "" where names agree.
+
+    Tensors of one shape are in many models, so a wrong base gives no error.
+
+    Args:
+        base: the checkpoint that is taken for their base, or None where none is needed.
+    """
+    silent = [adapter.folder for adapter in adapters if not adapter.config.base_name]
+    names = {adapter.config.base_name for adapter in adapters} - {""}
+    others = sorted(repr(name) for name in names if base and not _is_named(base, name))
+    if (base is None and len(adapters) == 1) or not (silent or others):
+        return ""
+    found = [f"{CONFIG_NAME} of {list_names(silent, most=3)} names no base"] if silent else []
+    found += [f"the adapters name {list_names(others, most=3)}"] if others else []
+    unchecked = (
+        "all of them were trained on one base"
+        if base is None
+        else f"{base} is what they were trained on, since on another base the soup is wrong"
+    )
+    return (
+        f"base not checked: {' and '.join(found)} (base_model_name_or_path); make sure that "
+        f"{unchecked}"
+    )
+
+
+def _is_named(base: Path, name: str) -> bool:
+    """Whether a checkpoint is what a name means: a path, or a model whose name is in its path."""
+    own = os.path.realpath(base)
+    if os.path.exists(name):
+        return os.path.commonpath([own, os.path.realpath(name)]) == os.path.realpath(name)
+    return Path(name).name.lower() in own.lower()
 
 
 def _column(inspections: Sequence[Inspection], name: str) -> Tensor:

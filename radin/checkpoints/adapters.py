@@ -20,7 +20,7 @@ from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.dtypes import is_averaged
 from radin.checkpoints.origin import is_soup
 from radin.checkpoints.paths import Found
-from radin.errors import CheckpointError, list_names
+from radin.errors import CheckpointError, counted, list_names
 from radin.files import describe_unreadable, expand_path, natural_order, update_hash
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -240,10 +240,12 @@ def _find(given: str | Path) -> Found:
     others = [each.name for each in candidates if os.path.isdir(each) and each not in adapters]
     notes = []
     if others:
-        notes.append(f"left aside, {len(others)} folders that are no adapters: {_some(others)}")
+        folders = counted(len(others), "folder")
+        notes.append(f"left aside, {folders} without an adapter: {_some(others)}")
     if len(kept) < len(adapters):
         aside = [each.name for each in soups]
-        notes.append(f"left aside, {len(aside)} adapters that radin wrote itself: {_some(aside)}")
+        number = counted(len(aside), "adapter")
+        notes.append(f"left aside, {number} that radin wrote itself: {_some(aside)}")
     return Found(kept, notes)
 
 
@@ -280,13 +282,17 @@ def names_of(folders: Iterable[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
+def is_adapter_file(path: Path) -> bool:
+    """Whether a file is the weights of an adapter of peft."""
+    return path.name in _WEIGHT_NAMES and is_adapter(path.parent)
+
+
 def refuse_adapters(files: Iterable[Path]) -> None:
     """Raise CheckpointError where a checkpoint file is the weights of an adapter.
 
     Its factors alone do not say how large their product is; the settings beside them do.
     """
-    found = [path for path in files if path.name in _WEIGHT_NAMES and is_adapter(path.parent)]
-    if found:
+    if found := [*filter(is_adapter_file, files)]:
         raise CheckpointError(
             f"{list_names(found)}: LoRA adapters, which change another checkpoint, their base; "
             "give it with radin.open_adapters(..., base), or --base on the command line (radin "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from radin.checkpoints.dtypes import SMALL_FLOATS
-from radin.errors import CheckpointError, list_names
+from radin.errors import CheckpointError, counted, list_names
 
 _ADAPTER_WORDS = frozenset(("lora", "hada", "lokr"))  # of peft, diffusers, kohya, LyCORIS, loralib
 
@@ -98,8 +98,7 @@ def check_products(products: Sequence[Product], different: frozenset[str]) -> No
             if product.kind == kind and len(different.intersection(product.keys)) > 1
         ]
         if names:
-            plural = "s" if len(names) > 1 else ""
             raise CheckpointError(
-                f"{len(names)} {kind}{plural} cannot be averaged factor by factor: "
+                f"{counted(len(names), kind)} cannot be averaged factor by factor: "
                 f"{list_names(names)}; {way_out}."
             )

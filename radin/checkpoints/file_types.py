@@ -9,6 +9,8 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+from radin.errors import counted
+
 HEAD_BYTES = 1024  # enough for every mark below
 _OLD_TORCH_MARK = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _OTHER_PROGRAM = (
@@ -149,5 +151,7 @@ def _describe_zip(path: Path) -> str:
             "a program that torch.export saved; save its weights once: "
             "torch.save(torch.export.load(path).state_dict, 'weights.pt')"
         )
-    inside = f" of {len(names)} files, such as {names[0]!r}" if names else " without files"
-    return f"a zip archive{inside}; {_UNPACK}"
+    if not names:
+        return f"a zip archive without files; {_UNPACK}"
+    number = counted(len(names), "file")
+    return f"a zip archive of {number}, such as {names[0]!r}; {_UNPACK}"

@@ -39,7 +39,9 @@ class Preprocessing(NamedTuple):
     size: int | None
 
 
-def hf_builder(folder: str, num_classes: int, *, online: bool = False) -> Callable[[], nn.Module]:
+def hf_builder(
+    folder: str, num_classes: int | None, *, online: bool = False
+) -> Callable[[], nn.Module]:
     """A function that builds one empty classifier of transformers, in single precision.
 
     Its state dict has the keys of the checkpoint. It takes a batch of tensors, or a mapping from
@@ -49,7 +51,7 @@ def hf_builder(folder: str, num_classes: int, *, online: bool = False) -> Callab
     Args:
         folder: with a config.json, as `save_pretrained` writes it. Its entry `architectures` names
             a model for the classification of images or sequences, or its model type has one.
-        num_classes: C, which the config.json must have too.
+        num_classes: C, which the config.json must have too; None for what it has.
         online: whether `folder` may be a name on the Hugging Face hub, whose config.json is then
             downloaded.
 
@@ -69,7 +71,7 @@ def hf_builder(folder: str, num_classes: int, *, online: bool = False) -> Callab
     _import_transformers()
     config = _load_config(spec, local or folder, online=local is None)
     class_name = _class_name(spec, config)
-    if config.num_labels != num_classes:
+    if num_classes not in (None, config.num_labels):
         raise ParameterError(
             f"{spec}: its {CONFIG_FILE} has {config.num_labels} classes (num_labels), the data "
             f"{num_classes}; give the folder of a model that was trained for these classes."
@@ -89,6 +91,19 @@ def hf_builder(folder: str, num_classes: int, *, online: bool = False) -> Callab
             ) from error
 
     return build
+
+
+def builder_beside(checkpoint: Path) -> Callable[[], nn.Module] | None:
+    """What builds the classifier of the config.json beside a checkpoint; None where nothing does.
+
+    transformers saves some models under other names than those of their modules.
+    """
+    if not os.path.isfile(checkpoint.parent / CONFIG_FILE):
+        return None
+    try:
+        return hf_builder(str(checkpoint.parent), None)
+    except ParameterError:
+        return None
 
 
 def label_names(folder: str) -> list[str]:

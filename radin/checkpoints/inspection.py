@@ -18,7 +18,7 @@ from radin.checkpoints.checkpoint import Checkpoint
 from radin.checkpoints.dtypes import can_hold_nan, kind_of, real_numbers
 from radin.checkpoints.formats import is_parameter
 from radin.checkpoints.not_averaged import compared_keys, exact_hash
-from radin.errors import CheckpointError, list_names
+from radin.errors import CheckpointError, counted, list_names
 from radin.files import update_hash
 
 MAX_UNRELATED_COSINE = 0.2  # below it two networks, or layers, have nothing in common
@@ -112,10 +112,9 @@ def _inspect(
         if is_unused:
             unused_hashes[key] = key_digest.hexdigest()
         if not is_finite:
-            count = _count_not_finite(tensor)
-            plural = "s" if count > 1 else ""
+            weights = counted(_count_not_finite(tensor), "NaN or infinite weight")
             raise CheckpointError(
-                f"{checkpoint.path}: {key} holds {count} NaN or infinite weight{plural}; "
+                f"{checkpoint.path}: {key} holds {weights}; "
                 "the training run diverged, leave this ingredient out."
             )
     return Inspection(digest.hexdigest(), unused_hashes, compared, *_distance_and_cosines(products))
@@ -374,10 +373,9 @@ def describe_files(
         if checkpoint.summary:
             paths_of.setdefault(checkpoint.summary, []).append(checkpoint.path)
     if unused:
-        num_keys = f"{len(unused)} key{'s' if len(unused) > 1 else ''}"
         skipped = (
-            f"skipped {num_keys} that the model does not have, the same in every file: "
-            f"{list_names(sorted(unused))}"
+            f"skipped {counted(len(unused), 'key')} that the model does not have, the same in "
+            f"every file: {list_names(sorted(unused))}"
         )
         paths_of[skipped] = ingredients
     return [f"{list_names(paths, most=1)}: {note}" for note, paths in paths_of.items()]

@@ -19,7 +19,7 @@ from radin.checkpoints.dtypes import COPIED, WHOLE_NUMBERS
 from radin.checkpoints.factors import check_products, find_products
 from radin.checkpoints.names import COUNTERS
 from radin.checkpoints.safe_pickles import Ignored
-from radin.errors import CheckpointError, list_names
+from radin.errors import CheckpointError, counted, list_names
 
 _ELEMENTS_PER_PIECE = 1 << 20
 
@@ -142,9 +142,8 @@ def check_extra_state(checkpoints: Sequence[Checkpoint], needed: frozenset[str])
             "objects that are not read, and the model needs it; what get_extra_state() returns has "
             "no average. Make it a buffer or a constant of the model, or leave those files out."
         )
-    plural = "s" if len(keys) > 1 else ""
     return (
-        f"left out of the average: the extra state of {len(keys)} module{plural}, "
+        f"left out of the average: the extra state of {counted(len(keys), 'module')}, "
         f"{list_names(keys)}; a soup's file holds none, load it with "
         "load_state_dict(soup, strict=False)"
     )

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from radin.checkpoints.adapter_config import CONFIG_NAME
 from radin.checkpoints.formats import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, read_index
 from radin.checkpoints.origin import is_soup, is_store, soup_ingredients
-from radin.errors import CheckpointError, list_names
+from radin.errors import CheckpointError, counted, list_names
 from radin.files import NO_SUCH_FILE, describe_unreadable, expand_path, natural_order
 
 _TAR_SUFFIXES = (".pth.tar", ".pt.tar")  # as torch's own ImageNet example names its files
@@ -74,12 +75,12 @@ def _locate_in(folder: Path) -> Path:
     raise CheckpointError(
         f"{folder}: a folder is one checkpoint when it holds one "
         f"*{' or *'.join(INDEX_SUFFIXES)}, or one checkpoint file, and this one holds "
-        f"{f'several: {list_names(found)}' if found else 'none'}; {_way_out(folder)}."
+        f"{f'several: {list_names(found)}' if found else 'none'}; {_way_out(folder, found)}."
     )
 
 
-def _way_out(folder: Path) -> str:
-    """What to do with a folder that is no checkpoint."""
+def _way_out(folder: Path, found: Sequence[str]) -> str:
+    """What to do with a folder that is no checkpoint, or holds several."""
     for _, _, names in os.walk(folder):
         if any(re.fullmatch(r".*_(model|optim)_states\.pt|zero_to_fp32\.py", n) for n in names):
             return (
@@ -91,7 +92,21 @@ def _way_out(folder: Path) -> str:
                 "it looks like one of torch.distributed.checkpoint, whose dcp_to_torch_save makes "
                 "one file of it; give that file"
             )
-    return "give the checkpoint file itself"
+    inner = [name for name in _visible_names(folder) if _holds_checkpoint(folder / name)]
+    adapters = [name for name in inner if os.path.isfile(folder / name / CONFIG_NAME)]
+    if adapters and not found:
+        return (
+            f"it holds {counted(len(adapters), 'LoRA adapter')}: {list_names(adapters, most=4)}; "
+            "give this folder alone, and the base of the adapters by --base (radin.open_adapters "
+            "in Python)"
+        )
+    every = f"all of them as '{glob.escape(str(folder))}/*'"
+    if inner and not found:
+        return (
+            f"its folders hold {counted(len(inner), 'checkpoint')}: {list_names(inner, most=4)}; "
+            f"give one of these folders, or {every}"
+        )
+    return f"give one of these files, or {every}" if found else "give the checkpoint file itself"
 
 
 def _index_of_shard(path: Path) -> Path | None:
@@ -154,6 +169,7 @@ def _from_list(paths: Iterable[str | Path]) -> Found:
     found: list[Path] = []
     notes: list[str] = []
     through_shards: set[Path] = set()
+    folders: list[Path] = []
     for given in paths:
         path = expand_path(given)
         if glob.has_magic(str(path)) and not os.path.lexists(path):
@@ -167,12 +183,15 @@ def _from_list(paths: Iterable[str | Path]) -> Found:
             continue
         if is_shard:
             through_shards.add(located)
+        elif located != path:
+            folders.append(path)
         found.append(located)
     if not found:
         raise CheckpointError("No checkpoints given: a zoo needs at least one ingredient.")
+    notes += _note_side_files(_side_files(folders))
     soups = [path.name for path in found if is_soup(path)]
     if len(soups) < len(found):
-        notes += _note("soups that radin wrote are among the files given", soups, "")
+        notes += _note("soup", soups, "that radin wrote", start="among the files given, ")
     return Found(found, notes)
 
 
@@ -185,13 +204,14 @@ def _in_folder(folder: Path) -> Found:
         for name in names
         if _has_ending(name, _FOREIGN_ENDINGS) and not _has_ending(name, _ENDINGS)
     ]
-    notes = _note("files of other programs", foreign)
+    notes = _note("file", foreign, "of other programs")
     inner = [folder / name for name in names if _holds_checkpoint(folder / name)]
     if inner and all(_is_side_file(path.name) for path in files):
-        return Found([locate(path) for path in inner], notes)
+        side = [*(path.name for path in files), *_side_files(inner)]
+        return Found([locate(path) for path in inner], [*notes, *_note_side_files(side)])
     located = [locate(path) if os.path.isdir(path) else path for path in files]
     below = [path.name for path in inner if path not in files]
-    return Found(located, [*notes, *_note("folders with checkpoints in them", below)])
+    return Found(located, [*notes, *_note("folder", below, "with checkpoints inside")])
 
 
 def _matched(pattern: str) -> Found:
@@ -200,6 +220,7 @@ def _matched(pattern: str) -> Found:
     files = [path for path in matches if not os.path.isdir(path)]
     usual = [path for path in files if _has_ending(path.name, _ENDINGS)]
     located = []
+    opened = []
     empty = []
     locked = []
     for folder in (path for path in matches if os.path.isdir(path)):
@@ -211,13 +232,15 @@ def _matched(pattern: str) -> Found:
             continue
         if inner or _has_ending(folder.name, _ENDINGS):
             located.append(locate(folder))
+            opened.append(folder)
         else:
             empty.append(folder.name)
     chosen = usual if usual or located else files
     notes = [
-        *_note("files of other kinds", [each.name for each in files if each not in chosen]),
-        *_note("folders without a checkpoint", empty),
-        *_note("folders that may not be read", locked),
+        *_note("file", [each.name for each in files if each not in chosen], "of other kinds"),
+        *_note("folder", empty, "without a checkpoint"),
+        *_note("folder", locked, "without the permission to read"),
+        *_note_side_files(_side_files(opened)),
     ]
     return Found([*chosen, *located], notes)
 
@@ -259,9 +282,9 @@ def _leave_aside(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         chosen = [path for path in kept if path not in aside]
     in_training = [path.name for path in kept if path in aside & side]
     notes = [
-        *_note("files of a training program beside the weights", in_training),
-        *_note("files that radin wrote itself", [p.name for p in kept if p in aside - side]),
-        *_note("links to files that count already", [path.name for path in aliases]),
+        *_note_side_files(in_training),
+        *_note("file", [p.name for p in kept if p in aside - side], "that radin wrote itself"),
+        *_note("link", [path.name for path in aliases], "to what counts already"),
     ]
     return chosen, notes
 
@@ -354,9 +377,25 @@ def _is_side_file(name: str) -> bool:
     return _SIDE_FILE.fullmatch(os.path.splitext(name)[0]) is not None
 
 
-def _note(what: str, names: Sequence[str], start: str = "left aside, ") -> list[str]:
+def _side_files(folders: Iterable[Path]) -> list[str]:
+    """What training programs saved beside the weights in some folders, as folder/name."""
+    return [
+        f"{folder.name}/{name}"
+        for folder in sorted(folders, key=natural_order)
+        if os.path.isdir(folder)
+        for name in _visible_names(folder)
+        if _is_side_file(name) and _has_ending(name, _ENDINGS)
+    ]
+
+
+def _note_side_files(names: Sequence[str]) -> list[str]:
+    return _note("file", names, "of a training program beside the weights")
+
+
+def _note(noun: str, names: Sequence[str], what: str, *, start: str = "left aside, ") -> list[str]:
     """One line that says what was left aside; none where there is nothing."""
-    return [f"{start}{len(names)} {what}: {list_names(names, most=4)}"] if names else []
+    listed = list_names(names, most=4)
+    return [f"{start}{counted(len(names), noun)} {what}: {listed}"] if names else []
 
 
 def _nothing_found(path: Path) -> str:

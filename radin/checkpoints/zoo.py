@@ -30,6 +30,7 @@ from radin.checkpoints.inspection import (
 from radin.checkpoints.not_averaged import check_extra_state, check_not_averaged
 from radin.checkpoints.paths import describe_soups, find_checkpoints, locate
 from radin.checkpoints.reference import fit_all
+from radin.checkpoints.rounded_copies import describe_rounded_copies, rounded_copies
 from radin.checkpoints.zero_copy import zero_copy_model
 from radin.errors import ParameterError, check_integer
 
@@ -168,6 +169,7 @@ class Zoo:
         fingerprints = [each.fingerprint for each in inspections]
         problems = [
             describe_duplicates(files, fingerprints),
+            describe_rounded_copies(files, rounded_copies(used[: len(files)], fingerprints)),
             describe_soups(files, fingerprints),
         ]
         if start is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from radin.cli.inputs import print_notes
 from radin.cli.tables import print_table, print_trials, wrap
-from radin.errors import ParameterError, check_integer
+from radin.errors import ParameterError, check_integer, counted
 from radin.files import atomic_path, expand_path
 from radin.ranking.bank import LogitBank
 from radin.ranking.bank_files import find_files
@@ -46,17 +45,12 @@ def describe_source(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_bank(source: Source) -> LogitBank:
-    """The bank of a source, with its warnings as notes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        bank = LogitBank.from_files(
-            source["bank"],
-            source["labels"],
-            names=source["names"],
-            probabilities=source["probabilities"],
-        )
-    print_notes(*(f"note: {each.message}." for each in caught))
-    return bank
+    return LogitBank.from_files(
+        source["bank"],
+        source["labels"],
+        names=source["names"],
+        probabilities=source["probabilities"],
+    )
 
 
 # Files of results --------------------------------------------------------------------------------
@@ -127,7 +121,7 @@ def ask_command(options: argparse.Namespace) -> None:
         assert soup is not None
         note = f"; {soup.note}" if soup.note else ""
         spent = f"{soup.evaluations} of {soup.budget} evaluations spent"
-        print(wrap(f"{soup.recipe}: {spent} on {bank.num_images} images{note}") + "\n")
+        print(wrap(f"{soup.recipe}: {spent} on {counted(bank.num_images, 'image')}{note}") + "\n")
         print_trials(bank, soup)
         print()
         _print_weights(bank, soup.weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from radin.checkpoints.adapter_config import CONFIG_NAME
-from radin.checkpoints.adapter_zoo import describe_bases
-from radin.checkpoints.adapters import find_adapters, open_adapter
+from radin.checkpoints.adapter_zoo import describe_bases, describe_unknown_base
+from radin.checkpoints.adapters import find_adapters, names_of, open_adapter
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.formats import RUNNING_STATISTICS
 from radin.checkpoints.inspection import describe_duplicates
@@ -39,9 +39,10 @@ from radin.cli.inputs import (
     writes_adapter,
 )
 from radin.cli.tables import describe_ingredients, describe_split, print_table, print_trials, wrap
+from radin.cli.wording import in_options
 from radin.data.download.catalog import fetch
 from radin.data.splits import Split
-from radin.errors import CheckpointError, ParameterError, check_integer
+from radin.errors import CheckpointError, ParameterError, check_integer, counted
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.intervals import paired_metric_interval, standard_error
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
@@ -81,6 +82,7 @@ def craft_command(options: argparse.Namespace) -> None:
     test = open_other_part(options, options.test_part, split)
     train = open_other_part(options, options.refresh_part, split)
     zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
+    _note_one_ingredient(zoo)
     if train is None:
         _warn_of_batch_norm(zoo)
     evaluate = evaluator(
@@ -124,7 +126,9 @@ def rank_command(options: argparse.Namespace) -> None:
     bank, models, images = _bank_to_rank(options, metric)
     candidates = default_candidates(bank.num_models, seed=options.seed)
     ranking = rank(bank, candidates, options.prior, top=options.top, metric=metric)
-    print(f"the first {len(ranking.order)} of {len(candidates)} candidates on {images}\n")
+    print(
+        f"the first {len(ranking.order)} of {counted(len(candidates), 'candidate')} on {images}\n"
+    )
     rows = [
         [
             str(number),
@@ -150,7 +154,7 @@ def _bank_to_rank(options: argparse.Namespace, metric: Metric) -> tuple[LogitBan
         if options.checkpoints:
             raise ParameterError("Give either checkpoints or --bank, the logits of all models.")
         bank = open_bank(describe_source(options))
-        return bank, bank.names, f"{bank.num_images} images"
+        return bank, bank.names, counted(bank.num_images, "image")
     if not (options.checkpoints and options.model and options.data):
         options.usage_error(
             "the following arguments are required: CHECKPOINT, --model, --data; or --bank"
@@ -158,6 +162,7 @@ def _bank_to_rank(options: argparse.Namespace, metric: Metric) -> tuple[LogitBan
     split = open_part(options, options.part)
     _check_classes(metric, split)
     zoo = open_family(options, lambda paths: open_zoo(options, paths, split))
+    _note_one_ingredient(zoo)
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
     models = [str(path) for path in zoo.paths]
     if options.base is not None:  # as mergekit names a model with an adapter
@@ -179,8 +184,7 @@ def average_command(options: argparse.Namespace) -> None:
     weights = options.weights or [1 / len(zoo)] * len(zoo)
     _warn_of_batch_norm(zoo)
     path = _save(options, zoo, weights, {"recipe": "average"})
-    kind = "checkpoints" if options.base is None else "adapters"
-    print(f"wrote {path}, the average of {len(zoo)} {kind}")
+    _print_written(path, zoo.names, "checkpoint" if options.base is None else "adapter")
 
 
 def _open_to_average(options: argparse.Namespace, paths: str | list[str]) -> Zoo:
@@ -211,7 +215,7 @@ def _average_bare_factors(options: argparse.Namespace, files: list[Checkpoint]) 
         f"nearest adapter of the same rank, which misses {100 * missed:.1f}% of the average; "
         f"for the exact soup give folders with {CONFIG_NAME}, and --base or --out FOLDER."
     )
-    print(f"wrote {options.out}, the average of {len(files)} adapters")
+    _print_written(options.out, [file.path.name for file in files], "adapter")
 
 
 def _average_adapters(options: argparse.Namespace) -> None:
@@ -224,12 +228,24 @@ def _average_adapters(options: argparse.Namespace) -> None:
     paths = [each.path for each in adapters]
     fingerprints = [each.fingerprint for each in adapters]
     refuse_soups(paths, fingerprints)
-    problems = (describe_duplicates(paths, fingerprints), describe_bases(adapters))
+    problems = (
+        describe_duplicates(paths, fingerprints),
+        describe_bases(adapters),
+        describe_unknown_base(adapters, None),
+    )
     print_notes(*found.notes, *filter(None, problems))
     check_output(options)
     weights = options.weights or [1 / len(adapters)] * len(adapters)
     path = save_adapter(adapters, weights, options.out, provenance={"recipe": "average"})
-    print(f"wrote {path}, the average of {len(adapters)} adapters")
+    _print_written(path, names_of(adapter.folder for adapter in adapters), "adapter")
+
+
+def _print_written(path: Path, names: Sequence[str], kind: str) -> None:
+    """What was written: an average, or one checkpoint or adapter alone."""
+    if len(names) > 1:
+        print(f"wrote {path}, the average of {counted(len(names), kind)}")
+    else:
+        print(f"wrote {path}, which holds {names[0]} alone; an average takes two {kind}s or more")
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -242,7 +258,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     zoo = open_zoo(options, options.soup, splits[0], unused="error")
     if len(zoo) > 1:
         raise CheckpointError(
-            f"{options.soup} holds {len(zoo)} checkpoints; give the file of one soup."
+            f"{options.soup} holds {counted(len(zoo), 'checkpoint')}; give the file of one soup."
         )
     values = [
         evaluator(zoo, split, progress=show_progress(), metric=metric, **_network_options(options))(
@@ -325,7 +341,7 @@ def fetch_command(options: argparse.Namespace) -> None:
     total = sum(sizes.values())
     num_new = len(sizes.keys() - sizes_before.keys())
     size = f"{total / 1e9:.2f} GB" if total >= 1e9 else f"{total / 1e6:.2f} MB"
-    print(f"{name}: {len(sizes)} files, {num_new} of them new, {size}, in {folder}")
+    print(f"{name}: {counted(len(sizes), 'file')}, {num_new} of them new, {size}, in {folder}")
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
@@ -379,6 +395,11 @@ def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
     return {name: getattr(options, name) for name in names} | results
 
 
+def _note_one_ingredient(zoo: Zoo) -> None:
+    if len(zoo) == 1:
+        print_notes(f"note: {zoo.names[0]} is the only ingredient, so there is nothing to choose.")
+
+
 def _warn_of_batch_norm(zoo: Zoo) -> None:
     if any(key.endswith(RUNNING_STATISTICS) for key in zoo.keys()):
         print_notes(
@@ -420,7 +441,7 @@ def _save(
 
 def _print_trust(bank: LogitBank, zoo: Zoo, soup: Soup, *, refreshed: bool) -> None:
     report = trust(bank, zoo, trials=soup.trials, refreshed=refreshed, progress=show_progress())
-    print("\n" + wrap(str(report)))
+    print("\n" + wrap(in_options(str(report))))
 
 
 def _rivals(

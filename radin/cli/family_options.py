@@ -9,7 +9,7 @@ from collections.abc import Callable
 from radin.checkpoints.zoo import Zoo
 from radin.cli.inputs import checkpoint_paths, print_notes, show_progress
 from radin.cli.tables import print_table, wrap
-from radin.errors import CheckpointError, ParameterError, RadinError, list_names
+from radin.errors import CheckpointError, ParameterError, RadinError, counted, list_names
 from radin.recipes.families import Families, count_architectures, families, families_of_zoo
 
 NAME_COLUMNS = 36  # of a file's name, its end, in a table
@@ -88,9 +88,14 @@ def _choose(paths: str | list[str], family: str) -> list[str]:
     """The files of a family, after a note that says which were taken and which were not."""
     found = families(paths, progress=show_progress())
     chosen = found.choose(family)
+    if len(chosen) < 2:
+        raise CheckpointError(
+            f"--family {family}: it holds no weights but those of {chosen[0]}, so there is nothing "
+            "to average; radin families shows which files belong together."
+        )
     names = dict(zip(found.paths, found.names, strict=True))
     taken = list_names(names[path] for path in chosen)
-    print_notes(f"--family {family}: took {len(chosen)} files, {taken}.")
+    print_notes(f"--family {family}: took {counted(len(chosen), 'file')}, {taken}.")
     if aside := [name for path, name in names.items() if path not in chosen]:
         print_notes(f"left aside: {list_names(aside)} (of other families, or duplicates).")
     print_notes(*(f"left aside: {reason}" for reason in found.unreadable.values()), *found.notes)

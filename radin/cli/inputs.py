@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -23,10 +24,18 @@ from radin.checkpoints.huggingface import (
 )
 from radin.checkpoints.paths import describe_soups
 from radin.checkpoints.zoo import Zoo
+from radin.cli.wording import in_options
 from radin.data.load import load_split
 from radin.data.overlap import find_same_files
 from radin.data.splits import CLIP, IMAGENET, Normalised, Split
-from radin.errors import CheckpointError, DataError, ParameterError, check_integer, check_seed
+from radin.errors import (
+    CheckpointError,
+    DataError,
+    ParameterError,
+    check_integer,
+    check_seed,
+    counted,
+)
 from radin.files import expand_path
 from radin.inference.devices import pick_device
 from radin.ranking.projection import Projection
@@ -243,7 +252,7 @@ def open_other_part(options: argparse.Namespace, part: str | None, split: Split)
     _check_same_network(other, split)
     if shared := find_same_files(split.files, other.files):
         raise ParameterError(
-            f"--part {options.part} and {part} share {len(shared):,} images, such as "
+            f"--part {options.part} and {part} share {counted(len(shared), 'image')}, such as "
             f"{min(shared)}; give parts without common images."
         )
     return other
@@ -315,9 +324,27 @@ def show_progress() -> bool:
     return sys.stderr.isatty()
 
 
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print each warning of the module as a note, once, and without a line of its source."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **others: Any) -> None:
+        if not issubclass(category, UserWarning | RuntimeWarning):
+            show_as_before(message, category, *where, **others)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            print_notes(f"note: {str(message).removesuffix('.')}.")
+
+    with warnings.catch_warnings():
+        show_as_before = warnings.showwarning
+        warnings.showwarning = show
+        yield
+
+
 def print_notes(*lines: str) -> None:
     for line in lines:
-        print(escape_names(line), file=sys.stderr)
+        print(escape_names(in_options(line)), file=sys.stderr)
 
 
 def escape_names(text: str) -> str:

@@ -23,7 +23,7 @@ from radin.cli.commands import (
     rank_command,
 )
 from radin.cli.family_options import families_command
-from radin.cli.inputs import COLOURS, FOLDER_PREFIX, print_notes
+from radin.cli.inputs import COLOURS, FOLDER_PREFIX, print_notes, warnings_as_notes
 from radin.data.download.catalog import DATA_SETS
 from radin.errors import RadinError
 from radin.experiments.model_soups.results import MODEL_SOUPS
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.getcwd() not in sys.path:
             # As `python -m` does: --model mymodule:build is found in the user's folder.
             sys.path.insert(0, os.getcwd())
-        options.run(options)
+        with warnings_as_notes():
+            options.run(options)
         sys.stdout.flush()
     except RadinError as error:
         print_notes(f"error: {error}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from radin.data.splits import Split
+from radin.errors import counted
 from radin.ranking.bank import LogitBank
 from radin.recipes.craft import Soup
 from radin.recipes.selection import RANKED
@@ -19,7 +20,7 @@ MAX_NAMES = 3  # of ingredients that are always listed
 
 def describe_split(options: argparse.Namespace, split: Split) -> str:
     sample = ", a quick look" if options.images is not None else ""
-    return f"{split.part}, {len(split)} images{sample}"
+    return f"{split.part}, {counted(len(split), 'image')}{sample}"
 
 
 def wrap(text: str) -> str:

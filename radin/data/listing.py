@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radin.errors import DataError, list_names
+from radin.errors import DataError, counted, list_names
 
 # Those of torchvision's ImageFolder, and no others, so that both count the same images.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -53,18 +53,20 @@ class Aside:
         texts = []
         if self.suffixes:
             texts.append(
-                f"left aside, {self.suffixes.total():,} files of other endings: "
+                f"left aside, {counted(self.suffixes.total(), 'file')} of other endings: "
                 f"{_list_counts(self.suffixes)}"
             )
         if self.folders:
             texts.append(
-                f"left aside, {self.folders.total():,} hidden or system folders: "
+                f"left aside, {counted(self.folders.total(), 'hidden or system folder')}: "
                 f"{_list_counts(self.folders)}"
             )
         if self.hidden:
-            texts.append(f"left aside, {self.hidden:,} hidden files")
+            texts.append(f"left aside, {counted(self.hidden, 'hidden file')}")
         if self.repeated:
-            texts.append(f"left aside, {self.repeated:,} links to images that count already")
+            texts.append(
+                f"left aside, {counted(self.repeated, 'link')} to images that count already"
+            )
         return texts
 
 

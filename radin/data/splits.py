@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from radin.data.images import decode, describe_fault, read_file, read_image, scale
-from radin.errors import DataError, ParameterError, check_integer, list_names
+from radin.errors import DataError, ParameterError, check_integer, counted, list_names
 from radin.files import hash_text, update_hash
 from radin.ranking.projection import Projection
 
@@ -358,8 +358,8 @@ class Normalised(Split):
         image, label = self.split[index]
         if len(image) != len(self._mean):
             raise DataError(
-                f"{self.split!r}: images have {len(image)} channels, but mean and std "
-                f"{len(self._mean)} numbers; give one for each channel."
+                f"{self.split!r}: an image of {counted(len(image), 'channel')}, but mean and std "
+                f"have {counted(len(self._mean), 'number')}; give one for each channel."
             )
         from_0_to_1 = image.add(1).div(2)
         return (from_0_to_1 - self._mean[:, None, None]) / self._std[:, None, None], label

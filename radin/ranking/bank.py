@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from radin.errors import BankError, ParameterError
+from radin.errors import BankError, ParameterError, counted
 from radin.files import atomic_path, expand_path, load_tensors
 from radin.ranking.bank_files import find_files, labels_of, names_of, read_model
 from radin.ranking.model_tables import combine, models_of_arrays
@@ -96,7 +96,9 @@ class LogitBank:
         labels = torch.as_tensor(labels).cpu()
         _check_shapes(logits, labels)
         if names is not None and len(names) != len(logits):
-            raise BankError(f"{len(names)} names were given for {len(logits)} ingredients.")
+            raise BankError(
+                f"{counted(len(names), 'name')} given for {counted(len(logits), 'ingredient')}."
+            )
         if projection is not None and projection.num_logits != logits.shape[2]:
             raise BankError(
                 f"The projection reads {projection.num_logits} logits; these are {logits.shape[2]}."
@@ -121,8 +123,8 @@ class LogitBank:
                 continue
             bad = (~torch.isfinite(self.logits[k])).any(-1).nonzero().flatten()
             raise BankError(
-                f"Ingredient {name} gives NaN or infinite logits on {len(bad)} images, the first "
-                f"is image {int(bad[0])}; leave this ingredient out"
+                f"Ingredient {name} gives NaN or infinite logits on {counted(len(bad), 'image')}, "
+                f"the first is image {int(bad[0])}; leave this ingredient out"
                 f"{' or keep single precision' if is_half else ''}."
             )
 
@@ -351,7 +353,9 @@ class LogitBank:
                 )
             return cls.load(files[0])
         if names is not None and len(names) != len(files):
-            raise BankError(f"{len(names)} names were given for {len(files)} files.")
+            raise BankError(
+                f"{counted(len(names), 'name')} given for {counted(len(files), 'file')}."
+            )
         models = (read_model(file) for file in files)
         given = labels_of(labels, None)
         logits, found = combine(models, len(files), given, probabilities=probabilities)
@@ -389,6 +393,6 @@ def _check_targets(targets: Tensor) -> None:
     bad = (~targets.isfinite()).reshape(len(targets), -1).any(1).nonzero().flatten()
     if len(bad):
         raise BankError(
-            f"The targets of {len(bad)} images are NaN or infinite, the first is image "
+            f"The targets of {counted(len(bad), 'image')} are NaN or infinite, the first is image "
             f"{int(bad[0])}; leave these images out."
         )

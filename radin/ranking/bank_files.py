@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from radin.errors import BankError, list_names
+from radin.errors import BankError, counted, list_names
 from radin.files import expand_path, natural_order
 from radin.ranking.logit_values import is_number, to_array, to_ids
 from radin.ranking.model_tables import ModelLabels, ModelLogits
@@ -271,7 +271,8 @@ def _pop_ids(path: Path, table: pd.DataFrame) -> np.ndarray | None:
         return None
     ids = table.pop(name)
     if ids.isna().any():
-        raise BankError(f"{path}: {int(ids.isna().sum())} images have no id; fill them in.")
+        missing = counted(int(ids.isna().sum()), "image")
+        raise BankError(f"{path}: {missing} without an id; fill in what is missing.")
     return to_ids(ids)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import BankError, list_names
+from radin.errors import BankError, counted, list_names
 
 # How far the probabilities of an image may be from the sum 1: half precision has 11 bits, and a
 # table of text often has 4 decimals for each of C classes.
@@ -98,11 +98,13 @@ def check_ids(name: str, ids: np.ndarray, num_images: int) -> None:
         BankError: there are not.
     """
     if ids.shape != (num_images,):
-        raise BankError(f"{name}: has {len(ids)} ids for {num_images} images.")
+        raise BankError(
+            f"{name}: has {counted(len(ids), 'id')} for {counted(num_images, 'image')}."
+        )
     values, counts = np.unique(ids, return_counts=True)
     if len(values) < len(ids):
         raise BankError(
-            f"{name}: {int((counts > 1).sum())} ids are there several times, such as "
+            f"{name}: {counted(int((counts > 1).sum()), 'id')} given several times, such as "
             f"{values[counts > 1].tolist()[0]!r}; each image needs an id of its own."
         )
 
@@ -118,9 +120,9 @@ def to_logits(name: str, table: np.ndarray, *, probabilities: bool) -> np.ndarra
     bad = ~np.isfinite(table).all(1)
     if bad.any():
         raise BankError(
-            f"{name}: {int(bad.sum())} images have a logit that is missing, NaN or infinite, the "
-            f"first is in row {int(bad.argmax())} (from 0); leave this model out, or these images "
-            "out of all files."
+            f"{name}: {counted(int(bad.sum()), 'image')} with a logit that is missing, NaN or "
+            f"infinite, the first is in row {int(bad.argmax())} (from 0); leave this model "
+            "out, or these images out of all files."
         )
     are_probabilities = look_like_probabilities(table)
     if are_probabilities and not probabilities:
@@ -168,7 +170,7 @@ def _logarithms(name: str, table: np.ndarray) -> np.ndarray:
     if zeros.any():
         smallest = table[~zeros].min()
         warnings.warn(
-            f"{name}: {int(zeros.sum()):,} probabilities are 0 and count as {smallest:.2g}, the "
+            f"{name}: {counted(int(zeros.sum()), 'probability')} of 0 taken as {smallest:.2g}, the "
             "smallest other one there; give logits where you have them",
             stacklevel=5,
         )

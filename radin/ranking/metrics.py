@@ -110,14 +110,14 @@ class Metric:
         with warnings.catch_warnings():  # scikit-learn warns of classes that no image has
             warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
             answer = self.compute(outputs.detach().cpu().double(), labels.cpu())
-        return self.check_value(answer, source="its function")
+        return self.check_value(answer, source="its function must return")
 
     def check_value(self, answer: object, *, source: str) -> float:
         """A number that the metric can have.
 
         Args:
             answer: what a function returned.
-            source: what returned it, for the error message.
+            source: who must give it, such as "its function must return", for the error message.
 
         Raises:
             ParameterError: it is no finite number, or outside the metric's range.
@@ -128,10 +128,9 @@ class Metric:
             value = math.nan
         within = self.minimum - _RANGE_TOLERANCE <= value <= self.maximum + _RANGE_TOLERANCE
         if not (math.isfinite(value) and within):  # NaN fails both
-            article = "an" if self.name[0] in "aeiou" else "a"
+            article = "an" if self.name == "nll" or self.name[0] in "aeiou" else "a"
             raise ParameterError(
-                f"{source} must return {article} {self.name} {self._describe_range()}; "
-                f"it returned {answer!r}."
+                f"{source} {article} {self.name} {self._describe_range()}, not {answer!r}."
             )
         return value
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radin.errors import BankError, list_names
+from radin.errors import BankError, counted, list_names
 from radin.ranking.logit_values import (
     check_ids,
     check_table,
@@ -182,9 +182,10 @@ def _order_of_images(model: ModelLogits | ModelLabels, first: ModelLogits) -> np
         return None
     only = sorted(set(model.ids.tolist()) ^ set(first.ids.tolist()))
     if only:
+        number = counted(len(only), "id")
         raise BankError(
-            f"{model.name}: its images are not those of {first.name}; {len(only):,} ids are in one "
-            f"of them only: {list_names(map(repr, only), most=3)}."
+            f"{model.name}: its images are not those of {first.name}; {number} in one of them "
+            f"only: {list_names(map(repr, only), most=3)}."
         )
     position = np.argsort(model.ids)
     return position[np.searchsorted(model.ids[position], first.ids)]
@@ -229,26 +230,45 @@ def _label_numbers(given: ModelLabels, classes: list[str] | None) -> np.ndarray:
     """Labels as whole numbers; names of classes become the numbers of their columns."""
     labels = np.asarray(given.labels)
     if labels.dtype.kind in "OUS":
-        labels = _numbers_of_texts(given.name, labels.astype(str), classes)
-    if labels.dtype.kind not in "iuf" or not np.isfinite(labels).all() or (labels % 1).any():
+        labels = _numbers_of_texts(given, labels, classes)
+    if labels.dtype.kind not in "iuf":
         raise BankError(
             f"{given.name}: labels are whole numbers from 0, or names of the columns of the "
             f"logits; these are {labels.dtype}, such as {labels.flatten()[:1].tolist()}."
         )
+    with np.errstate(invalid="ignore"):  # infinity % 1
+        are_wrong = ~np.isfinite(labels) | (labels % 1 != 0)
+    if are_wrong.any():
+        raise _wrong_labels(given, labels, are_wrong)
     return labels.astype(np.int64)
 
 
-def _numbers_of_texts(name: str, texts: np.ndarray, classes: list[str] | None) -> np.ndarray:
+def _numbers_of_texts(
+    given: ModelLabels, labels: np.ndarray, classes: list[str] | None
+) -> np.ndarray:
+    texts = labels.astype(str)
     number_of = {each: k for k, each in enumerate(classes or ())}
     different = set(texts.flatten().tolist())
     if different <= set(number_of):
         return np.vectorize(number_of.__getitem__, otypes=[np.int64])(texts)
     if all(map(is_number, different)):
         return texts.astype(np.float64)
-    unknown = sorted(each for each in different - set(number_of) if not is_number(each))
-    raise BankError(
-        f"{name}: the label {(unknown or sorted(different))[0]!r} is neither a whole number nor "
-        "the name of a column of the logits."
+    # A missing cell is a NaN among texts. Where some are names, a number is wrong, too.
+    named = {*number_of} if different & {*number_of} else {*filter(is_number, different)}
+    raise _wrong_labels(given, labels, ~np.isin(texts, sorted(named)))
+
+
+def _wrong_labels(given: ModelLabels, labels: np.ndarray, are_wrong: np.ndarray) -> BankError:
+    """An error that names the row of the first wrong label, and its image where it has an id."""
+    labels = np.atleast_1d(labels)
+    rows = np.flatnonzero(np.atleast_1d(are_wrong).reshape(len(labels), -1).any(1))
+    row = int(rows[0])
+    image = "" if given.ids is None or row >= len(given.ids) else f", image {given.ids[row]!s}"
+    shown = labels[row : row + 1].tolist()[0]
+    return BankError(
+        f"{given.name}: {counted(len(rows), 'label')} missing or impossible, the first is in row "
+        f"{row} (from 0){image}: {shown!r}; labels are whole numbers from 0, or names of the "
+        "columns of the logits."
     )
 
 
@@ -302,9 +322,11 @@ def models_of_arrays(
         arrays = list(arrays.values())
     if not hasattr(arrays, "__len__"):
         raise BankError(f"The logits are a list or mapping of arrays, not a {type(arrays)}.")
-    for what, given in (("names", names), ("lists of ids", ids)):
+    for what, given in (("name", names), ("id list", ids)):
         if given is not None and len(given) != len(arrays):
-            raise BankError(f"{len(given)} {what} were given for {len(arrays)} arrays.")
+            raise BankError(
+                f"{counted(len(given), what)} given for {counted(len(arrays), 'array')}."
+            )
     models = []
     for k, array in enumerate(arrays):
         name = f"array {k}" if names is None else str(names[k])

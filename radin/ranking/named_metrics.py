@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,19 @@ METRICS = {
     )
 }
 _TOP_K = re.compile(r"top([1-9][0-9]{0,5})_accuracy")
+_OTHER_TOP_K = re.compile(r"(?:(?:acc(?:uracy)?|top)_?)+([1-9][0-9]{0,5})(?:_?acc(?:uracy)?)?")
+_OTHER_NAMES = {  # what scikit-learn, torchmetrics and papers call them
+    **dict.fromkeys(("acc", "top1", "accuracy_score", "micro_f1", "f1_micro"), "accuracy"),
+    **dict.fromkeys(("f1", "f1_score", "macro_f1_score", "f1score"), "macro_f1"),
+    **dict.fromkeys(("bacc", "uar", "macro_recall", "balanced_acc"), "balanced_accuracy"),
+    **dict.fromkeys(("iou", "miou", "jaccard", "jaccard_index", "jaccard_score"), "mean_iou"),
+    **dict.fromkeys(("ece", "expected_calibration_error"), "calibration_error"),
+    **dict.fromkeys(("mse", "l2"), "mean_squared_error"),
+    **dict.fromkeys(
+        ("loss", "log_loss", "cross_entropy", "ce", "negative_log_likelihood", "neg_log_loss"),
+        "nll",
+    ),
+}
 
 MetricLike = str | Metric | Compute
 
@@ -301,7 +315,23 @@ def _named(name: str) -> Metric:
     if match := _TOP_K.fullmatch(name):
         top = _TopK(int(match[1]))
         return _percentage(name, top, per_image=top.per_image, trivial_classes=top.k)
+    near = f"; did you mean {similar}?" if (similar := _similar(name)) else "."
     raise ParameterError(
         f"metric must be one of {list_names([*METRICS, 'top5_accuracy (any number)'], most=99)}, "
-        f"or a function of outputs and labels, not {name!r}."
+        f"or a function of outputs and labels, not {name!r}{near}"
     )
+
+
+def _similar(name: str) -> str:
+    """The metric that an unknown name most likely means; "" where there is none.
+
+    Words count in any order, and in other programs' names of the same metric.
+    """
+    plain = name.lower().replace("-", "_").replace(" ", "_").replace("@", "_")
+    if found := _OTHER_NAMES.get(plain):
+        return found
+    if match := _OTHER_TOP_K.fullmatch(plain):
+        return f"top{match[1]}_accuracy"
+    known = {"_".join(sorted(each.split("_"))): each for each in [*METRICS, "top5_accuracy"]}
+    near = get_close_matches("_".join(sorted(plain.split("_"))), known, n=1)
+    return known[near[0]] if near else ""

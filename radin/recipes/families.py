@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from radin.checkpoints.adapters import refuse_adapters
+from radin.checkpoints.adapters import is_adapter_file
 from radin.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from radin.checkpoints.formats import is_parameter
 from radin.checkpoints.inspection import MAX_UNRELATED_COSINE, inspect_all
 from radin.checkpoints.paths import find_checkpoints
+from radin.checkpoints.rounded_copies import rounded_copies
 from radin.checkpoints.zoo import Zoo
-from radin.errors import CheckpointError, ParameterError, list_names
+from radin.errors import CheckpointError, ParameterError, counted, list_names
 from radin.recipes.weight_checks import MIN_COSINE
 from radin.theory.weight_geometry import cosines, distances, state_products
 
@@ -30,6 +31,10 @@ OTHER_ARCHITECTURE = 2.0  # the distance 1 - cosine of files that cannot be comp
 # less than 0.01.
 SAMPLE_ELEMENTS = 2**14  # of a matrix
 MAX_SAMPLED_MATRICES = 16
+_NO_ADAPTERS = (
+    "a LoRA adapter, and families are found among whole checkpoints. Adapters belong together "
+    "where they were trained on one base: base_model_name_or_path in adapter_config.json names it."
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Families:
             architectures.
         distances: (N, N) double, between all parameters; NaN between two architectures.
         duplicates: lists of indices of files that hold the same weights.
+        rounded: of each file that holds the weights of another one in another precision its index,
+            and that of the other.
         unreadable: for each file that could not be read or holds NaN, why.
         differences: for each architecture but the first, how it differs from the first.
         notes: a line for each thing in the folder that is no checkpoint to compare.
@@ -66,6 +73,7 @@ class Families:
     cosines: Tensor
     distances: Tensor
     duplicates: list[list[int]]
+    rounded: dict[int, int]
     unreadable: dict[Path, str]
     differences: list[str]
     notes: list[str]
@@ -87,7 +95,7 @@ class Families:
 
     def distinct(self, family: int) -> list[Path]:
         """The files of a family without those that repeat another one's weights."""
-        repeats = {k for group in self.duplicates for k in group[1:]}
+        repeats = {*_repeats(self.duplicates), *self.rounded}
         return [self.paths[k] for k in self.families[family] if k not in repeats]
 
     def choose(self, family: str) -> list[Path]:
@@ -107,7 +115,7 @@ class Families:
     def __str__(self) -> str:
         num_files = len(self.paths) + len(self.unreadable)
         names = self.names
-        lines = [f"{_count(len(self.families), 'family')} in {_count(num_files, 'file')}"]
+        lines = [f"{counted(len(self.families), 'family')} in {counted(num_files, 'file')}"]
         for number, members in enumerate(self.families, start=1):
             listed = list_names(names[k] for k in members)
             if len(members) > 1:
@@ -116,11 +124,15 @@ class Families:
                 listed = f"{listed} (smallest cosine {lowest:.2f}{far})"
             elif len(self.families) > 1:
                 listed = f"{listed} (shares its start with no other file)"
-            lines.append(f"family {number}, {_count(len(members), 'file')}: {listed}")
+            lines.append(f"family {number}, {counted(len(members), 'file')}: {listed}")
         for group in self.duplicates:
             first, *others = [names[k] for k in group]
             verb = "hold" if len(others) > 1 else "holds"
             lines.append(f"duplicates: {list_names(others)} {verb} the same weights as {first}")
+        lines += [
+            f"another precision: {names[k]} holds the weights of {names[of]}, rounded"
+            for k, of in sorted(self.rounded.items())
+        ]
         lines += self.differences
         lines += [f"not read: {reason}" for reason in self.unreadable.values()]
         return "\n".join([*lines, *self.notes])
@@ -160,7 +172,8 @@ def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True)
     for members in same:
         apart[torch.tensor(members)[:, None], torch.tensor(members)] = 0  # sums are rounded
     clusters, tree = cluster(similar)
-    repeats = {k for members in same for k in members[1:]}
+    rounded = _rounded(groups, order, fingerprints)
+    repeats = {*_repeats(same), *rounded}
 
     def rank(members: list[int]) -> tuple[int, list[int]]:
         return -len(set(members) - repeats), members
@@ -173,6 +186,7 @@ def families(paths: str | Path | Iterable[str | Path], *, progress: bool = True)
         cosines=similar,
         distances=apart,
         duplicates=same,
+        rounded=rounded,
         unreadable=unreadable,
         differences=[_difference(group[0], groups[0][0]) for group in groups[1:]],
         notes=notes,
@@ -240,8 +254,10 @@ def _open_all(files: Sequence[Path]) -> tuple[list[Checkpoint], dict[Path, str]]
     opened = []
     unreadable = {}
     for path in dict.fromkeys(files):
+        if is_adapter_file(path):
+            unreadable[path] = f"{path}: {_NO_ADAPTERS}"
+            continue
         try:
-            refuse_adapters([path])
             checkpoint = open_checkpoint(path)
         except CheckpointError as error:
             unreadable[path] = str(error)
@@ -345,6 +361,24 @@ def _duplicates(fingerprints: Sequence[str]) -> list[list[int]]:
     return [members for members in same.values() if len(members) > 1]
 
 
+def _repeats(duplicates: Sequence[Sequence[int]]) -> set[int]:
+    """All files of some groups but the first of each."""
+    return {k for members in duplicates for k in members[1:]}
+
+
+def _rounded(
+    groups: Sequence[Sequence[Checkpoint]], order: Sequence[Path], fingerprints: Mapping[Path, str]
+) -> dict[int, int]:
+    """Of each file that is another one in another precision its index, and the other's."""
+    index = {path: k for k, path in enumerate(order)}
+    found = {}
+    for group in groups:
+        copies = rounded_copies(group, [fingerprints[each.path] for each in group])
+        for copy, original in copies.items():
+            found[index[group[copy].path]] = index[group[original].path]
+    return found
+
+
 def _difference(checkpoint: Checkpoint, first: Checkpoint) -> str:
     """How an architecture differs from the first one, in a sentence."""
     own = _shapes(checkpoint)
@@ -352,10 +386,5 @@ def _difference(checkpoint: Checkpoint, first: Checkpoint) -> str:
     differing = [key for key in dict.fromkeys([*own, *others]) if own.get(key) != others.get(key)]
     return (
         f"another architecture: {checkpoint.path.name} differs from {first.path.name} in "
-        f"{_count(len(differing), 'tensor')}: {list_names(differing, most=3)}"
+        f"{counted(len(differing), 'tensor')}: {list_names(differing, most=3)}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"

@@ -206,7 +206,7 @@ class Ledger:
         return fast_estimate(self.bank, rows, self.metric).tolist()
 
     def _check(self, answer: object) -> float:
-        return self.metric.check_value(answer, source="evaluate(weights)")
+        return self.metric.check_value(answer, source="evaluate(weights) must return")
 
     def _book(self, weights: Tensor, estimate: float | None, value: float | None) -> float:
         self._looks.append(_Look(weights.clone(), estimate, value))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _FORMAT = "radin-trials-1"
+_TOLD = "the value that is told must be"
 # At most this many percent, told for a soup whose ensemble has more than the second
 # number, is most often a fraction of 1.
 MAX_FRACTION = 1.0
@@ -112,7 +113,7 @@ class TrialFile:
             )
         trial = trials[number - 1]
         metric = _named_metric(content["options"].get("metric"))
-        value = _check_value(value) if metric is None else metric.check_value(value, source="tell")
+        value = _check_value(value) if metric is None else metric.check_value(value, source=_TOLD)
         if trial["value"] == value:
             return
         if trial["value"] is not None:

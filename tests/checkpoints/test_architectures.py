@@ -314,7 +314,7 @@ def test_impossible_colours():
     ):
         with pytest.raises(ParameterError, match="mean and std"):
             Normalised(photos(), mean, std)
-    with pytest.raises(DataError, match="images have 1 channels, but mean and std 3 numbers"):
+    with pytest.raises(DataError, match="an image of 1 channel, but mean and std have 3 numbers"):
         Normalised(load_split("digits", "val"), *CLIP)[0]
-    with pytest.raises(DataError, match="images have 1 channels"):
+    with pytest.raises(DataError, match="an image of 1 channel,"):
         Normalised(tiny_split(), *CLIP)[0]

@@ -78,7 +78,7 @@ OTHER_FILES = {
     "npy": (array_bytes(np.save, np.arange(3.0)), "a NumPy array"),
     "npz": (array_bytes(np.savez, np.arange(3.0)), "a NumPy archive of arrays"),
     "keras": (zip_bytes({"config.json": b"{}", "model.weights.h5": b""}), "a Keras model"),
-    "zip": (zip_bytes({"run/model.pt": b"x"}), "a zip archive of 1 files, such as 'run/model.pt'"),
+    "zip": (zip_bytes({"run/model.pt": b"x"}), "a zip archive of 1 file, such as 'run/model.pt'"),
     "tensorflow": (b"\x08\x01\x12\x99\x01" + b"\0" * 90, "a TensorFlow model"),
     "image": (b"\x89PNG\r\n\x1a\n" + b"\0" * 90, "an image"),
 }

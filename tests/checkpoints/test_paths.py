@@ -119,6 +119,42 @@ def test_files_of_a_training_beside_the_weights_are_left_aside_and_said(tmp_path
         assert "left aside, 5 files of a training program beside the weights: opt" in notes(given)
 
 
+def test_what_a_training_left_in_folders_of_one_checkpoint_is_said_once(tmp_path):
+    for step in (1, 2, 10):
+        folder = run(tmp_path / f"checkpoint-{step}", "model.safetensors", "optimizer.pt")
+        save({"last_epoch": 3}, folder / "scheduler.pt")
+    folders = [tmp_path / f"checkpoint-{step}" for step in (1, 2, 10)]
+    expected = (
+        "left aside, 6 files of a training program beside the weights: "
+        "checkpoint-1/optimizer.pt, checkpoint-1/scheduler.pt, checkpoint-2/optimizer.pt, "
+        "checkpoint-2/scheduler.pt and 2 more"
+    )
+    for given in (tmp_path, f"{tmp_path}/checkpoint-*", folders):
+        assert notes(given) == expected, given
+        assert len(names(given)) == 3
+    run(tmp_path, "rng_state.pth")  # beside the folders
+    assert notes(tmp_path).startswith(expected.replace("6 files", "7 files").split(":")[0])
+    assert "rng_state.pth" in notes(tmp_path)
+    files = [folder / "model.safetensors" for folder in folders]
+    assert notes(files) == ""
+
+
+def test_a_folder_of_folders_in_a_list_says_what_it_holds(tmp_path):
+    run(tmp_path / "hf" / "run_1", "model.safetensors")
+    run(tmp_path / "hf" / "run_2", "model.safetensors")
+    run(tmp_path / "[two]", "a.pt", "b.pt")
+    other = run(tmp_path / "other", "model.safetensors")
+    message = r"hf: .* none; its folders hold 2 checkpoints: run_1, run_2; give one of these"
+    with pytest.raises(CheckpointError, match=message) as error:
+        find_checkpoints([tmp_path / "hf", other])
+    found = find_checkpoints([str(error.value).split("'")[1], other]).paths  # as it says
+    assert [path.parent.name for path in found] == ["run_1", "run_2", "other"]
+    with pytest.raises(CheckpointError, match=r"a\.pt, b\.pt; give one of these files") as error:
+        find_checkpoints([tmp_path / "[two]", other])
+    pattern = str(error.value).rsplit("all of them as '")[1].split("'")[0]
+    assert names([pattern, other]) == ["[two]/a.pt", "[two]/b.pt", "other/model.safetensors"]
+
+
 def test_a_folder_with_several_or_no_checkpoints_is_named(tmp_path):
     run(tmp_path / "two", "a.pt", "b.pt")
     (tmp_path / "c.ckpt" / "checkpoint").mkdir(parents=True)
@@ -137,8 +173,8 @@ def test_a_glob_says_which_matches_it_leaves_aside(tmp_path):
     (tmp_path / "logs").mkdir()
     assert names(f"{tmp_path}/*") == [f"{tmp_path.name}/a.pt", f"{tmp_path.name}/b.pt"]
     assert notes(f"{tmp_path}/*") == (
-        "left aside, 1 files of other kinds: notes.txt\n"
-        "left aside, 1 folders without a checkpoint: logs"
+        "left aside, 1 file of other kinds: notes.txt\n"
+        "left aside, 1 folder without a checkpoint: logs"
     )
     assert notes(tmp_path) == ""
 
@@ -155,7 +191,7 @@ def test_a_folder_says_what_other_programs_and_folders_hold(tmp_path):
     ]
     assert notes(tmp_path) == (
         "left aside, 2 files of other programs: f.h5, g.pkl\n"
-        "left aside, 1 folders with checkpoints in them: old"
+        "left aside, 1 folder with checkpoints inside: old"
     )
 
 
@@ -174,7 +210,7 @@ def test_links_to_one_file_count_once_and_loops_end(tmp_path):
     wanted = [f"{tmp_path.name}/model_2.pt", f"{tmp_path.name}/model_10.pt"]
     for given in (tmp_path, f"{tmp_path}/*.pt", f"{tmp_path}/**/*.pt"):
         assert names(given) == wanted
-        assert "links to files that count already: " in notes(given)
+        assert " to what counts already: " in notes(given)
     listed = [tmp_path / "model_10.pt", tmp_path / "latest.pt"]
     assert find_checkpoints(listed).paths == listed  # who names it twice means it
 
@@ -211,7 +247,7 @@ def test_a_soup_and_a_bank_never_slip_in(tmp_path, max_shard_size):
     assert Zoo.open(soup, progress=False).paths == [soup]
     zoo = Zoo.open([soup, save(state(5), tmp_path / "other.pt")], progress=False)
     assert zoo.paths[0] == soup
-    assert zoo.notes == [f"1 soups that radin wrote are among the files given: {soup.name}"]
+    assert zoo.notes == [f"among the files given, 1 soup that radin wrote: {soup.name}"]
 
 
 def test_a_cache_inside_the_folder_is_no_zoo(tmp_path):
@@ -321,6 +357,6 @@ def test_hard_links_are_names_of_one_file(tmp_path):
     found = find_checkpoints(tmp_path)
     names = [path.name for path in found.paths]
     assert names == ["checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "copy.pth.tar"]
-    assert found.notes == ["left aside, 1 links to files that count already: model_best.pth.tar"]
+    assert found.notes == ["left aside, 1 link to what counts already: model_best.pth.tar"]
     given = [tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar"]
     assert find_checkpoints(given).paths == given  # a list means what it says

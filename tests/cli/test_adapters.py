@@ -78,6 +78,44 @@ def test_copies_and_other_bases_are_said(files, capsys, base):
     assert "holds the same weights as" in said
 
 
+def name_base(*folders: str, base: str) -> None:
+    for folder in folders:
+        path = Path(folder, "adapter_config.json")
+        settings = json.loads(path.read_text("utf-8")) | {"base_model_name_or_path": base}
+        path.write_text(json.dumps(settings), "utf-8")
+
+
+def test_a_base_that_cannot_be_checked_is_said_once(files, capsys):
+    arguments = ["average", "runs", "--base", "base.safetensors", "--out", "soup.safetensors"]
+    for named, said in ((), "run_0, runs/run_1 names"), (["runs/run_0"], "of runs/run_1 names"):
+        name_base(*named, base="org/base")
+        assert main([*arguments, "--force"]) == 0
+        err = capsys.readouterr().err
+        assert err.count("base not checked") == 1
+        assert said in err
+        assert "make sure that base.safetensors is what they were trained on" in err
+    assert main(["average", "runs", "--out", "adapter"]) == 0
+    assert "make sure that all of them were trained on one base" in capsys.readouterr().err
+    Path("other").mkdir()
+    named = {"org/Base": False, "base.safetensors": False, ".": False, "org/big": True}
+    for name, is_said in (named | {"other": True}).items():
+        name_base("runs/run_0", "runs/run_1", base=name)
+        assert main([*arguments, "--force"]) == 0
+        err = capsys.readouterr().err
+        assert (f"the adapters name {name!r}" in err) == is_said
+        assert err == "" or is_said
+
+
+def test_one_adapter_is_merged_and_called_no_average(files, capsys):
+    said = "which holds run_0 alone; an average takes two adapters or more\n"
+    merged = ["average", "runs/run_0", "--base", "base.safetensors", "--out", "one.safetensors"]
+    assert main(merged) == 0
+    assert capsys.readouterr().out == f"wrote one.safetensors, {said}"
+    check_merged("one.safetensors", files[:1], [1.0])
+    assert main(["average", "runs/run_0", "--out", "again"]) == 0
+    assert capsys.readouterr().out == f"wrote again, {said}"
+
+
 @pytest.mark.parametrize("base", [[], ["--base", "base.safetensors"]])
 def test_average_as_one_adapter(files, capsys, base):
     arguments = ["average", "runs/run_0", "runs/run_1", *base, "--out", "soup"]

@@ -60,7 +60,7 @@ def test_rank_of_a_bank_is_what_python_ranks(home, bench, capsys):
     bank = radin.LogitBank.from_files("logits/*.npy", "labels.npy")
     ranking = radin.rank(bench.val, radin.exhaustive(10), 0.5, top=3)
     out = run(capsys, f"rank {BANK} --top 3 --prior 0.5")
-    assert out.startswith(f"the first 3 of 1023 candidates on {bench.val.num_images} images\n")
+    assert out.startswith(f"the first 3 of 1,023 candidates on {bench.val.num_images:,} images\n")
     rows = [re.split(r" {2,}", line) for line in out.splitlines()[3:6]]
     assert bank.names == [f"run_{k}" for k in range(10)]
     assert [row[:3] for row in rows] == [
@@ -103,10 +103,11 @@ def test_rank_writes_tables_and_a_recipe(home, bench, capsys):
     ("command", "message"),
     [
         (f"rank run.pt {BANK}", "Give either checkpoints or --bank"),
-        ("rank --bank 'logits/*.npy'", "No labels"),
+        ("rank --bank 'logits/*.npy'", "give --labels FILE, one whole number for each image"),
+        (f"rank {BANK} --metric f1_macro", "not 'f1_macro'; did you mean macro_f1?"),
         ("rank --bank logits/run_0.npy --labels none.npy", "none.npy: no such file of labels"),
-        (f"rank {BANK} --names a b", "2 names were given for 10 files"),
-        (f"rank {BANK} --probabilities", "run_0.npy: probabilities=True, but these are no prob"),
+        (f"rank {BANK} --names a b", "2 names given for 10 files"),
+        (f"rank {BANK} --probabilities", "run_0.npy: --probabilities, but these are no prob"),
         (f"rank {BANK} --out best.txt", "best.txt: --out takes .csv, .json, .yml, .yaml"),
         (f"rank {BANK} --top 0", "--top must be"),
         ("ask ledger.json", "ledger.json: no such ledger; give --bank"),
@@ -135,6 +136,21 @@ def test_warnings_are_notes(home, capsys):
     assert main(shlex.split(run_twice)) == 0
     note = capsys.readouterr().err
     assert re.search("^note: .*run_10.npy holds the same logits as .*run_3.npy;", note)
+
+
+def test_a_metric_that_compares_nothing_is_a_note(home, capsys):
+    capsys.readouterr()
+    assert main(shlex.split(f"rank {BANK} --metric top10_accuracy")) == 0
+    note = "note: top10_accuracy of 10 classes is 100.00% for every model, so it compares none.\n"
+    assert capsys.readouterr().err.startswith(note)
+
+
+def test_a_label_that_is_missing_is_named_by_its_row(home, bench, capsys):
+    labels = bench.val.labels.double().numpy()
+    labels[17] = np.nan
+    np.save("gap.npy", labels)
+    message = refused(capsys, "rank --bank 'logits/*.npy' --labels gap.npy")
+    assert "gap.npy: 1 label missing or impossible, the first is in row 17 (from 0): nan" in message
 
 
 # ask and tell ------------------------------------------------------------------------------------

@@ -702,7 +702,7 @@ def test_bench(capsys):
         ("--prior -1", "prior must be a finite number of at least 0"),
         ("--prior nan", "prior must be a finite number of at least 0"),
         ("--seed -1", "seed must be a whole number of at least 0"),
-        ("--device tpu9", "device='tpu9' is not available here"),
+        ("--device tpu9", "--device tpu9 is not available here"),
         ("--size 0", "size must be a whole number"),
         ("--images 0", "error: --images must be a whole number of at least 1, not 0."),
         ("--workers 0", "error: --workers must be a whole number of at least 1, not 0."),
@@ -939,13 +939,22 @@ def test_what_is_left_aside_is_said_once(home, capsys, tmp_path):
     capsys.readouterr()
     assert main(["average", f"{tmp_path}/runs", "--out", f"{tmp_path}/again.safetensors"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "left aside, 1 files of a training program beside the weights: optimizer.pt",
-        "left aside, 1 files that radin wrote itself: soup.safetensors",
+        "left aside, 1 file of a training program beside the weights: optimizer.pt",
+        "left aside, 1 file that radin wrote itself: soup.safetensors",
     ]
     first, second = (
         load_file(tmp_path / name) for name in ("runs/soup.safetensors", "again.safetensors")
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_one_ingredient_is_nothing_to_choose(home, capsys):
+    options = PLAIN.removeprefix("plain ")
+    note = "note: model_2 is the only ingredient, so there is nothing to choose.\n"
+    for command in ("rank", "craft"):
+        capsys.readouterr()
+        assert main(shlex.split(f"{command} plain/model_2.safetensors {options}")) == 0
+        assert note in capsys.readouterr().err
 
 
 def test_a_soup_in_a_glob_without_quotation_marks_is_refused(home, capsys, tmp_path):

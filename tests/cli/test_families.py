@@ -118,6 +118,60 @@ def test_a_family_that_is_not_there(bag, capsys):
     assert not Path("s.safetensors").exists()
 
 
+def test_a_family_of_one_is_no_soup(bag, capsys):
+    files = "bag/a0.safetensors bag/a3.safetensors bag/b0.safetensors"
+    capsys.readouterr()
+    for family in ("largest", "2"):
+        assert main(shlex.split(f"average {files} --family {family} --out s.safetensors")) == 1
+        assert "it holds no weights but those of bag/" in capsys.readouterr().err
+    assert not Path("s.safetensors").exists()
+
+
+def test_one_checkpoint_is_called_no_average(bag, capsys):
+    said = "wrote s.safetensors, which holds a0 alone; an average takes two checkpoints or more\n"
+    Path("bag/empty").mkdir()
+    for given in ("bag/a0.safetensors", "'bag/a0*'", "'bag/[ae]*[0y]*'"):
+        out, _ = run(capsys, f"average {given} --out s.safetensors --force")
+        assert out == said
+    _, err = run(capsys, "average 'bag/[ae]*[0y]*' --out s.safetensors --force")
+    assert "left aside, 1 folder without a checkpoint: empty" in err
+
+
+def test_a_copy_in_half_precision_is_named_and_left_out(bag, capsys):
+    halves = {key: tensor.half() for key, tensor in load_file("bag/b1.safetensors").items()}
+    save(halves, bag / "bag/b2.safetensors")
+    out, _ = run(capsys, "families bag")
+    assert "another precision: b2.safetensors holds the weights of b1.safetensors" in out
+    _, err = run(capsys, "average bag --family 2 --out s.safetensors")
+    assert "--family 2: took 2 files, b0.safetensors, b1.safetensors." in err
+    _, err = run(
+        capsys,
+        "average bag/b0.safetensors bag/b1.safetensors bag/b2.safetensors --out t.safetensors",
+    )
+    assert "bag/b2.safetensors holds the weights of bag/b1.safetensors" in err
+
+
+def test_adapters_have_no_families(bag, capsys):
+    for k in range(2):
+        folder = bag / f"adapters/run_{k}"
+        save(
+            {"base_model.model.body.lora_A.weight": torch.ones(1, 1)},
+            folder / "adapter_model.safetensors",
+        )
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    capsys.readouterr()
+    for given in ("adapters", "'adapters/*'", "adapters/run_0 adapters/run_1"):
+        assert main(shlex.split(f"families {given}")) == 1
+        message = capsys.readouterr().err
+        assert "run_0/adapter_model.safetensors: a LoRA adapter, and families are" in message
+        assert "--base" not in message
+    assert main(shlex.split("average adapters bag --out s.safetensors")) == 1
+    assert (
+        "it holds 2 LoRA adapters: run_0, run_1; give this folder alone, and the base of the "
+        "adapters by --base."
+    ) in capsys.readouterr().err
+
+
 def test_craft_takes_a_family(bag, capsys, monkeypatch):
     """The networks are as small as the files: images of 4 x 4 pixels."""
     import numpy as np

@@ -81,7 +81,7 @@ def test_logits_that_are_not_finite(value):
 
 
 def test_one_name_for_each_ingredient():
-    with pytest.raises(BankError, match="3 names were given for 2"):
+    with pytest.raises(BankError, match="3 names given for 2"):
         LogitBank(LOGITS, [0, 0, 0], ["a", "b", "c"])
 
 

@@ -313,8 +313,8 @@ def nan_table() -> np.ndarray:
         (np.zeros((6, 4)), "array 1: has 4 classes, array 0 has 3"),
         (np.zeros(6), r"array 1: its shape is \(6,\).*look like predicted classes"),
         (np.zeros((1, 6, 3)), r"array 1: its shape is \(1, 6, 3\)"),
-        (nan_table(), "array 1: 1 images have a logit that is missing.* in row 4"),
-        (np.full((6, 3), -np.inf), "array 1: 6 images have a logit"),
+        (nan_table(), "array 1: 1 image with a logit that is missing.* in row 4"),
+        (np.full((6, 3), -np.inf), "array 1: 6 images with a logit"),
         (np.full((6, 3), 1e300), "array 1: the largest logit, 1e\\+300, is too large"),
         (np.full((6, 3), 1 / 3), "array 1: these are probabilities"),
         (np.eye(3)[labels()], "array 1: these are probabilities"),
@@ -335,14 +335,39 @@ def test_a_table_that_does_not_fit(second, message):
         ([0, 1], r"labels have shape \(2,\), and there are 6 images"),
         ([1, 2, 3, 1, 2, 3], "count from 1 to 3.* subtract 1"),
         ([0, 1, 2, 0, 1, 3], "label 3, but the logits have classes 0 to 2"),
-        ([0, 1, 2, 0, 1, 0.5], "labels are whole numbers"),
-        ([0, 1, 2, 0, 1, float("nan")], "labels are whole numbers"),
-        (["0", "1", "2", "0", "1", "zebra"], "'zebra' is neither a whole number nor"),
+        ([0, 1, 2, 0, 1, 0.5], r"row 5 \(from 0\): 0.5; labels are whole numbers"),
+        ([0, 1, float("nan"), 0, 1, float("inf")], r"2 labels missing.* in row 2 \(from 0\): nan"),
+        ([0, -np.inf, 2, 0, 1, 2], r"1 label missing or impossible.* in row 1 \(from 0\): -inf"),
+        (["0", "1", "2", "0", "zebra", "1"], r"row 4 \(from 0\): 'zebra'; labels are whole"),
+        (["0", "1", None, "0", "1", "2"], r"row 2 \(from 0\): None"),
+        ([0j] * 6, "these are complex128, such as"),
     ],
 )
 def test_labels_that_do_not_fit(given, message):
     with pytest.raises(BankError, match=message):
         LogitBank.from_arrays(tables(), given)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_gap_in_a_column_of_labels_is_named(tmp_path, ids, texts):
+    labels = ["cat", "dog", "", "cat", "dog", "owl"] if texts else [0, 1, "", 0, 1, 2]
+    rows = [f"{label},{k}.5,1.25,0.75" for k, label in enumerate(labels)]
+    header = "label,cat,dog,owl"
+    if ids:
+        header = f"id,{header}"
+        rows = [f"im_{k},{row}" for k, row in enumerate(rows)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *rows]), "utf-8")
+    image = ", image im_2" if ids else ""
+    with pytest.raises(BankError, match=rf"a\.csv: 1 label missing.*row 2 \(from 0\){image}: nan"):
+        LogitBank.from_files(tmp_path / "a.csv")
+
+
+def test_a_gap_in_an_archive_is_named(tmp_path):
+    labels = np.array([0, 1, 2, np.inf, 1, 0])
+    np.savez(tmp_path / "a.npz", logits=tables()[0], labels=labels)
+    with pytest.raises(BankError, match=r"a\.npz: 1 label missing.*row 3 \(from 0\): inf"):
+        LogitBank.from_files(tmp_path / "a.npz")
 
 
 def test_labels_must_agree(tmp_path):
@@ -356,10 +381,10 @@ def test_labels_must_agree(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"id": ["a", "b", "c", "d", "e", "a"]}, "b.csv: 1 ids are there several times.*'a'"),
+        ({"id": ["a", "b", "c", "d", "e", "a"]}, "b.csv: 1 id given several times.*'a'"),
         ({"id": list("abcdeg")}, "b.csv: its images are not those .* 2 ids .*'f', 'g'"),
         ({}, "b.csv: has no ids of its images"),
-        ({"id": ["a", "b", None, "d", "e", "f"]}, "b.csv: 1 images have no id"),
+        ({"id": ["a", "b", None, "d", "e", "f"]}, "b.csv: 1 image without an id"),
         ({"id": list("abcdef"), "file": list("abcdef")}, "b.csv: the columns 'file' hold no num"),
         ({"id": list("abcdef"), "ids": list("abcdef")}, "b.csv: holds id, ids; keep one"),
         ({"id": list("abcdef"), "fox": range(6)}, "b.csv: its columns are not those .*'fox'"),
@@ -407,9 +432,9 @@ def test_labels_among_the_logits_are_no_class(tmp_path):
 
 
 def test_numbers_of_names_and_ids():
-    with pytest.raises(BankError, match="2 names were given for 3 arrays"):
+    with pytest.raises(BankError, match="2 names given for 3 arrays"):
         LogitBank.from_arrays(tables(), labels(), names=["a", "b"])
-    with pytest.raises(BankError, match="2 lists of ids were given for 3 arrays"):
+    with pytest.raises(BankError, match="2 id lists given for 3 arrays"):
         LogitBank.from_arrays(tables(), labels(), ids=[range(6), range(6)])
     with pytest.raises(BankError, match="array 0: has 5 ids for 6 images"):
         LogitBank.from_arrays(tables(1), labels(), ids=[range(5)], label_ids=range(6))
@@ -442,7 +467,7 @@ def test_logarithms_of_probabilities_rank_as_the_logits_do(seed, scale):
 
 def test_probabilities_of_0_are_counted():
     table = np.array([[1.0, 0.0, 0.0], [0.5, 0.3, 0.2]])
-    with pytest.warns(UserWarning, match="array 0: 2 probabilities are 0 and count as 0.2"):
+    with pytest.warns(UserWarning, match="array 0: 2 probabilities of 0 taken as 0.2"):
         bank = LogitBank.from_arrays([table], [0, 1], probabilities=True)
     np.testing.assert_allclose(bank.logits[0, 0].exp().numpy(), [1, 0.2, 0.2], rtol=1e-6)
     with pytest.raises(BankError, match="array 0: probabilities=True, but these are no prob"):

@@ -402,7 +402,7 @@ def test_a_logit_that_is_not_finite_is_found_wherever_it_is(dtype, value, index)
         " or keep single precision" if dtype == torch.float16 else ""
     )
     message = (
-        f"Ingredient {'abc'[index[0]]} gives NaN or infinite logits on 1 images, "
+        f"Ingredient {'abc'[index[0]]} gives NaN or infinite logits on 1 image, "
         f"the first is image {index[1]}; {advice}"
     )
     for memory in (logits, logits.transpose(0, 1).contiguous().transpose(0, 1)):

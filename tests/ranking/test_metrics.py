@@ -271,7 +271,7 @@ def test_a_bank_of_targets_is_stored(tmp_path):
 
 def test_targets_that_cannot_be_used():
     outputs = torch.zeros(2, 3, 1)
-    with pytest.raises(BankError, match="targets of 1 images are NaN or infinite.*is image 1"):
+    with pytest.raises(BankError, match="targets of 1 image are NaN or infinite.*is image 1"):
         LogitBank(outputs, torch.tensor([0.0, math.nan, 1.0]))
     with pytest.raises(BankError, match="hold no number"):
         LogitBank(outputs, torch.zeros(3, 0))
