@@ -22,7 +22,8 @@ from radin.experiments.collection.analysis import (
     verdict,
     zoo_effects,
 )
-from radin.experiments.collection.plan import SPEARMAN_TITLE, Contrast
+from radin.experiments.collection.plan import GREEDY_CONVENTIONS, SPEARMAN_TITLE, Contrast
+from radin.experiments.collection.readings import headline, regret_curves
 
 FIRST = Contrast("first − second, B = 1", "radin", "greedy", 1)
 
@@ -169,3 +170,36 @@ def test_what_decides_an_effect():
     assert found.alone["gap"] > 0.9
     with pytest.raises(ParameterError, match="the same in all zoos"):
         moderators(effects, facts.assign(spread=1.0), ["gap", "spread"])
+
+
+def test_the_headline_has_each_convention():
+    zoos = [(design, k) for design in "ab" for k in range(3)]
+    rows = [
+        {"zoo": f"{design}-{k}", "design": design, "recipe": recipe, "budget": 1}
+        | {"test": 80.0 - 2 * number + 0.1 * k}
+        for design, k in zoos
+        for number, recipe in enumerate(["radin", *GREEDY_CONVENTIONS])
+    ]
+    found = headline(pd.DataFrame(rows), budgets=[1]).effect
+    for number, name in enumerate(GREEDY_CONVENTIONS, start=1):
+        assert found[name, 1, HERE] == pytest.approx(2 * number)
+
+
+def test_regret_is_averaged_over_zoos():
+    rows = [
+        {"zoo": f"a-{k}", "design": design, "recipe": "radin", "budget": budget, "num_val": num_val}
+        | {"val": 90.0, "test": 80.0 + k, "regret": budget + k / num_val}
+        for design, zoos in (("a", (0, 1)), ("b", (2, 3)))
+        for k in zoos
+        for budget in (1, 2)
+        for num_val in (1, 2)
+    ]
+    found = regret_curves(pd.DataFrame(rows))
+    assert found.regret[1, 2] == pytest.approx(2 + 1.5)
+    assert found.optimism[1, 2] == pytest.approx(10 - 1.5)
+    assert found.zoos.tolist() == [4, 4, 4, 4]
+    some = regret_curves(pd.DataFrame(rows), designs=["b"])
+    assert some.regret[2, 1] == pytest.approx(1 + 2.5 / 2)
+    assert (some.low < some.regret).all()
+    with pytest.raises(DataError, match="no rows of random"):
+        regret_curves(pd.DataFrame(rows), recipe="random")

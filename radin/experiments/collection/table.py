@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -72,10 +73,11 @@ def write_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
-        with atomic_path(folder / f"{name}.csv.gz") as temporary:
-            pd.DataFrame(rows).to_csv(
-                temporary,
-                index=False,
-                compression={"method": "gzip", "mtime": 0},
-                lineterminator="\n",
-            )
+        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        with (
+            atomic_path(folder / f"{name}.csv.gz") as temporary,
+            open(temporary, "wb") as file,
+            # Neither the time nor the temporary name goes into the file.
+            gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
+        ):
+            packed.write(text.encode())
