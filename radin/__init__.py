@@ -12,6 +12,7 @@ from radin.data import images
 from radin.data.load import load_split
 from radin.errors import RadinError
 from radin.experiments.bench.bench import SoupBench
+from radin.experiments.collection.table import load_collection
 from radin.experiments.synthetic import synthetic_bank
 from radin.experiments.zoos.digits import digits_zoo
 from radin.inference.evaluate import evaluator, soup_logits
@@ -57,6 +58,7 @@ __all__ = [
     "fast_estimate",
     "greedy_path",
     "interpolate",
+    "load_collection",
     "load_split",
     "monte_carlo",
     "open_adapters",

@@ -23,6 +23,7 @@ from radin.ranking.named_metrics import ACCURACY, MetricLike, find_metric
 from radin.ranking.rank import check_prior
 from radin.recipes.learned import LIVE_RECIPES
 from radin.recipes.ledger import Evaluate, Ledger, Trial, accuracy_of
+from radin.recipes.rules import GreedyRules
 from radin.recipes.selection import RANKED, RECIPES, RecipeOptions
 from radin.recipes.trust import checks_of_trials
 from radin.recipes.trust_report import Trust
@@ -109,6 +110,7 @@ def craft(
     candidates: Tensor | None = None,
     prior: float = 0.0,
     seed: int = 0,
+    greedy_rules: GreedyRules | None = None,
     metric: MetricLike | None = None,
     higher_is_better: bool | None = None,
 ) -> Soup:
@@ -128,6 +130,8 @@ def craft(
         prior: lambda, for "radin": the bonus of the full zoo in percentage points. It must be 0 for
             a metric that is no percentage.
         seed: of every random choice.
+        greedy_rules: conventions of "greedy" (`radin.recipes.rules.GreedyRules`): what it pays for,
+            where it starts, and which additions it keeps.
         metric: what soups are ranked and chosen by: a name, a `Metric`, or a function of averaged
             logits (n, C) and labels, as in `radin.fast_estimate`. `evaluate` must return the same.
             By default the metric of `radin.evaluator(zoo, split, metric=...)`, else "accuracy".
@@ -158,7 +162,12 @@ def craft(
         candidates = torch.as_tensor(candidates)
         check_weights(candidates, bank.num_models, rows=True)
     ledger = Ledger(bank, evaluate, budget, metric=chosen)
-    options = RecipeOptions(candidates=candidates, prior=prior, seed=seed)
+    options = RecipeOptions(
+        candidates=candidates,
+        prior=prior,
+        seed=seed,
+        greedy_rules=greedy_rules or GreedyRules(),
+    )
     choice = recipes[recipe](bank, ledger, options)
     trials = ledger.trials
     return Soup(

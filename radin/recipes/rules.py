@@ -10,11 +10,13 @@ A choice is the index of one look among those made so far. Index 0 is the first 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from radin.errors import ParameterError
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import ACCURACY
 
@@ -54,37 +56,116 @@ def random_order(num_candidates: int, *, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(num_candidates)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GreedyRules:
+    """What greedy pays for, where it starts, and which additions it keeps.
+
+    The texts on budgets leave these three open, and the size of the headline depends on them. The
+    defaults are Wortsman et al.'s order with the ingredients' accuracies for free, because the
+    entry fee has paid for them.
+
+    Attributes:
+        order: of the ingredients; greedy starts from the first: "best_first", "worst_first" or
+            "as_listed".
+        paid: which passes of single ingredients the budget pays: "none", that of the "start", or
+            "all", in the order of the list.
+        keep: "equal" keeps an addition that does no harm, "better" only one that helps, as the code
+            of Wortsman et al. does.
+
+    Raises:
+        ParameterError: another word.
+
+    >>> import radin
+    >>> from radin.recipes.rules import GreedyRules
+    >>> bench = radin.SoupBench.load("cifar10")
+    >>> rules = GreedyRules(paid="start")
+    >>> radin.craft(bench.val, bench.evaluator(), 1, "greedy", greedy_rules=rules).members
+    [1]
+    """
+
+    order: str = "best_first"
+    paid: str = "none"
+    keep: str = "equal"
+
+    def __post_init__(self) -> None:
+        for name, words in GREEDY_WORDS.items():
+            if getattr(self, name) not in words:
+                raise ParameterError(
+                    f"{name} of greedy must be one of {', '.join(words)}, "
+                    f"not {getattr(self, name)!r}."
+                )
+
+    @property
+    def free_choices(self) -> int:
+        """How many choices greedy makes before its first evaluation: 1 or 0."""
+        return int(self.paid == "none")
+
+    def sort(self, values: np.ndarray) -> list[int]:
+        """The indices of the ingredients in the order in which greedy goes through them.
+
+        Args:
+            values: (N,) as `comparable` gives them. Of equals the first listed comes first.
+        """
+        if self.order == "as_listed":
+            return list(range(len(values)))
+        sign = -1 if self.order == "best_first" else 1
+        return np.argsort(sign * values, kind="stable").tolist()
+
+
+GREEDY_WORDS = {
+    "order": ("best_first", "worst_first", "as_listed"),
+    "paid": ("none", "start", "all"),
+    "keep": ("equal", "better"),
+}
+
+
 def greedy_choices(
     singles: Tensor | np.ndarray,
     *,
     look: Callable[[Members], float],
     evaluate: Callable[[Members], float],
     metric: Metric = ACCURACY,
+    rules: GreedyRules | None = None,
 ) -> Iterator[int]:
     """What greedy returns after 0, 1, 2, ... evaluations.
 
-    The best ingredient comes first and is free. Each other one is tried in order of accuracy, and
-    kept when it does no harm. An evaluation is made only when its choice is asked for.
+    By default the best ingredient comes first and is free. Each other one is tried in order of
+    accuracy, and kept when it does no harm. An evaluation is made only when its choice is asked
+    for.
 
     Args:
         singles: (N,) validation accuracy of each ingredient in percent, or another metric.
         look: gives the value of one ingredient, which the bank holds.
         evaluate: gives the value of a soup, which costs one evaluation.
         metric: what the values are.
+        rules: other conventions. Where ingredients are paid for, the first choice is the one after
+            1 evaluation. While all of them are paid for, it is the best so far.
 
-    Returns: the index of the look that is kept; 0 is the best ingredient.
+    Returns: the index of the look that is kept; 0 is the first one.
 
     Source: Wortsman et al. 2022, recipe 1.
     """
-    best_first = np.argsort(-comparable(singles, metric), kind="stable").tolist()
-    kept = best_first[:1]
-    reached = comparable(look(kept), metric)
-    choice = 0
+    rules = rules or GreedyRules()
+    order = rules.sort(comparable(singles, metric))
+    kept = order[:1]
+    if rules.paid == "all":
+        values = []
+        for k in range(len(order) - 1):
+            values.append(evaluate([k]))
+            yield int(best_so_far(values, metric=metric)[-1])
+        values.append(evaluate([len(order) - 1]))
+        choice = order[0]
+        looks = len(order)
+        reached = comparable(values[choice], metric)
+    else:
+        choice = 0
+        looks = 1
+        reached = comparable((look if rules.paid == "none" else evaluate)(kept), metric)
     yield choice
-    for index, k in enumerate(best_first[1:], start=1):
+    for index, k in enumerate(order[1:], start=looks):
         tried = [*kept, k]
         value = comparable(evaluate(tried), metric)
-        if value >= reached:
+        if value > reached or (value == reached and rules.keep == "equal"):
             kept = tried
             reached = value
             choice = index

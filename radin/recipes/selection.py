@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -18,7 +18,7 @@ from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import distinct, exhaustive, from_subsets, monte_carlo
 from radin.ranking.rank import rank, single_values
 from radin.recipes.ledger import Ledger
-from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
+from radin.recipes.rules import GreedyRules, Members, best_so_far, greedy_choices, random_order
 
 # When the caller gives no candidates, all subsets are ranked up to this many ingredients (8,191
 # rows), and as many Monte Carlo subsets beyond.
@@ -40,6 +40,7 @@ class RecipeOptions:
     candidates: Tensor | None = None
     prior: float = 0.0
     seed: int = 0
+    greedy_rules: GreedyRules = field(default_factory=GreedyRules)
 
     def candidates_for(self, bank: LogitBank) -> Tensor:
         """The user's candidates, else the default ones."""
@@ -65,6 +66,8 @@ def radin(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
 def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     """Greedy soup: best ingredient first, keep an addition that does no harm.
 
+    `options.greedy_rules` may say otherwise.
+
     Source: Wortsman et al. 2022, recipe 1.
     """
     singles = single_values(bank, ledger.metric)
@@ -79,8 +82,9 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
         look=lambda members: ledger.look(weights_of(members), estimate=singles[members[0]].item()),
         evaluate=lambda members: ledger.spend(weights_of(members)),
         metric=ledger.metric,
+        rules=options.greedy_rules,
     )
-    *_, choice = islice(choices, ledger.left + 1)  # the first choice is free
+    *_, choice = islice(choices, ledger.left + options.greedy_rules.free_choices)
     return choice
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -13,9 +14,10 @@ from matplotlib.figure import Figure
 
 from radin import RECIPES
 from radin.errors import ParameterError
+from radin.experiments.collection.analysis import ELSEWHERE, HERE
 
 mpl.use("agg")
-from radin.experiments.plots import comparison, paper, style, theory
+from radin.experiments.plots import collection, comparison, paper, style, theory
 
 
 @pytest.fixture(autouse=True)
@@ -198,3 +200,20 @@ def test_panels_of_intervals_share_their_rows_and_show_a_dash_for_what_is_not_kn
     assert not right.texts
     assert list(right.lines[0].get_xdata()) == [-2.0, -0.5]
     assert is_drawn(figure)
+
+
+def test_a_forest_has_a_row_for_each_design_and_both_means():
+    columns = {"effect": [1.0, -1.0, 0.0, 0.1], "low": [0.5, -2.0, -0.2, -3.0]}
+    columns |= {"high": [1.5, -0.5, 0.2, 3.0], "zoos": [12, 12, 24, 24]}
+    names = ["digits-conv", "digits-conv-wild", HERE, ELSEWHERE]
+    axes = collection.forest(pd.DataFrame(columns, index=names), "points").axes[0]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == [f"{name} ({zoos})" for name, zoos in zip(names, columns["zoos"], strict=True)]
+    lines = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
+    for low, high in zip(columns["low"], columns["high"], strict=True):
+        assert (low, high) in lines
+    dots = [line for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert [line.get_marker() for line in dots] == ["o", "o", "D", "D"]
+    colours = [line.get_color() for line in dots]
+    assert colours[0] != colours[1]
+    assert colours[2] == colours[3]

@@ -14,6 +14,7 @@ from helpers import tied_banks
 from radin import LogitBank, SoupBench, craft, exhaustive, monte_carlo
 from radin.errors import ParameterError
 from radin.experiments.bench import replay
+from radin.recipes.rules import GreedyRules
 
 
 @st.composite
@@ -56,6 +57,16 @@ def test_greedy_is_what_craft_returns(bench, budget):
     assert len(rows) == budget
     for allowed in range(1, budget + 1):
         soup = craft(bench.val, bench.evaluator(), allowed, recipe="greedy")
+        assert rows[allowed - 1] == bench.row(soup.weights)
+
+
+@given(benches(), st.integers(1, 12), st.sampled_from(["none", "start", "all"]))
+def test_greedy_by_other_rules_is_what_craft_returns(bench, budget, paid):
+    rules = GreedyRules(order="worst_first", paid=paid, keep="better")
+    rows = replay.greedy(bench, budget, rules=rules)
+    for allowed in range(1, budget + 1):
+        soup = craft(bench.val, bench.evaluator(), allowed, "greedy", greedy_rules=rules)
+        assert soup.evaluations <= allowed
         assert rows[allowed - 1] == bench.row(soup.weights)
 
 

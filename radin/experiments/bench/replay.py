@@ -17,7 +17,7 @@ from radin.errors import ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.ranking.candidates import monte_carlo
 from radin.ranking.rank import sort_keys, with_prior
-from radin.recipes.rules import Members, best_so_far, greedy_choices, random_order
+from radin.recipes.rules import GreedyRules, Members, best_so_far, greedy_choices, random_order
 
 
 def radin(
@@ -72,9 +72,16 @@ def random(bench: SoupBench, budget: int, seed: int = 0) -> np.ndarray:
     return _best(bench, drawn[:budget], budget)
 
 
-def greedy(bench: SoupBench, budget: int) -> np.ndarray:
-    """The greedy soup stopped after 1 .. B evaluations: (B,) rows."""
+def greedy(bench: SoupBench, budget: int, *, rules: GreedyRules | None = None) -> np.ndarray:
+    """The greedy soup stopped after 1 .. B evaluations: (B,) rows.
+
+    Args:
+        bench: where evaluations are looked up.
+        budget: B, at least 1.
+        rules: what greedy pays for, where it starts, and which additions it keeps.
+    """
     budget = check_integer("budget", budget, minimum=1)
+    rules = rules or GreedyRules()
     singles = bench.val.accuracies()
     soups = bench.soups("val").numpy()
     rows: list[int] = []
@@ -87,9 +94,10 @@ def greedy(bench: SoupBench, budget: int) -> np.ndarray:
         rows.append(bench.row_of(members))
         return float(soups[rows[-1]])
 
-    choices = list(islice(greedy_choices(singles, look=look, evaluate=evaluate), budget + 1))
-    # The first choice is made before any evaluation; a zoo of one ingredient has no other.
-    return _extend(np.array(rows)[choices[1:] or choices], budget)
+    choices = greedy_choices(singles, look=look, evaluate=evaluate, rules=rules)
+    found = list(islice(choices, budget + rules.free_choices))
+    # A free choice is made before any evaluation; a zoo of one ingredient has no other.
+    return _extend(np.array(rows)[found[rules.free_choices :] or found], budget)
 
 
 def best_single(bench: SoupBench) -> int:
