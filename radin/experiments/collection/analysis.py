@@ -194,9 +194,9 @@ def verdict(low: float, high: float, *, margin: float = MARGIN_POINTS) -> str:
         where all of it is small; "equal" where it holds zero and lies within the margin; else
         "open".
     """
-    small = -margin < low and high < margin
+    small = low > -margin and high < margin
     if low > 0 or high < 0:
-        return ("holds" if low > 0 else "turned round") + ", within the margin" * small
+        return ("holds" if low > 0 else "turned round") + (", within the margin" if small else "")
     return "equal" if small else "open"
 
 
