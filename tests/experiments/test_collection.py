@@ -23,7 +23,7 @@ from radin.experiments.collection.designs import Design, parse_zoo_name, random_
 from radin.experiments.collection.make import make_zoo
 from radin.experiments.collection.measure import measure, recipe_choices, top_k, with_fallback
 from radin.experiments.collection.soups import FlatNetwork, soup_answers
-from radin.experiments.collection.table import write_tables
+from radin.experiments.collection.table import TABLES, write_tables
 from radin.experiments.networks import DigitsNet, Mlp
 from radin.experiments.zoos.train import build_seeded, save_checkpoint
 from radin.recipes.craft import craft
@@ -254,6 +254,19 @@ def test_the_command_makes_one_zoo_again(tiny, capsys):
     assert "radin_fallback" in capsys.readouterr().out
     assert main(["again", "tiny-007x"]) == 1
     assert "No zoo is called 'tiny-007x'" in capsys.readouterr().err
+
+
+def test_the_commands_make_and_ship_a_round(tiny, tmp_path, capsys):
+    folder = ["--folder", str(tmp_path / "rows")]
+    assert main(["ship", *folder]) == 1
+    assert "no round of zoos is complete" in capsys.readouterr().err
+    assert main(["run", *folder, "--rounds", "1", "--workers", "1"]) == 0
+    assert main(["ship", *folder, "--out", str(tmp_path / "tables")]) == 0
+    assert "1 complete rounds" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert written == {f"{name}.csv.gz" for name in TABLES}
+    shipped = pd.read_csv(tmp_path / "tables" / "recipes.csv.gz")
+    assert set(plan.planned_zoos(1)) < set(shipped.zoo)
 
 
 def test_another_table_is_refused():
