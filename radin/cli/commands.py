@@ -94,12 +94,23 @@ def craft_command(options: argparse.Namespace) -> None:
         **_network_options(options),
     )
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
+    if options.share != 1:
+        evaluate = evaluator(
+            zoo,
+            split,
+            refresh=train,
+            progress=show_progress(),
+            metric=metric,
+            bank=bank,
+            share=options.share,
+            seed=options.seed,
+            **_network_options(options),
+        )
     soup = craft(
         bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed
     )
-    spent = f"{soup.evaluations} of {soup.budget} evaluations spent"
     note = f"; {soup.note}" if soup.note else ""
-    print(wrap(f"{soup.recipe}: {spent} on {describe_split(options, split)}{note}") + "\n")
+    print(wrap(f"{soup.recipe}: {soup.spent} on {describe_split(options, split)}{note}") + "\n")
     print_trials(bank, soup)
     state = None if train is None else _refresh(options, zoo, soup.weights, train)
     if options.out is not None:

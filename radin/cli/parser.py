@@ -193,6 +193,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "what soups are compared by: accuracy, top5_accuracy, macro_f1, balanced_accuracy, "
         "mean_iou, calibration_error or nll (%(default)s)",
     },
+    "--share": {
+        "type": float,
+        "default": 1.0,
+        "help": "of the images that each soup is run on, such as 0.3, for as many more soups "
+        "(%(default)s: all)",
+    },
     "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
     "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
     "--weights": {
@@ -264,7 +270,7 @@ IMAGE_OPTIONS = (
     "--workers --precision"
 )
 CRAFT_OPTIONS = (
-    "--base --model --data --budget --recipe --metric --prior --out --shard-size --force "
+    "--base --model --data --budget --share --recipe --metric --prior --out --shard-size --force "
     "--test-part "
     "--refresh-part --init --seed --family"
 )

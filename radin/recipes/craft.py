@@ -11,6 +11,7 @@ real checkpoints or looks a row up in a soup bench. Only the live recipes need t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -39,9 +40,10 @@ class Soup:
         value: its validation accuracy in percent, or another metric (for "ensemble", the
             ensemble's). Where it is an accuracy, `accuracy` is the same number.
         trials: what was looked at, in order.
-        evaluations: how many evaluations were spent; the entry fee is not among them.
-        forward_equivalents: evaluations plus what was spent on training, in the same unit: one
-            forward pass over the validation split.
+        evaluations: how many evaluations were spent; the entry fee is not among them. Where a soup
+            is run on a share of the images, they can be more than the budget.
+        forward_equivalents: what the evaluations cost plus what was spent on training, in one unit:
+            one forward pass over the validation split.
         budget: how many were allowed.
         note: what the user should know, such as a budget larger than the recipe can use; else
             empty.
@@ -81,12 +83,23 @@ class Soup:
         """Indices of the ingredients with a positive weight."""
         return (self.weights > 0).nonzero().flatten().tolist()
 
+    @property
+    def spent(self) -> str:
+        """How many evaluations were spent, and how many passes where they cost less than one."""
+        cost = sum((trial.cost for trial in self.trials), Fraction(0))
+        if cost == self.evaluations:
+            return f"{self.evaluations} of {self.budget} evaluations spent"
+        return (
+            f"{self.evaluations} soups evaluated in {float(cost):.2f} of {self.budget} forward "
+            "passes"
+        )
+
     def __str__(self) -> str:
-        training = self.forward_equivalents - self.evaluations
+        cost = float(sum((trial.cost for trial in self.trials), Fraction(0)))
+        training = self.forward_equivalents - cost
         text = (
             f"{self.recipe}: validation {self.metric} {self.metric.text_with_unit(self.value)}, "
-            f"{len(self.members)} of {len(self.weights)} ingredients, "
-            f"{self.evaluations} of {self.budget} evaluations spent"
+            f"{len(self.members)} of {len(self.weights)} ingredients, {self.spent}"
         )
         if training:
             text += f" and {training:.2f} more on training"
@@ -119,7 +132,9 @@ def craft(
     Args:
         bank: the validation logit bank, N ingredients.
         evaluate: mixing weights (N,) to validation accuracy in percent, or to another metric;
-            called at most `budget` times. "learned" needs `radin.evaluator(zoo, split)`, the others
+            called at most `budget` times. One that runs a share of the images
+            (`radin.evaluator(zoo, split, bank=bank, share=0.3)`) is called more often: what it runs
+            is counted in passes over the images. "learned" needs `radin.evaluator(zoo, split)`, the others
             take any function.
         budget: B, at least 1. More than the recipe can use is used up to what exists, and
             `Soup.note` says so.
@@ -170,6 +185,8 @@ def craft(
     )
     choice = recipes[recipe](bank, ledger, options)
     trials = ledger.trials
+    if ledger.share_note:
+        ledger.notes.append(ledger.share_note)
     return Soup(
         recipe=recipe,
         weights=trials[choice].weights,
@@ -201,9 +218,10 @@ def _metric_of(
 
 
 def _unused_budget(ledger: Ledger) -> list[str]:
-    if ledger.left <= 0:
+    if ledger.passes_left <= 0:
         return []
     cost = float(ledger.forward_equivalents)
-    unit = "forward-equivalents" if ledger.charged else "evaluations"
+    is_whole = ledger.forward_equivalents == ledger.spent
+    unit = "evaluations" if is_whole else "forward-equivalents"
     used = f"can use only {cost:.3g} {unit} here" if cost else "needs no evaluation"
-    return [f"this recipe {used}, {ledger.left} of the budget are left"]
+    return [f"this recipe {used}, {ledger.passes_left} of the budget are left"]

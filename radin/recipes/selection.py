@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -84,7 +83,9 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
         metric=ledger.metric,
         rules=options.greedy_rules,
     )
-    *_, choice = islice(choices, ledger.left + options.greedy_rules.free_choices)
+    choice = next(choices)  # free, unless ingredients are paid for
+    while ledger.left and (after_one_more := next(choices, None)) is not None:
+        choice = after_one_more
     return choice
 
 
