@@ -5,11 +5,12 @@ real checkpoints or looks a row up in a soup bench. Only the live recipes need t
 
 >>> import radin
 >>> list(radin.RECIPES)
-['radin', 'greedy', 'uniform', 'best_single', 'random', 'ensemble']
+['radin', 'safe', 'greedy', 'uniform', 'best_single', 'random', 'ensemble']
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -126,6 +127,7 @@ def craft(
     greedy_rules: GreedyRules | None = None,
     metric: MetricLike | None = None,
     higher_is_better: bool | None = None,
+    threshold: float = 0.0,
 ) -> Soup:
     """Spend a budget of evaluations on one recipe and return its soup.
 
@@ -134,14 +136,14 @@ def craft(
         evaluate: mixing weights (N,) to validation accuracy in percent, or to another metric;
             called at most `budget` times. One that runs a share of the images
             (`radin.evaluator(zoo, split, bank=bank, share=0.3)`) is called more often: what it runs
-            is counted in passes over the images. "learned" needs `radin.evaluator(zoo, split)`, the others
-            take any function.
+            is counted in passes over the images. "learned" needs `radin.evaluator(zoo, split)`, the
+            others take any function.
         budget: B, at least 1. More than the recipe can use is used up to what exists, and
             `Soup.note` says so.
-        recipe: "radin", "greedy", "uniform", "best_single", "random", "learned", or "ensemble" (a
-            reference).
-        candidates: (M, N) mixing weights for "radin" and "random"; by default all subsets of up to
-            13 ingredients, and 8,191 Monte Carlo subsets of more.
+        recipe: "radin", "safe", "greedy", "uniform", "best_single", "random", "learned", or
+            "ensemble" (a reference).
+        candidates: (M, N) mixing weights for "radin", "safe" and "random"; by default all subsets
+            of up to 13 ingredients, and 8,191 Monte Carlo subsets of more.
         prior: lambda, for "radin": the bonus of the full zoo in percentage points. It must be 0 for
             a metric that is no percentage.
         seed: of every random choice.
@@ -151,10 +153,13 @@ def craft(
             logits (n, C) and labels, as in `radin.fast_estimate`. `evaluate` must return the same.
             By default the metric of `radin.evaluator(zoo, split, metric=...)`, else "accuracy".
         higher_is_better: whether larger numbers of a function are better.
+        threshold: for "safe": by how many standard errors of the paired difference a soup must lead
+            the choice before it.
 
     Raises:
-        ParameterError: an impossible budget, recipe, prior, metric or candidate, an evaluator of
-            another metric, or no networks for "learned". It is raised before anything is evaluated.
+        ParameterError: an impossible budget, recipe, prior, threshold, metric or candidate, an
+            evaluator of another metric, or no networks for "learned". It is raised before anything
+            is evaluated.
 
     Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and
     learned.
@@ -170,6 +175,7 @@ def craft(
     chosen.check_labels(bank.labels, num_outputs=bank.num_outputs)
     prior = check_prior(prior, chosen)
     seed = check_seed(seed)
+    threshold = check_threshold(threshold)
     recipes = RECIPES | LIVE_RECIPES
     if recipe not in recipes:
         raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(recipes)}.")
@@ -182,6 +188,7 @@ def craft(
         prior=prior,
         seed=seed,
         greedy_rules=greedy_rules or GreedyRules(),
+        threshold=threshold,
     )
     choice = recipes[recipe](bank, ledger, options)
     trials = ledger.trials
@@ -199,6 +206,21 @@ def craft(
         trust=Trust(tuple(checks_of_trials(bank, trials))) if recipe in RANKED else None,
         metric=chosen,
     )
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold of "safe" as a float.
+
+    Raises:
+        ParameterError: it is not a finite number of at least 0.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise ParameterError(f"threshold must be a number, not {threshold!r}.")
+    if not 0 <= threshold < math.inf:  # NaN fails this too
+        raise ParameterError(
+            f"threshold must be a finite number of at least 0 (standard errors), not {threshold!r}."
+        )
+    return float(threshold)
 
 
 def _metric_of(
