@@ -245,6 +245,35 @@ def test_every_recipe(home, capsys, recipe):
     assert ("trust in the fast estimate" in out) == (recipe == "radin")
 
 
+def test_soups_on_a_share_of_the_images(home, crafted, capsys):
+    zoo, bank, _ = crafted
+    out = run(capsys, f"craft {PLAIN} --budget 3 --share 0.5 --seed 2")
+    val = split_of(home, "val")
+    evaluate = radin.evaluator(zoo, val, "cpu", bank=bank, share=0.5, seed=2)
+    soup = radin.craft(bank, evaluate, budget=3, seed=2)
+    cost = soup.forward_equivalents
+    assert soup.evaluations > 3 >= cost
+    assert out.startswith(
+        f"radin: {soup.evaluations} soups evaluated in {cost:.2f} of 3 forward passes on val, 60"
+    )
+    assert [row[2:4] for row in table(out, "rank")] == [
+        [f"{t.value:.2f}{' *' if t.value == soup.value else ''}", f"{t.standard_error:.2f}"]
+        for t in soup.trials
+    ]
+    assert " ".join(evaluate.partial.report().split()) in " ".join(out.split())
+
+
+def test_safe_says_why(home, crafted, capsys):
+    zoo, bank, _ = crafted
+    out = run(capsys, f"craft {PLAIN} --recipe safe --budget 2 --threshold 50")
+    soup = radin.craft(
+        bank, radin.evaluator(zoo, split_of(home, "val"), "cpu"), 2, "safe", threshold=50
+    )
+    assert len(soup.members) == 1
+    assert soup.note.startswith("kept the best single: the ")
+    assert soup.note in " ".join(out.split())
+
+
 def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
     path = tmp_path / "new" / "soup.safetensors"
     run(capsys, f"craft {PLAIN} --budget 4 --prior 0.5 --seed 7 --out {path}")
@@ -701,6 +730,9 @@ def test_bench(capsys):
         ("--batch-size 0", "error: --batch-size must be a whole number of at least 1, not 0."),
         ("--prior -1", "prior must be a finite number of at least 0"),
         ("--prior nan", "prior must be a finite number of at least 0"),
+        ("--share 0", "share must be a number above 0 and at most 1"),
+        ("--share 30", "share must be a number above 0 and at most 1"),
+        ("--threshold -1", "threshold must be a finite number of at least 0"),
         ("--seed -1", "seed must be a whole number of at least 0"),
         ("--device tpu9", "--device tpu9 is not available here"),
         ("--size 0", "size must be a whole number"),

@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from helpers import Listed, random_bank, tiny_split, tiny_zoo
+from helpers import Listed, random_bank, save_states, tiny_split, tiny_zoo
 from radin import LogitBank, SoupBench, Zoo, average, craft, evaluator, exhaustive, predict
 from radin.errors import BankError, BudgetError, ParameterError
 from radin.inference.evaluate import LiveEvaluator
 from radin.inference.partial import PartialEvaluations
 from radin.ranking.named_metrics import ACCURACY, find_metric
+from radin.ranking.projection import Projection
 from radin.recipes.ledger import Ledger
 
 SPLIT = tiny_split(60)
@@ -163,6 +165,29 @@ def differing(bank: LogitBank, count: int, *, at_end: bool) -> torch.Tensor:
     values = 100 * right.double()
     values[order[right[order]][:count]] = 0
     return values
+
+
+def test_refreshed_batch_norm_and_projections(tmp_path):
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3))  # noqa: E731
+    states = [make().state_dict() for _ in range(3)]
+    normed = Zoo.open(save_states(tmp_path, *states), make, progress=False)
+    split = tiny_split(60)
+    split.projection = Projection([[0, 1], [2]], 3)
+    split.labels = split.labels.clamp(max=1)
+    split.class_names = ["a", "b"]
+    bank = predict(normed, split, "cpu", cache=False, progress=False)
+    options = {"refresh": tiny_split(40, seed=9)}
+    live = partial_evaluator(normed, split, bank, share=0.5, **options)
+    rows = list(exhaustive(3).flip(0))
+    values = live.many(rows)
+    whole = evaluator(normed, split, "cpu", **options)
+    for weights, value, record in zip(rows, values, live.partial.evaluations, strict=True):
+        exact = whole(weights)
+        if record.cost == 1:
+            assert value == exact
+        assert abs(value - exact) <= 6 * record.standard_error + 1e-9
+    assert [each.num_images for each in live.partial.evaluations] == [60, *[30] * 6]
 
 
 @pytest.mark.parametrize(("at_end", "grows"), [(False, False), (True, True)])
