@@ -156,17 +156,15 @@ def _evaluate(bank: LogitBank, images: Tensor | None, weights: Tensor) -> _Point
         block = slice(start, start + size) if images is None else images[start : start + size]
         logits = bank.logits[:, block].double()
         own = bank.labels[block].to(device).unsqueeze(-1)
-        logits -= logits.gather(-1, own.expand(N, -1, -1))  # the label's logit is 0
+        of_labels = logits.gather(-1, own.expand(N, -1, -1)).squeeze(-1)  # (N, images)
         ensemble = (w @ logits.flatten(1)).view(-1, C)
         normaliser = ensemble.logsumexp(-1, keepdim=True)
-        loss += normaliser.sum()
-        p = (ensemble - normaliser).exp()
-        means = torch.einsum("kic,ic->ki", logits, p)
-        slope += means.sum(1)
-        logits -= means.unsqueeze(-1)
-        logits *= p.sqrt()
-        flat = logits.flatten(1)
-        curvature += flat @ flat.T
+        loss += (normaliser.squeeze(-1) - w @ of_labels).sum()
+        weighted = logits * (ensemble - normaliser).exp()
+        means = weighted.sum(-1)
+        slope += (means - of_labels).sum(1)
+        curvature += weighted.flatten(1) @ logits.flatten(1).T - means @ means.T
+    curvature = (curvature + curvature.T) / 2
     return _Point(weights, loss.item() / count, slope.cpu() / count, curvature.cpu() / count)
 
 
