@@ -19,6 +19,7 @@ from radin.inference.evaluate import evaluator, soup_logits
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import dirichlet, exhaustive, monte_carlo
+from radin.ranking.convex import convex
 from radin.ranking.metrics import Metric
 from radin.ranking.rank import Ranking, fast_estimate, rank
 from radin.ranking.search import greedy_path
@@ -49,6 +50,7 @@ __all__ = [
     "Trial",
     "Zoo",
     "average",
+    "convex",
     "craft",
     "digits_zoo",
     "dirichlet",

@@ -6,6 +6,7 @@ import argparse
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def craft_command(options: argparse.Namespace) -> None:
     _note_one_ingredient(zoo)
     if train is None:
         _warn_of_batch_norm(zoo)
-    evaluate = evaluator(
+    make_evaluator = partial(
+        evaluator,
         zoo,
         split,
         refresh=train,
@@ -93,14 +95,24 @@ def craft_command(options: argparse.Namespace) -> None:
         metric=metric,
         **_network_options(options),
     )
+    evaluate = make_evaluator()  # what it refuses is refused before the entry fee
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
+    if options.share != 1:
+        evaluate = make_evaluator(bank=bank, share=options.share, seed=options.seed)
     soup = craft(
-        bank, evaluate, options.budget, options.recipe, prior=options.prior, seed=options.seed
+        bank,
+        evaluate,
+        options.budget,
+        options.recipe,
+        prior=options.prior,
+        seed=options.seed,
+        threshold=options.threshold,
     )
-    spent = f"{soup.evaluations} of {soup.budget} evaluations spent"
     note = f"; {soup.note}" if soup.note else ""
-    print(wrap(f"{soup.recipe}: {spent} on {describe_split(options, split)}{note}") + "\n")
+    print(wrap(f"{soup.recipe}: {soup.spent} on {describe_split(options, split)}{note}") + "\n")
     print_trials(bank, soup)
+    if evaluate.partial is not None:
+        print("\n" + wrap(evaluate.partial.report()))
     state = None if train is None else _refresh(options, zoo, soup.weights, train)
     if options.out is not None:
         provenance = _provenance(options, soup)

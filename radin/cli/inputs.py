@@ -38,8 +38,10 @@ from radin.errors import (
 )
 from radin.files import expand_path
 from radin.inference.devices import pick_device
+from radin.inference.partial import check_share
 from radin.ranking.projection import Projection
 from radin.ranking.rank import check_prior
+from radin.recipes.craft import check_threshold
 from radin.soup.shards import parse_size
 
 FOLDER_PREFIX = "imagenet-folder:"
@@ -57,6 +59,9 @@ def check_numbers(options: argparse.Namespace) -> None:
     if hasattr(options, "prior"):
         check_prior(options.prior)
         check_seed(options.seed)
+    if hasattr(options, "share"):
+        check_share(options.share)
+        check_threshold(options.threshold)
     pick_device(options.device)
 
 

@@ -193,6 +193,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "what soups are compared by: accuracy, top5_accuracy, macro_f1, balanced_accuracy, "
         "mean_iou, calibration_error or nll (%(default)s)",
     },
+    "--share": {
+        "type": float,
+        "default": 1.0,
+        "help": "of the images that each soup is run on, such as 0.3, for as many more soups "
+        "(%(default)s: all)",
+    },
+    "--threshold": {
+        "type": float,
+        "default": 0.0,
+        "help": "of safe: by how many standard errors a soup must lead the best ingredient "
+        "(%(default)s)",
+    },
     "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
     "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
     "--weights": {
@@ -264,9 +276,8 @@ IMAGE_OPTIONS = (
     "--workers --precision"
 )
 CRAFT_OPTIONS = (
-    "--base --model --data --budget --recipe --metric --prior --out --shard-size --force "
-    "--test-part "
-    "--refresh-part --init --seed --family"
+    "--base --model --data --budget --share --recipe --metric --prior --threshold --out "
+    "--shard-size --force --test-part --refresh-part --init --seed --family"
 )
 BANK_OPTIONS = "--bank --labels --names --probabilities"
 OUT_FILES: dict[str, Any] = {"nargs": "+", "action": "extend"}

@@ -40,8 +40,12 @@ def describe_ingredients(bank: LogitBank, weights: Tensor) -> str:
 
 
 def print_trials(bank: LogitBank, soup: Soup) -> None:
-    """What stage 2 evaluated, in order: the estimate of stage 1, and the accuracy or metric."""
+    """What stage 2 evaluated, in order: the estimate of stage 1, and the accuracy or metric.
+
+    Where soups were run on a share of the images, the standard error stands beside it.
+    """
     rows = []
+    some_are_partial = any(trial.cost < 1 for trial in soup.trials if trial.evaluated)
     winner_found = False
     for number, trial in enumerate(soup.trials, start=1):
         is_winner = (
@@ -51,10 +55,12 @@ def print_trials(bank: LogitBank, soup: Soup) -> None:
         )
         winner_found = winner_found or is_winner
         value = soup.metric.text(trial.value) + (" *" if is_winner else "  ")
+        error = [soup.metric.text(trial.standard_error)] * some_are_partial
         ingredients = describe_ingredients(bank, trial.weights)
-        rows.append([str(number), soup.metric.text(trial.estimate), value, ingredients])
+        rows.append([str(number), soup.metric.text(trial.estimate), value, *error, ingredients])
     number_header = "rank" if soup.recipe in RANKED else "trial"
-    header = [number_header, "estimate", f"{soup.metric}  ", "ingredients (* the winner)"]
+    errors = ["error"] * some_are_partial
+    header = [number_header, "estimate", f"{soup.metric}  ", *errors, "ingredients (* the winner)"]
     print_table(header, rows)
 
 

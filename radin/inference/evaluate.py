@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,14 +13,16 @@ from torch.utils.data import Dataset
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import batches
-from radin.data.samples import as_split
-from radin.data.splits import projection_of
+from radin.data.samples import as_split, subset_of
+from radin.data.splits import Split, projection_of
 from radin.errors import BankError, ParameterError, check_integer
 from radin.inference.batch_norm import check_batch_norm, refresh_batch_norm
 from radin.inference.devices import network_memory_bytes, pick_device
 from radin.inference.forward import NUM_PROBE_IMAGES, batch_logits, check_workers, forward_all
 from radin.inference.parallel import num_joblib_workers, run_tasks, task_device
-from radin.ranking.bank import check_labels
+from radin.inference.partial import MAX_NOISE_RATIO, PartialEvaluations
+from radin.ranking.bank import LogitBank, check_labels
+from radin.ranking.candidates import check_weights
 from radin.ranking.named_metrics import MetricLike, find_metric
 from radin.soup.average import SoupLike, soup_states
 
@@ -52,6 +55,11 @@ class Evaluator:
     mixing weights describe. The method `many` evaluates several soups in one pass over the images;
     `radin.craft` uses it where a recipe knows beforehand what it evaluates.
 
+    With a bank and a `share`, only that share of the images is read and run, and each call costs
+    that share of an evaluation. The ensemble answers for the other images. The images are taken
+    with chances that follow from the bank, so that the answer has no bias. The first soup is
+    evaluated whole, and where it leaves its ensemble, the share grows.
+
     Args:
         zoo: the ingredients, opened with `build`.
         split: (image, label) pairs, or other labelled data (see `as_split`).
@@ -65,10 +73,20 @@ class Evaluator:
         metric: what is measured: a name, a `Metric`, or a function of the soup's logits (n, C) for
             all images and the labels, as in `radin.fast_estimate`. `radin.craft` then ranks by it.
         higher_is_better: whether larger numbers of a function are better.
+        bank: the ingredients' logits on the split, as `radin.predict` gives them; for a `share`.
+        share: of the images, above 0 and at most 1.
+        seed: of the sample of images.
+        max_noise_ratio: how large the sample's error may be beside the noise of the split itself,
+            before the share grows; infinite for a share that never grows.
+
+    Attributes:
+        partial: the `PartialEvaluations` that holds what was found, each with its standard error
+            and cost, and reports on it; None without a bank.
 
     Raises:
-        ParameterError: a zoo without `build`, an impossible device, number or metric, or `refresh`
-            where there is no batch norm to measure.
+        ParameterError: a zoo without `build`, an impossible device, number or metric, `refresh`
+            where there is no batch norm to measure, a share without a bank, or a bank of other
+            images or ingredients.
 
     >>> import radin, torch
     >>> zoo = radin.SoupBench.load("cifar10").zoo()
@@ -91,6 +109,10 @@ class Evaluator:
         progress: bool = False,
         metric: MetricLike = "accuracy",
         higher_is_better: bool | None = None,
+        bank: LogitBank | None = None,
+        share: float = 1.0,
+        seed: int = 0,
+        max_noise_ratio: float = MAX_NOISE_RATIO,
     ) -> None:
         self.zoo = zoo
         self.split = as_split(split)
@@ -114,6 +136,31 @@ class Evaluator:
             check_batch_norm(model)
             images, _ = next(batches(self.refresh, NUM_PROBE_IMAGES))
             batch_logits(model.to(self.device), images, self.device)
+        self.partial: PartialEvaluations | None = None
+        if bank is not None:
+            self._check_bank(bank)
+            self.partial = PartialEvaluations(
+                bank, self.metric, share=share, seed=seed, max_noise_ratio=max_noise_ratio
+            )
+        elif share != 1:
+            raise ParameterError(
+                f"share={share!r} needs the logit bank, which says what images to run: "
+                "bank=radin.predict(zoo, split)."
+            )
+
+    @property
+    def standard_error(self) -> float:
+        """Of the last evaluation, in the metric's unit; 0 where it was whole."""
+        return self.partial.last_error if self.partial else 0.0
+
+    def _check_bank(self, bank: LogitBank) -> None:
+        found = (len(self.zoo), len(self.split))  # type: ignore[arg-type]
+        if found != (bank.num_models, bank.num_images):
+            raise ParameterError(
+                f"The bank holds {bank.num_models} ingredients and {bank.num_images} images, but "
+                f"zoo and split have {found[0]} and {found[1]}; make it from them with "
+                "radin.predict."
+            )
 
     def __call__(self, soup: SoupLike) -> float:
         """Accuracy in percent, or the metric, of a soup: mixing weights (N,) or a state dict."""
@@ -125,17 +172,49 @@ class Evaluator:
         The ingredients are read once for all of them. Inside `joblib.parallel_config` the soups
         are divided among its workers.
         """
+        if self.partial is None:
+            return self._divided(self._evaluate, soups)
+        described = [
+            None if isinstance(soup, Mapping) else check_weights(soup, len(self.zoo))
+            for soup in soups
+        ]
+        return self.partial.evaluate(described, partial(self._run, soups))
+
+    def _run(
+        self, soups: Sequence[SoupLike], which: Sequence[int], images: list[int] | None
+    ) -> Tensor:
+        """The values (M, k) of some of the soups on some images, all for None."""
+        assert self.partial is not None
+        other = copy(self)
+        other.partial = None  # a worker needs no bank
+        expected = self.partial.bank.labels.cpu()
+        if images is not None:
+            if isinstance(self.split, Split):
+                other.split = self.split.subset(images)
+            else:
+                other.split = subset_of(self.split, images)
+            expected = expected[images]
+        found = other._divided(other._measure, [soups[k] for k in which])
+        if not torch.equal(found[0][1], expected):
+            raise BankError(
+                "The bank and the split have other labels; make the bank from this split with "
+                "radin.predict."
+            )
+        return torch.stack([values for values, _ in found])
+
+    def _divided(self, work: Callable[[Any], list[Any]], soups: Sequence[SoupLike]) -> list[Any]:
+        """What `work` finds for each soup, done by the workers of joblib."""
         num_groups = min(num_joblib_workers(), len(soups))
         groups = [list(range(k, len(soups), num_groups)) for k in range(num_groups)]
-        values = [0.0] * len(soups)
+        results: list[Any] = [None] * len(soups)
 
-        def finished(index: int, found: list[float]) -> None:
-            for k, value in zip(groups[index], found, strict=True):
-                values[k] = value
+        def finished(index: int, found: list[Any]) -> None:
+            for k, result in zip(groups[index], found, strict=True):
+                results[k] = result
 
         tasks = [(index, [soups[k] for k in group]) for index, group in enumerate(groups)]
-        run_tasks(self._evaluate, tasks, finished, progress=False)
-        return values
+        run_tasks(work, tasks, finished, progress=False)
+        return results
 
     def logits(
         self, states: Sequence[Mapping[str, Tensor]], device: torch.device, *, desc: str
@@ -170,19 +249,27 @@ class Evaluator:
             yield k, logits, labels
 
     def _evaluate(self, task: tuple[int, list[SoupLike]]) -> list[float]:
+        return [self._value_of(*found) for found in self._outputs(task)]
+
+    def _measure(self, task: tuple[int, list[SoupLike]]) -> list[tuple[Tensor, Tensor]]:
+        """The values (n,) of each soup on the images, and the labels."""
+        return list(self._outputs(task))
+
+    def _outputs(self, task: tuple[int, list[SoupLike]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each soup what the metric needs of all images, and the labels."""
         index, soups = task
         device = pick_device(task_device(self._device_option, index))
         bytes_of_one = sum(tensor.nbytes for tensor in self.zoo[0].values())
         at_once = max(1, network_memory_bytes() // bytes_of_one)
-        values = []
         for first in range(0, len(soups), at_once):
             states = self._states(soups[first : first + at_once], device)
             parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in states]
             desc = f"evaluating {len(states)} soups"
             for k, logits, labels in self.logits(states, device, desc=desc):
                 parts[k].append(self._reduced(logits, labels))
-            values += [self._value_of(part) for part in parts]
-        return values
+            for part in parts:
+                found, labels = (torch.cat(tensors) for tensors in zip(*part, strict=True))
+                yield found, labels
 
     def _reduced(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What the metric needs of a batch: its values for each image, or logits; and labels."""
@@ -192,8 +279,7 @@ class Evaluator:
             return logits, labels
         return self.metric.per_image(logits.double()[None], labels)[0], labels
 
-    def _value_of(self, parts: Sequence[tuple[Tensor, Tensor]]) -> float:
-        found, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    def _value_of(self, found: Tensor, labels: Tensor) -> float:
         if self.metric.per_image is not None:
             return found.sum().item() / len(labels)
         return self.metric(found, labels)

@@ -12,7 +12,7 @@ How much work a candidate costs depends on the shape of the metric:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 
 import torch
@@ -36,22 +36,41 @@ def mean_over_images(bank: LogitBank, p: Tensor, per_image: PerImage) -> Tensor:
         p: (M, N) double. Each row has the sum 1, or any where `per_image` asks for the order of
             the logits alone.
     """
-    device = bank.logits.device
-    p = p.to(device)
-    total = torch.zeros(len(p), dtype=torch.float64, device=device)
+    total = torch.zeros(len(p), dtype=torch.float64, device=bank.logits.device)
+    for rows, _, values in _values_by_block(bank, p, per_image):
+        total[rows] += values.sum(-1)
+    return total.cpu() / bank.num_images
+
+
+def values_of_images(bank: LogitBank, p: Tensor, per_image: PerImage) -> Tensor:
+    """The values of `per_image`: (M, n) double on the CPU, for each ensemble and each image.
+
+    Args:
+        p: (M, N) double, as in `mean_over_images`.
+    """
+    found = torch.empty(len(p), bank.num_images, dtype=torch.float64)
+    for rows, images, values in _values_by_block(bank, p, per_image):
+        found[rows, images] = values.cpu()
+    return found
+
+
+def _values_by_block(
+    bank: LogitBank, p: Tensor, per_image: PerImage
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """For blocks of candidates and images: both, and the values (rows, images)."""
+    p = p.to(bank.logits.device)
     block_images = max(1, _BLOCK_LOGITS // (bank.num_models * bank.num_classes))
     starts = range(0, bank.num_images, block_images)
     # Images in the outer loop: each block of the bank is converted to double once.
     for start in tqdm(starts, desc="estimates", delay=3, leave=False):
-        logits = bank.logits[:, start : start + block_images].double()
-        labels = bank.labels[start : start + block_images]
+        images = slice(start, start + block_images)
+        logits = bank.logits[:, images].double()
         block_rows = max(1, _BLOCK_LOGITS // logits[0].numel())
         for first in range(0, len(p), block_rows):
             rows = slice(first, first + block_rows)
             ensemble = p[rows] @ logits.flatten(1)
             ensemble = bank.projected(ensemble.view(-1, *logits.shape[1:]))  # (rows, images, C)
-            total[rows] += per_image(ensemble, labels).sum(-1)
-    return total.cpu() / bank.num_images
+            yield rows, images, per_image(ensemble, bank.labels[images])
 
 
 def one_by_one(bank: LogitBank, p: Tensor, metric: Metric) -> Tensor:

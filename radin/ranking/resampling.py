@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor
 
 from radin.errors import ParameterError, check_integer, check_seed
+from radin.ranking.bank import LogitBank
+from radin.ranking.estimates import ensemble_outputs
 from radin.ranking.metrics import ClassCounts, Metric
+from radin.ranking.named_metrics import ACCURACY
 
 NUM_RESAMPLES = 1000
+_NOISE_RESAMPLES = 200  # for a standard error, not for quantiles
 OfSamples = Callable[[Tensor], Tensor]
 _MAX_RESAMPLED = 2**22  # indices of images, held in memory at once
 
@@ -153,3 +158,30 @@ def _by_counting(metric: Metric, answers: Tensor, labels: Tensor, num_classes: i
     if not (below > 0).all():
         raise ParameterError(f"{metric.name} has no image to count in a sample of the images.")
     return above * 100 / below
+
+
+def noise_of_difference(bank: LogitBank, a: Tensor, b: Tensor, metric: Metric) -> float:
+    """How much two soups may differ by chance: the standard error of their paired difference.
+
+    Their ensembles stand for them. For accuracy every image counts on which the two answer
+    differently.
+
+    Args:
+        bank: logits (N, n, C).
+        a, b: (N,) mixing weights.
+        metric: in whose unit the error is.
+
+    Returns: infinity for a metric other than accuracy on a single image.
+    """
+    first, second = (ensemble_outputs(bank, weights.double()) for weights in (a, b))
+    if metric == ACCURACY:
+        differ = (first.argmax(-1) != second.argmax(-1)).double().mean().item()
+        return 100 * math.sqrt(max(differ, 1 / bank.num_images) / bank.num_images)
+    if bank.num_images < 2:
+        return math.inf
+    if metric.per_image is not None:
+        x, y = (metric.per_image(outputs[None], bank.labels)[0] for outputs in (first, second))
+        return (x - y).std().item() / math.sqrt(bank.num_images)
+    return bootstrap_difference(
+        metric, first.cpu(), second.cpu(), bank.labels.cpu(), resamples=_NOISE_RESAMPLES
+    ).standard_error

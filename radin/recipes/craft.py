@@ -5,12 +5,14 @@ real checkpoints or looks a row up in a soup bench. Only the live recipes need t
 
 >>> import radin
 >>> list(radin.RECIPES)
-['radin', 'greedy', 'uniform', 'best_single', 'random', 'ensemble']
+['radin', 'safe', 'greedy', 'uniform', 'best_single', 'random', 'ensemble']
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -39,9 +41,10 @@ class Soup:
         value: its validation accuracy in percent, or another metric (for "ensemble", the
             ensemble's). Where it is an accuracy, `accuracy` is the same number.
         trials: what was looked at, in order.
-        evaluations: how many evaluations were spent; the entry fee is not among them.
-        forward_equivalents: evaluations plus what was spent on training, in the same unit: one
-            forward pass over the validation split.
+        evaluations: how many evaluations were spent; the entry fee is not among them. Where a soup
+            is run on a share of the images, they can be more than the budget.
+        forward_equivalents: what the evaluations cost plus what was spent on training, in one unit:
+            one forward pass over the validation split.
         budget: how many were allowed.
         note: what the user should know, such as a budget larger than the recipe can use; else
             empty.
@@ -81,12 +84,23 @@ class Soup:
         """Indices of the ingredients with a positive weight."""
         return (self.weights > 0).nonzero().flatten().tolist()
 
+    @property
+    def spent(self) -> str:
+        """How many evaluations were spent, and how many passes where they cost less than one."""
+        cost = sum((trial.cost for trial in self.trials), Fraction(0))
+        if cost == self.evaluations:
+            return f"{self.evaluations} of {self.budget} evaluations spent"
+        return (
+            f"{self.evaluations} soups evaluated in {float(cost):.2f} of {self.budget} forward "
+            "passes"
+        )
+
     def __str__(self) -> str:
-        training = self.forward_equivalents - self.evaluations
+        cost = float(sum((trial.cost for trial in self.trials), Fraction(0)))
+        training = self.forward_equivalents - cost
         text = (
             f"{self.recipe}: validation {self.metric} {self.metric.text_with_unit(self.value)}, "
-            f"{len(self.members)} of {len(self.weights)} ingredients, "
-            f"{self.evaluations} of {self.budget} evaluations spent"
+            f"{len(self.members)} of {len(self.weights)} ingredients, {self.spent}"
         )
         if training:
             text += f" and {training:.2f} more on training"
@@ -113,20 +127,23 @@ def craft(
     greedy_rules: GreedyRules | None = None,
     metric: MetricLike | None = None,
     higher_is_better: bool | None = None,
+    threshold: float = 0.0,
 ) -> Soup:
     """Spend a budget of evaluations on one recipe and return its soup.
 
     Args:
         bank: the validation logit bank, N ingredients.
         evaluate: mixing weights (N,) to validation accuracy in percent, or to another metric;
-            called at most `budget` times. "learned" needs `radin.evaluator(zoo, split)`, the others
-            take any function.
+            called at most `budget` times. One that runs a share of the images
+            (`radin.evaluator(zoo, split, bank=bank, share=0.3)`) is called more often: what it runs
+            is counted in passes over the images. "learned" needs `radin.evaluator(zoo, split)`, the
+            others take any function.
         budget: B, at least 1. More than the recipe can use is used up to what exists, and
             `Soup.note` says so.
-        recipe: "radin", "greedy", "uniform", "best_single", "random", "learned", or "ensemble" (a
-            reference).
-        candidates: (M, N) mixing weights for "radin" and "random"; by default all subsets of up to
-            13 ingredients, and 8,191 Monte Carlo subsets of more.
+        recipe: "radin", "safe", "greedy", "uniform", "best_single", "random", "learned", or
+            "ensemble" (a reference).
+        candidates: (M, N) mixing weights for "radin", "safe" and "random"; by default all subsets
+            of up to 13 ingredients, and 8,191 Monte Carlo subsets of more.
         prior: lambda, for "radin": the bonus of the full zoo in percentage points. It must be 0 for
             a metric that is no percentage.
         seed: of every random choice.
@@ -136,10 +153,13 @@ def craft(
             logits (n, C) and labels, as in `radin.fast_estimate`. `evaluate` must return the same.
             By default the metric of `radin.evaluator(zoo, split, metric=...)`, else "accuracy".
         higher_is_better: whether larger numbers of a function are better.
+        threshold: for "safe": by how many standard errors of the paired difference a soup must lead
+            the choice before it.
 
     Raises:
-        ParameterError: an impossible budget, recipe, prior, metric or candidate, an evaluator of
-            another metric, or no networks for "learned". It is raised before anything is evaluated.
+        ParameterError: an impossible budget, recipe, prior, threshold, metric or candidate, an
+            evaluator of another metric, or no networks for "learned". It is raised before anything
+            is evaluated.
 
     Source: RADIN, algorithm of stages 1 and 2; Wortsman et al. 2022 for greedy, uniform and
     learned.
@@ -155,6 +175,7 @@ def craft(
     chosen.check_labels(bank.labels, num_outputs=bank.num_outputs)
     prior = check_prior(prior, chosen)
     seed = check_seed(seed)
+    threshold = check_threshold(threshold)
     recipes = RECIPES | LIVE_RECIPES
     if recipe not in recipes:
         raise ParameterError(f"Unknown recipe {recipe!r}; choose one of {', '.join(recipes)}.")
@@ -167,9 +188,12 @@ def craft(
         prior=prior,
         seed=seed,
         greedy_rules=greedy_rules or GreedyRules(),
+        threshold=threshold,
     )
     choice = recipes[recipe](bank, ledger, options)
     trials = ledger.trials
+    if ledger.share_note:
+        ledger.notes.append(ledger.share_note)
     return Soup(
         recipe=recipe,
         weights=trials[choice].weights,
@@ -182,6 +206,21 @@ def craft(
         trust=Trust(tuple(checks_of_trials(bank, trials))) if recipe in RANKED else None,
         metric=chosen,
     )
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold of "safe" as a float.
+
+    Raises:
+        ParameterError: it is not a finite number of at least 0.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise ParameterError(f"threshold must be a number, not {threshold!r}.")
+    if not 0 <= threshold < math.inf:  # NaN fails this too
+        raise ParameterError(
+            f"threshold must be a finite number of at least 0 (standard errors), not {threshold!r}."
+        )
+    return float(threshold)
 
 
 def _metric_of(
@@ -201,9 +240,10 @@ def _metric_of(
 
 
 def _unused_budget(ledger: Ledger) -> list[str]:
-    if ledger.left <= 0:
+    if ledger.passes_left <= 0:
         return []
     cost = float(ledger.forward_equivalents)
-    unit = "forward-equivalents" if ledger.charged else "evaluations"
+    is_whole = ledger.forward_equivalents == ledger.spent
+    unit = "evaluations" if is_whole else "forward-equivalents"
     used = f"can use only {cost:.3g} {unit} here" if cost else "needs no evaluation"
-    return [f"this recipe {used}, {ledger.left} of the budget are left"]
+    return [f"this recipe {used}, {ledger.passes_left} of the budget are left"]

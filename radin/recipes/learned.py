@@ -282,7 +282,7 @@ def learned(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     batch_size = min(BATCH_SIZE, live.batch_size)
     # The last evaluation measures the result; with one ingredient there is nothing to learn.
     can_learn = bank.num_models > 1
-    steps = steps_within(ledger.left - 1, bank.num_images, batch_size) if can_learn else 0
+    steps = steps_within(ledger.passes_left - 1, bank.num_images, batch_size) if can_learn else 0
     if steps == 0:
         if can_learn:
             enough = math.ceil(training_cost(1, bank.num_images, batch_size)) + 1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from radin.errors import BudgetError, ParameterError
 from radin.inference.evaluate import LiveEvaluator
+from radin.inference.partial import PartialEvaluations
 from radin.ranking.bank import LogitBank
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import ACCURACY
@@ -31,6 +32,9 @@ class Trial:
             soup, or off the bank when not `evaluated`.
         evaluated: whether it cost an evaluation.
         metric: what estimate and value are.
+        standard_error: of the value, in its unit: how far a whole evaluation may be from it. It is
+            0 unless the soup was run on a share of the images.
+        cost: what it cost, in forward passes over the validation split.
 
     >>> import radin
     >>> bench = radin.SoupBench.load("cifar10")
@@ -44,6 +48,8 @@ class Trial:
     value: float
     evaluated: bool = True
     metric: Metric = ACCURACY
+    standard_error: float = 0.0
+    cost: Fraction = Fraction(0)
 
     @property
     def accuracy(self) -> float:
@@ -72,15 +78,18 @@ class _Look:
     weights: Tensor
     estimate: float | None
     value: float | None
+    standard_error: float = 0.0
+    cost: Fraction = Fraction(0)
 
 
 @dataclass
 class Ledger:
     """The only way for a recipe to an evaluation; it cannot be overspent.
 
-    `look` takes a value off the bank and is free. `spend` evaluates a soup and costs one.
-    `charge` books other work for what it costs. What the user should know goes to `notes`.
-    `metric` is what bank and evaluations are read by.
+    `look` takes a value off the bank and is free. `spend` evaluates a soup and costs one pass over
+    the validation split, or the share of the images that the evaluator runs. `charge` books other
+    work for what it costs. What the user should know goes to `notes`. `metric` is what bank and
+    evaluations are read by.
     """
 
     bank: LogitBank
@@ -113,12 +122,36 @@ class Ledger:
 
         It is a fraction, so that thirds add up.
         """
-        return self.spent + self.charged
+        return sum((look.cost for look in self._looks), self.charged)
+
+    @property
+    def passes_left(self) -> int:
+        """Whole forward passes over the validation split that can still be paid."""
+        return math.floor(self.budget - self.forward_equivalents)
 
     @property
     def left(self) -> int:
-        """Evaluations that can still be paid."""
-        return math.floor(self.budget - self.forward_equivalents)
+        """Evaluations that can still be paid, as far as their cost is known.
+
+        Where soups are run on a share of the images, these are more than the passes left. They get
+        fewer if the share grows after the first soup.
+        """
+        partial = self._partial
+        first, later = (Fraction(1), Fraction(1)) if partial is None else partial.next_costs
+        rest = self.budget - self.forward_equivalents
+        return 0 if rest < first else 1 + math.floor((rest - first) / later)
+
+    @property
+    def share_note(self) -> str:
+        """Why soups are run on more images than was asked for; empty where they are not."""
+        partial = self._partial
+        grown = partial is not None and partial.share > partial.asked_share
+        return partial.finding if partial is not None and grown else ""
+
+    @property
+    def _partial(self) -> PartialEvaluations | None:
+        found = getattr(self.evaluate, "partial", None)
+        return found if isinstance(found, PartialEvaluations) else None
 
     def charge(self, cost: Fraction | float) -> None:
         """Book work that is no evaluation, before it is done.
@@ -158,7 +191,7 @@ class Ledger:
                 "raise the budget or stop earlier."
             )
         answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
-        return self._book(weights, estimate, self._check(answer))
+        return self._book_evaluations([weights], [estimate], [answer])[0]
 
     def spend_many(self, rows: Tensor, *, estimates: Sequence[float] | None = None) -> list[float]:
         """Evaluate several soups, in one pass over the images where `evaluate` is live.
@@ -168,23 +201,52 @@ class Ledger:
             estimates: their M fast estimates where they are available; else the bank gives them
                 later, all in one read.
 
-        Returns: their validation accuracies in percent, or another metric.
+        Returns: their validation accuracies in percent, or another metric. They are fewer than M
+            where the first evaluation made the others dearer: those that the budget still pays.
 
         Raises BudgetError when less than M is left.
         """
         given = [None] * len(rows) if estimates is None else list(estimates)
-        if not isinstance(self.evaluate, LiveEvaluator) or len(rows) > self.left:
-            # One by one; where they do not fit, the one too many raises the error.
-            return [
-                self.spend(weights, estimate=estimate)
-                for weights, estimate in zip(rows, given, strict=True)
-            ]
-        answers = self.evaluate.many([weights.clone() for weights in rows])
+        if len(rows) > self.left:  # the one too many raises the error
+            pairs = zip(rows, given, strict=True)
+            return [self.spend(weights, estimate=estimate) for weights, estimate in pairs]
+        values: list[float] = []
+        while (first := len(values)) < len(rows) and self.left:
+            part = slice(first, first + self._num_at_once)
+            values += self._spend_at_once(rows[part], given[part])
+        return values
+
+    @property
+    def _num_at_once(self) -> int:
+        """How many soups can be evaluated in one pass over the images."""
+        if not isinstance(self.evaluate, LiveEvaluator):
+            return 1
+        if self._partial is not None:
+            first, later = self._partial.next_costs
+            if first != later:  # what the others cost depends on the next one
+                return 1
+        return self.left
+
+    def _spend_at_once(self, rows: Tensor, estimates: Sequence[float | None]) -> list[float]:
+        if isinstance(self.evaluate, LiveEvaluator):
+            answers: list[float] = self.evaluate.many([weights.clone() for weights in rows])
+            return self._book_evaluations(rows, estimates, answers)
+        return [self.spend(rows[0], estimate=estimates[0])]
+
+    def _book_evaluations(
+        self,
+        rows: Sequence[Tensor] | Tensor,
+        estimates: Sequence[float | None],
+        answers: Sequence[object],
+    ) -> list[float]:
         values = [self._check(answer) for answer in answers]
-        return [
-            self._book(weights, estimate, value)
-            for weights, estimate, value in zip(rows, given, values, strict=True)
-        ]
+        partial = self._partial
+        found = [None] * len(rows) if partial is None else partial.evaluations[-len(rows) :]
+        for weights, estimate, value, record in zip(rows, estimates, values, found, strict=True):
+            cost = Fraction(1) if record is None else record.cost
+            error = 0.0 if record is None else record.standard_error
+            self._looks.append(_Look(weights.clone(), estimate, value, error, cost))
+        return values
 
     def look(self, weights: Tensor, *, estimate: float | None = None) -> float:
         """The accuracy of an ensemble, or another metric, off the bank, free.
@@ -199,20 +261,27 @@ class Ledger:
         """
         if estimate is None:
             (estimate,) = self._estimates(weights.unsqueeze(0))
-        self._book(weights, estimate, None)
+        self._looks.append(_Look(weights.clone(), estimate, None))
         return estimate
 
     def _estimates(self, rows: Tensor) -> list[float]:
         return fast_estimate(self.bank, rows, self.metric).tolist()
 
     def _check(self, answer: object) -> float:
+        if self._partial is not None and isinstance(answer, float):
+            # Without bias, an answer from some images can be a little outside the range.
+            answer = min(max(answer, self.metric.minimum), self.metric.maximum)
         return self.metric.check_value(answer, source="evaluate(weights) must return")
-
-    def _book(self, weights: Tensor, estimate: float | None, value: float | None) -> float:
-        self._looks.append(_Look(weights.clone(), estimate, value))
-        return math.nan if value is None else value
 
     def _trial(self, look: _Look) -> Trial:
         assert look.estimate is not None
         value = look.estimate if look.value is None else look.value
-        return Trial(look.weights, look.estimate, value, look.value is not None, self.metric)
+        return Trial(
+            look.weights,
+            look.estimate,
+            value,
+            look.value is not None,
+            self.metric,
+            standard_error=look.standard_error,
+            cost=look.cost,
+        )

@@ -170,3 +170,37 @@ def greedy_choices(
             reached = value
             choice = index
         yield choice
+
+
+def safe_choices(
+    values: Sequence[float],
+    noise: Callable[[int, int], float],
+    *,
+    threshold: float = 0.0,
+    metric: Metric = ACCURACY,
+) -> list[int]:
+    """What safe returns after 0, 1, 2, ... evaluations.
+
+    The best ingredient comes first and is free. A soup takes the place of the choice so far when it
+    is better by more than `threshold` standard errors of the paired difference.
+
+    Args:
+        values: validation accuracies in percent, or another metric: of the best ingredient, then of
+            the soups in the order of their evaluations.
+        noise: gives the standard error of the difference between two of these looks. It is asked
+            only where it decides.
+        threshold: in standard errors; 0 keeps the best by validation, and of equals the first.
+        metric: what the values are.
+
+    Returns: for each number of evaluations the index of the look that is chosen.
+    """
+    rounded = comparable(values, metric)
+    choice = 0
+    choices = [0]
+    for k in range(1, len(values)):
+        lead = metric.gain(values[k], values[choice])
+        is_better = bool(rounded[k] > rounded[choice])
+        if is_better and (threshold == 0 or lead > threshold * noise(k, choice)):
+            choice = k
+        choices.append(choice)
+    return choices

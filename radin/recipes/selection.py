@@ -2,23 +2,33 @@
 
 >>> import radin
 >>> sorted(radin.RECIPES)
-['best_single', 'ensemble', 'greedy', 'radin', 'random', 'uniform']
+['best_single', 'ensemble', 'greedy', 'radin', 'random', 'safe', 'uniform']
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import distinct, exhaustive, from_subsets, monte_carlo
+from radin.ranking.metrics import Metric
+from radin.ranking.named_metrics import NLL
 from radin.ranking.rank import rank, single_values
+from radin.ranking.resampling import noise_of_difference
 from radin.recipes.ledger import Ledger
-from radin.recipes.rules import GreedyRules, Members, best_so_far, greedy_choices, random_order
+from radin.recipes.rules import (
+    GreedyRules,
+    Members,
+    best_so_far,
+    greedy_choices,
+    random_order,
+    safe_choices,
+)
 
 # When the caller gives no candidates, all subsets are ranked up to this many ingredients (8,191
 # rows), and as many Monte Carlo subsets beyond.
@@ -41,6 +51,7 @@ class RecipeOptions:
     prior: float = 0.0
     seed: int = 0
     greedy_rules: GreedyRules = field(default_factory=GreedyRules)
+    threshold: float = 0.0
 
     def candidates_for(self, bank: LogitBank) -> Tensor:
         """The user's candidates, else the default ones."""
@@ -61,6 +72,51 @@ def radin(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
         candidates[ranking.order], estimates=ranking.estimates[ranking.order].tolist()
     )
     return int(best_so_far(values, metric=ledger.metric)[-1])
+
+
+def safe(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """Safe: the best ingredient, unless one of the first B soups is better by validation.
+
+    The ingredient is free. Candidates are ranked by the negative log-likelihood of their ensembles
+    (by the metric itself for targets), and no evaluation is spent on an ingredient alone.
+    """
+    singles = single_values(bank, ledger.metric)
+    best = int(ledger.metric.comparable(singles).argmax())
+    ledger.look(torch.eye(bank.num_models)[best], estimate=singles[best].item())
+    candidates = options.candidates_for(bank)
+    soups = candidates[(candidates > 0).sum(1) > 1]
+    if len(soups) and ledger.left:
+        by = ledger.metric if bank.has_targets else NLL
+        ledger.spend_many(soups[rank(bank, soups, top=ledger.left, metric=by).order])
+    trials = ledger.trials
+
+    def noise(one: int, other: int) -> float:
+        of_images = noise_of_difference(
+            bank, trials[one].weights, trials[other].weights, ledger.metric
+        )
+        return math.hypot(of_images, trials[one].standard_error, trials[other].standard_error)
+
+    values = [trial.value for trial in trials]
+    choice = safe_choices(values, noise, threshold=options.threshold, metric=ledger.metric)[-1]
+    if len(trials) > 1:
+        ledger.notes.append(_why(values, noise, choice, ledger.metric))
+    return choice
+
+
+def _why(
+    values: Sequence[float], noise: Callable[[int, int], float], choice: int, metric: Metric
+) -> str:
+    """Why safe chose a look, in a sentence; the first one is the best ingredient."""
+    soup = choice or 1 + int(metric.comparable(values[1:]).argmax())
+    lead = metric.gain(values[soup], values[0])
+    unit = "points" if metric.is_percentage else metric.unit
+    points = f"{metric.text(abs(lead))}{unit and f' {unit}'}"
+    if lead <= 0:
+        return f"kept the best single: the best soup is {points} behind it"
+    errors = f"{lead / max(noise(soup, 0), 1e-300):.1f} standard errors"
+    if choice == 0:
+        return f"kept the best single: the soup's lead of {points} is {errors}"
+    return f"the soup leads the best single by {points}, {errors}"
 
 
 def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
@@ -84,7 +140,9 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
         metric=ledger.metric,
         rules=options.greedy_rules,
     )
-    *_, choice = islice(choices, ledger.left + options.greedy_rules.free_choices)
+    choice = next(choices)  # free, unless ingredients are paid for
+    while ledger.left and (after_one_more := next(choices, None)) is not None:
+        choice = after_one_more
     return choice
 
 
@@ -122,6 +180,7 @@ def ensemble(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
 # These work with any `evaluate`, so they can be compared on a soup bench, where it is a look-up.
 RECIPES: dict[str, Recipe] = {
     "radin": radin,
+    "safe": safe,
     "greedy": greedy,
     "uniform": uniform,
     "best_single": best_single,

@@ -20,11 +20,10 @@ from radin.inference.devices import pick_device
 from radin.inference.forward import batch_logits, inputs_to, matches_stored
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import effective_number
-from radin.ranking.estimates import ensemble_outputs
 from radin.ranking.metrics import Metric
-from radin.ranking.named_metrics import ACCURACY, nll_of
+from radin.ranking.named_metrics import nll_of
 from radin.ranking.rank import fast_estimate, single_values
-from radin.ranking.resampling import bootstrap_difference
+from radin.ranking.resampling import noise_of_difference
 from radin.recipes.ledger import Trial
 from radin.recipes.trust_report import Check, Trust
 from radin.recipes.weight_checks import checks_of_weights
@@ -37,7 +36,6 @@ from radin.theory.taylor import derivatives, directions
 MAX_LOUDNESS_RATIO = 4.0  # spread of the loudest ingredient's logits over that of the median one
 EXPANSION_RANGE = (0.6, 1.6)  # second-order term over the gain that it approximates
 MAX_GAP_RATIO = 0.75  # predicted gap over the spread of the ensemble's logits
-_NOISE_RESAMPLES = 200  # for a standard error, not for quantiles
 
 LOUDNESS = "logits of the loudest ingredient beside the median one's"
 
@@ -259,6 +257,7 @@ def _best_beside_single(bank: LogitBank, soups: Sequence[Trial], short: float) -
     best_model = int(metric.comparable(singles).argmax())
     best = soups[int(metric.comparable([trial.value for trial in soups]).argmax())]
     single = singles[best_model].item()
+    single_weights = torch.eye(bank.num_models)[best_model]
     points = "points" if metric.is_percentage else metric.unit
     advice = (
         f"The evaluated soups fall {_digits(metric, short)}{points and f' {points}'} short "
@@ -276,30 +275,13 @@ def _best_beside_single(bank: LogitBank, soups: Sequence[Trial], short: float) -
     return Check(
         f"{first} less {second}, on validation{metric.unit_of_differences}",
         metric.gain(best.value, single),
-        minimum=-_noise(bank, best.weights, best_model, metric),
+        minimum=-noise_of_difference(bank, best.weights, single_weights, metric),
         advice=advice,
     )
 
 
 def _digits(metric: Metric, difference: float) -> str:
     return f"{difference:.1f}" if metric.is_percentage else f"{difference:.3g}"
-
-
-def _noise(bank: LogitBank, weights: Tensor, best_model: int, metric: Metric) -> float:
-    """How much an ensemble and the best ingredient may differ by chance: a standard error."""
-    ensemble = ensemble_outputs(bank, weights.double())
-    single = bank.projected(bank.logits[best_model].double())
-    if metric == ACCURACY:
-        differ = (ensemble.argmax(-1) != single.argmax(-1)).double().mean().item()
-        return 100 * math.sqrt(max(differ, 1 / bank.num_images) / bank.num_images)
-    if bank.num_images < 2:
-        return math.inf
-    if metric.per_image is not None:
-        a, b = (metric.per_image(x[None], bank.labels)[0] for x in (ensemble, single))
-        return (a - b).std().item() / math.sqrt(bank.num_images)
-    return bootstrap_difference(
-        metric, ensemble.cpu(), single.cpu(), bank.labels.cpu(), resamples=_NOISE_RESAMPLES
-    ).standard_error
 
 
 def _rank_correlation(soups: Sequence[Trial]) -> float | None:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,32 @@ def test_every_recipe(home, capsys, recipe):
         == 1
     )
     assert ("trust in the fast estimate" in out) == (recipe == "radin")
+
+
+def test_soups_on_a_share_of_the_images(home, crafted, capsys):
+    zoo, bank, _ = crafted
+    out = run(capsys, f"craft {PLAIN} --budget 3 --share 0.8 --seed 2")
+    val = split_of(home, "val")
+    evaluate = radin.evaluator(zoo, val, "cpu", bank=bank, share=0.8, seed=2)
+    soup = radin.craft(bank, evaluate, budget=3, seed=2)
+    assert sorted(trial.cost for trial in soup.trials) == [Fraction(4, 5), Fraction(4, 5), 1]
+    assert out.startswith("radin: 3 soups evaluated in 2.60 of 3 forward passes on val, 60 images")
+    assert [row[2:4] for row in table(out, "rank")] == [
+        [f"{t.value:.2f}{' *' if t.value == soup.value else ''}", f"{t.standard_error:.2f}"]
+        for t in soup.trials
+    ]
+    assert " ".join(evaluate.partial.report().split()) in " ".join(out.split())
+
+
+def test_safe_says_why(home, crafted, capsys):
+    zoo, bank, _ = crafted
+    out = run(capsys, f"craft {PLAIN} --recipe safe --budget 2 --threshold 50")
+    soup = radin.craft(
+        bank, radin.evaluator(zoo, split_of(home, "val"), "cpu"), 2, "safe", threshold=50
+    )
+    assert len(soup.members) == 1
+    assert soup.note.startswith("kept the best single: the ")
+    assert soup.note in " ".join(out.split())
 
 
 def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
@@ -673,6 +700,7 @@ def test_bench(capsys):
         "oracle",
         "radin, prior 0",
         "radin, prior 1",
+        "safe",
         "greedy",
         "uniform",
         "best_single",
@@ -701,6 +729,9 @@ def test_bench(capsys):
         ("--batch-size 0", "error: --batch-size must be a whole number of at least 1, not 0."),
         ("--prior -1", "prior must be a finite number of at least 0"),
         ("--prior nan", "prior must be a finite number of at least 0"),
+        ("--share 0", "share must be a number above 0 and at most 1"),
+        ("--share 30", "share must be a number above 0 and at most 1"),
+        ("--threshold -1", "threshold must be a finite number of at least 0"),
         ("--seed -1", "seed must be a whole number of at least 0"),
         ("--device tpu9", "--device tpu9 is not available here"),
         ("--size 0", "size must be a whole number"),

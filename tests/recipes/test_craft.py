@@ -282,7 +282,7 @@ def test_impossible_budgets(budget, recipe):
 @pytest.mark.parametrize("recipe", ["Radin", "", None, 3])
 def test_unknown_recipes(recipe):
     with pytest.raises(
-        ParameterError, match="Unknown recipe .* choose one of radin, greedy, uniform"
+        ParameterError, match="Unknown recipe .* choose one of radin, safe, greedy, uniform"
     ):
         craft(random_bank(), never, 1, recipe)
 

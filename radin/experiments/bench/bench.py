@@ -45,6 +45,7 @@ from radin.experiments.bench.storage import (
 from radin.experiments.bench.tabulate import pack_bits, tabulate, unpack_bits
 from radin.experiments.splits import load_experiment_split
 from radin.files import expand_path, store_folder
+from radin.inference.partial import MAX_NOISE_RATIO, PartialEvaluations
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import exhaustive
@@ -249,12 +250,38 @@ class SoupBench:
             )
         return row
 
-    def evaluator(self, part: str = "val", *, metric: MetricLike = "accuracy") -> TableEvaluator:
+    def evaluator(
+        self,
+        part: str = "val",
+        *,
+        metric: MetricLike = "accuracy",
+        share: float = 1.0,
+        seed: int = 0,
+        max_noise_ratio: float = MAX_NOISE_RATIO,
+    ) -> TableEvaluator:
         """A function from mixing weights (N,) to the soup's accuracy in percent, by look-up.
 
         It counts its calls. With another metric, one that `soups` can give, it gives that one.
+        With a share below 1 it looks only at some images, as `radin.evaluator` does with these
+        options.
+
+        Raises:
+            ParameterError: a share of another metric than accuracy.
+            BankError: a share, where the bench came without the soups' answers.
         """
-        return TableEvaluator(self, _check_part(part), find_metric(metric))
+        found = find_metric(metric)
+        if share == 1:
+            return TableEvaluator(self, _check_part(part), found)
+        if found != ACCURACY:
+            raise ParameterError(
+                f"A bench gives {found} only whole: it holds for single images whether a soup is "
+                "right, and no more. Leave share out, or take accuracy."
+            )
+        self.right(part, [0])  # a bench without answers is refused here
+        partial = PartialEvaluations(
+            self.bank(part), found, share=share, seed=seed, max_noise_ratio=max_noise_ratio
+        )
+        return TableEvaluator(self, part, found, partial=partial)
 
     @property
     def oracle(self) -> tuple[Tensor, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from radin.errors import OffGridError
+from radin.inference.partial import PartialEvaluations
 from radin.ranking.candidates import check_weights, from_subsets
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import ACCURACY
@@ -26,19 +27,40 @@ class TableEvaluator:
         bench, part: where it looks.
         metric: what it looks up.
         count: how many evaluations it was asked for.
+        partial: what was found on a share of the images; None where soups are looked up whole.
     """
 
-    def __init__(self, bench: SoupBench, part: str, metric: Metric = ACCURACY) -> None:
+    def __init__(
+        self,
+        bench: SoupBench,
+        part: str,
+        metric: Metric = ACCURACY,
+        *,
+        partial: PartialEvaluations | None = None,
+    ) -> None:
         self.bench = bench
         self.part = part
         self.metric = metric
+        self.partial = partial
         self._values = bench.soups(part, metric)
         self.count = 0
 
     def __call__(self, weights: Tensor | Sequence[float]) -> float:
         row = self.bench.row(weights)
         self.count += 1
-        return self._values[row].item()
+        if self.partial is None:
+            return self._values[row].item()
+
+        def look_up(_: Sequence[int], images: list[int] | None) -> Tensor:
+            right = self.bench.right(self.part, [row])
+            return 100 * (right if images is None else right[:, images]).double()
+
+        return self.partial.evaluate([check_weights(weights, self.bench.num_models)], look_up)[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Of the last evaluation, in points; 0 where it was whole."""
+        return self.partial.last_error if self.partial else 0.0
 
 
 def members_of_weights(weights: Tensor | Sequence[float], num_models: int) -> list[int]:

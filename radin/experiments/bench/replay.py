@@ -16,8 +16,17 @@ import numpy as np
 from radin.errors import ParameterError, check_integer
 from radin.experiments.bench.bench import SoupBench
 from radin.ranking.candidates import monte_carlo
+from radin.ranking.named_metrics import ACCURACY, NLL
 from radin.ranking.rank import sort_keys, with_prior
-from radin.recipes.rules import GreedyRules, Members, best_so_far, greedy_choices, random_order
+from radin.ranking.resampling import noise_of_difference
+from radin.recipes.rules import (
+    GreedyRules,
+    Members,
+    best_so_far,
+    greedy_choices,
+    random_order,
+    safe_choices,
+)
 
 
 def radin(
@@ -45,6 +54,31 @@ def radin(
     if among is not None:
         ranked = ranked[np.isin(ranked, among)]
     return _best(bench, ranked[:budget], budget)
+
+
+def safe(bench: SoupBench, budget: int, threshold: float = 0.0) -> np.ndarray:
+    """Safe: the best ingredient, unless one of the first B soups is better: (B,) rows.
+
+    Args:
+        bench: where evaluations are looked up.
+        budget: B, at least 1.
+        threshold: by how many standard errors a soup must lead, as in `radin.craft`.
+    """
+    budget = check_integer("budget", budget, minimum=1)
+    losses = bench.ensembles("val", NLL).numpy()
+    sizes = bench.sizes.numpy()
+    ranked = np.lexsort(sort_keys(losses, sizes, [np.arange(len(sizes))], metric=NLL))
+    rows = np.array([best_single(bench), *ranked[sizes[ranked] > 1][:budget]])
+    single = bench.val.accuracies().max().item()
+    values = [single, *bench.soups("val").numpy()[rows[1:]]]
+
+    def noise(one: int, other: int) -> float:
+        a, b = (bench.candidates[int(rows[k])] for k in (one, other))
+        return noise_of_difference(bench.val, a, b, ACCURACY)
+
+    choices = safe_choices(values, noise, threshold=threshold)
+    # The first choice is made before any evaluation; a zoo of one ingredient has no other.
+    return _extend(rows[choices[1:] or choices], budget)
 
 
 def order(bench: SoupBench, prior: float = 0.0, *, scores: np.ndarray | None = None) -> np.ndarray:

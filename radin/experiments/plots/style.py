@@ -10,6 +10,7 @@ import seaborn as sns
 # Okabe and Ito, which colour-blind readers can tell apart. The line styles serve print.
 RECIPE_STYLES: dict[str, dict[str, Any]] = {
     "radin": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
+    "safe": {"color": "#F0E442", "linestyle": "-", "marker": "v"},
     "greedy": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
     "random": {"color": "#767676", "linestyle": "-", "marker": "^"},
     "uniform": {"color": "#009E73", "linestyle": "--"},
