@@ -19,11 +19,12 @@ from radin.experiments.collection.analysis import (
     random_effects,
     spearman_effects,
     summarise,
+    unweighted_interval,
     verdict,
     zoo_effects,
 )
 from radin.experiments.collection.plan import GREEDY_CONVENTIONS, SPEARMAN_TITLE, Contrast
-from radin.experiments.collection.readings import headline, regret_curves
+from radin.experiments.collection.readings import headline, regret_change, regret_curves
 
 FIRST = Contrast("first − second, B = 1", "radin", "greedy", 1)
 
@@ -203,3 +204,27 @@ def test_regret_is_averaged_over_zoos():
     assert (some.low < some.regret).all()
     with pytest.raises(DataError, match="no rows of random"):
         regret_curves(pd.DataFrame(rows), recipe="random")
+
+
+def test_designs_can_count_the_same():
+    table = recipe_table({"a": [1.0, 1.0, 1.0, 1.0], "b": [0.0, 6.0]})
+    # The designs' means are 1 and 3, as in the test of Student's interval.
+    wanted = pytest.approx((2.0, 2 - 12.706, 2 + 12.706), 1e-4)
+    assert unweighted_interval(zoo_effects(table, FIRST)) == wanted
+
+
+def test_the_change_of_regret_is_paired():
+    rows = [
+        {"zoo": zoo, "recipe": "radin", "num_val": num_val, "budget": budget}
+        | {"regret": level + (step if budget == 32 else 0.0)}
+        for num_val in (50, 100)
+        for zoo, level, step in (("a", 5.0, -1.0), ("b", 0.5, 0.5), ("c", 2.0, 0.0))
+        for budget in (1, 4, 32)
+    ]
+    found = regret_change(pd.DataFrame(rows))
+    assert found.index.tolist() == [50, 100]
+    assert found.change.tolist() == pytest.approx([-0.5 / 3] * 2)
+    assert found.worse.tolist() == pytest.approx([100 / 3] * 2)
+    assert found.zoos.tolist() == [3, 3]
+    with pytest.raises(DataError, match="at the budgets 1 and 64"):
+        regret_change(pd.DataFrame(rows), second=64)

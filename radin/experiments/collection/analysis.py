@@ -174,6 +174,19 @@ def random_effects(groups: Sequence[np.ndarray]) -> RandomEffects:
     return RandomEffects((mean, mean - half, mean + half), math.sqrt(between))
 
 
+def unweighted_interval(effects: pd.DataFrame) -> Interval:
+    """The effect in another design, each of these counting the same: Student's t over their means.
+
+    It was not planned. `random_effects` weighs a design by its precision, so designs whose zoos
+    differ much count little; where their effects are also the largest, as at wild rates, the two
+    disagree, and neither alone should be quoted.
+
+    Args:
+        effects: as `zoo_effects` gives them.
+    """
+    return mean_interval(effects.groupby("design").effect.mean().to_numpy())
+
+
 def _between_variance(means: np.ndarray, variances: np.ndarray) -> float:
     weights = 1 / variances
     middle = weights @ means / weights.sum()

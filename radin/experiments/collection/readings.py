@@ -71,3 +71,35 @@ def regret_curves(
     columns = ["regret", "low", "high", "optimism", "zoos"]
     index = pd.MultiIndex.from_tuples(found, names=["num_val", "budget"])
     return pd.DataFrame(list(found.values()), index=index, columns=columns)
+
+
+def regret_change(
+    table: pd.DataFrame, *, first: int = 1, second: int = 32, recipe: str = "radin"
+) -> pd.DataFrame:
+    """How much regret on test changes in a zoo when the budget grows, by number of images.
+
+    Args:
+        table: "validation_sizes" of `radin.load_collection`.
+        first, second: the smaller and the larger budget.
+        recipe: "radin", "radin_nll" or "random".
+
+    Returns:
+        Indexed by "num_val": "change" in points, which is negative where more evaluations help,
+        "low" and "high", a 95% interval over zoos, "worse", the share of zoos in percent whose soup
+        is worse with more evaluations, and "zoos".
+
+    Raises:
+        DataError: the table has no such rows.
+    """
+    import pandas as pd
+
+    rows = table[(table.recipe == recipe) & table.budget.isin([first, second])]
+    wide = rows.pivot(index=["num_val", "zoo"], columns="budget", values="regret")
+    if not {first, second} <= set(wide.columns):
+        raise DataError(f"The table has no rows of {recipe} at the budgets {first} and {second}.")
+    found = {}
+    for num_val, changes in (wide[second] - wide[first]).groupby("num_val"):
+        values = changes.to_numpy()
+        found[num_val] = (*mean_interval(values), 100 * float((values > 0).mean()), len(values))
+    columns = ["change", "low", "high", "worse", "zoos"]
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("num_val")

@@ -55,7 +55,7 @@ def load_collection(table: str = "recipes") -> pd.DataFrame:
         raise ParameterError(f"table must be one of {', '.join(TABLES)}, not {table!r}.")
     path = tables_root() / f"{table}.csv.gz"
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="high")
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
     except OSError as error:
         raise DataError(
             f"{path}: no such table; make it with python -m radin.experiments.collection."
