@@ -80,7 +80,7 @@ class GreedyRules:
     >>> bench = radin.SoupBench.load("cifar10")
     >>> rules = GreedyRules(paid="start")
     >>> radin.craft(bench.val, bench.evaluator(), 1, "greedy", greedy_rules=rules).members
-    [1]
+    [2]
     """
 
     order: str = "best_first"
