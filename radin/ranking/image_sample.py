@@ -25,7 +25,7 @@ MIN_IMAGES = 2  # with one image the errors of two images would be correlated
 def contest_scores(bank: LogitBank) -> Tensor:
     """How far from contested each image is: (n,) double, the most contested has the lowest.
 
-    The score is |mean| / spread over the ingredients of the margin: the logit of the label minus
+    The score is the absolute mean, divided by the spread, over the ingredients of the margin: the logit of the label minus
     the best other one. It does not change with the scale of the logits.
 
     Args:
