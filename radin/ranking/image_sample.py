@@ -25,8 +25,9 @@ MIN_IMAGES = 2  # with one image the errors of two images would be correlated
 def contest_scores(bank: LogitBank) -> Tensor:
     """How far from contested each image is: (n,) double, the most contested has the lowest.
 
-    The score is the absolute mean, divided by the spread, over the ingredients of the margin: the logit of the label minus
-    the best other one. It does not change with the scale of the logits.
+    The score is the absolute mean, divided by the spread, of the margin over the ingredients. The
+    margin is the logit of the label minus the best other one. The score does not change with the
+    scale of the logits.
 
     Args:
         bank: logits (N, n, C) with classes as labels.
