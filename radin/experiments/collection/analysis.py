@@ -26,11 +26,10 @@ from radin.experiments.collection.plan import (
     SPEARMAN_TITLE,
     Contrast,
 )
+from radin.experiments.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Interval = tuple[float, float, float]  # value, low, high
 
 HERE = "mean of these designs"
 ELSEWHERE = "another design"

@@ -10,7 +10,8 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from radin.experiments.model_soups.results import (
     NUM_INGREDIENTS,
     REPOSITORY_URL,
     model_soups_folder,
-    writable_folder,
 )
 from radin.files import atomic_path, hash_file
 
@@ -35,6 +35,23 @@ TYPICAL_BYTES = 456_500_000
 MAX_FILES_NAMED = 8  # in one message
 
 Record = dict[str, dict[str, Any]]  # file name to {"bytes": size, "sha256": hex digits}
+
+
+@contextmanager
+def _writable_folder(folder: Path) -> Iterator[None]:
+    """Make the folder for the time of a `with` block.
+
+    Raises:
+        DataError: the system refuses to write a file in the block. The message names the file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder}: could not be written ({error.strerror}); free some space "
+            "or choose another folder."
+        ) from error
 
 
 def fetch_ingredients(
@@ -76,7 +93,7 @@ def fetch_ingredients(
             f"and RADIN_OFFLINE forbids downloading; get {RELEASE_URL}/{names[0]} by hand, and the "
             "others like it, and put them there."
         )
-    with writable_folder(folder), one_process_at_a_time(folder / ".lock"):
+    with _writable_folder(folder), one_process_at_a_time(folder / ".lock"):
         missing = _missing(paths)  # another process may have downloaded some since
         record = _read_record(folder)
         present = {number: path for number, path in paths.items() if number not in missing}

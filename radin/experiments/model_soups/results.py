@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -44,23 +43,6 @@ _HYPERPARAMETER_NAMES = ("aug", "lr", "wd", "mix", "smoothing", "epochs")
 def model_soups_folder(folder: str | Path | None = None) -> Path:
     """The folder of the published files: `model-soups` in `RADIN_DATA` when none is given."""
     return data_root() / MODEL_SOUPS if folder is None else expand_path(folder)
-
-
-@contextmanager
-def writable_folder(folder: Path) -> Iterator[None]:
-    """Make the folder for the time of a `with` block.
-
-    Raises:
-        DataError: the system refuses to write a file in the block. The message names the file.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or folder}: could not be written ({error.strerror}); free some space "
-            "or choose another folder."
-        ) from error
 
 
 @dataclass(frozen=True)
