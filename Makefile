@@ -27,8 +27,10 @@ JOBS_OPTION = $(if $(JOBS),--jobs '$(JOBS)')
 
 RERUN_ONLY := CHAPTER BUDGETS PRIORS ZOOS GRID
 
+CLASSROOM_ONLY := HIDDEN_SEED BY_STUDENT TIMEOUT SANDBOX
+
 # A misspelt variable must not pass in silence. (make writes a blank inside a value as backslash, blank.)
-VARIABLES := $(PARAMETERS) $(RERUN_ONLY) JOBS FRESH SUBMISSIONS HIDDEN_SEED PORT PYTHON PYTEST_ARGS ALL UPGRADE RADIN_CACHE RADIN_DATA
+VARIABLES := $(PARAMETERS) $(RERUN_ONLY) JOBS FRESH SUBMISSIONS $(CLASSROOM_ONLY) PORT PYTHON PYTEST_ARGS ALL UPGRADE RADIN_CACHE RADIN_DATA CHROMIUM REPOSITORY
 NOTHING :=
 BLANK := $(NOTHING) $(NOTHING)
 GIVEN := $(foreach word,$(subst \$(BLANK),_,$(MAKEOVERRIDES)),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
@@ -49,7 +51,7 @@ $(error name the folder of submissions: make $(firstword $(GRADING)) SUBMISSIONS
 endif
 endif
 
-.PHONY: help book rerun test serve assignments grade leaderboard bench zoos lint pins clean
+.PHONY: help book pdf rerun test serve assignments grade leaderboard bench zoos lint pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -59,6 +61,10 @@ help: ## list these targets
 
 book: $(STAMP) ## build the book, and run the notebooks that changed (FRESH=1: all of them); prints the path of its index.html
 	@$(BIN)/python book/tools/make.py $(BOOK_OPTIONS) $(if $(FRESH),--fresh '$(FRESH)') $(JOBS_OPTION)
+
+pdf: $(STAMP) ## print the book as one PDF with Chromium (CHROMIUM=its path); builds the book if there is none
+	@[ -f _build/html/index.html ] || $(MAKE) --no-print-directory book
+	@$(BIN)/python book/tools/book_pdf.py
 
 rerun: $(STAMP) ## run one chapter many times: CHAPTER=04_cifar10 BUDGETS="1 2 4 8" PRIORS="0 1"
 	@$(BIN)/python book/tools/rerun_grid.py '$(CHAPTER)' $(BOOK_OPTIONS) $(RERUN_OPTIONS) $(JOBS_OPTION)
@@ -76,13 +82,14 @@ serve: $(STAMP) ## serve the book on http://localhost:8000 (another PORT=...); b
 
 # The classroom's commands see only what is committed and what SUBMISSIONS holds; the teacher's page explains them.
 CLASSROOM = $(BIN)/python notebooks/assignments/classroom.py
-GRADED = '$(SUBMISSIONS)' $(if $(HIDDEN_SEED),--hidden-seed '$(HIDDEN_SEED)')
+GRADED = '$(SUBMISSIONS)' $(if $(HIDDEN_SEED),--hidden-seed '$(HIDDEN_SEED)') \
+	$(if $(TIMEOUT),--timeout '$(TIMEOUT)') $(if $(SANDBOX),--sandbox '$(SANDBOX)')
 
 assignments: $(DEV_STAMP) ## generate the students' version of every assignment
 	@$(CLASSROOM) generate
 
-grade: $(DEV_STAMP) ## grade a class: SUBMISSIONS=folder, one folder for each student (HIDDEN_SEED=1 for other hidden inputs)
-	@$(CLASSROOM) grade $(GRADED)
+grade: $(DEV_STAMP) ## grade a class: SUBMISSIONS=folder, one folder for each student (HIDDEN_SEED=1 BY_STUDENT=1 TIMEOUT=60 SANDBOX=bwrap)
+	@$(CLASSROOM) grade $(GRADED) $(if $(filter-out 0,$(BY_STUDENT)),--by-student)
 
 leaderboard: $(DEV_STAMP) ## rank a class by the regret of its recipes in assignment 3: SUBMISSIONS=folder
 	@$(CLASSROOM) leaderboard $(GRADED)

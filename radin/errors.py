@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -76,11 +77,32 @@ def check_integer(name: str, value: Any, *, minimum: int) -> int:
     return int(value)
 
 
+def check_word(name: str, value: Any, words: Sequence[str]) -> str:
+    """The value, one of some words.
+
+    Raises:
+        ParameterError: it is another one.
+    """
+    if value not in words:
+        raise ParameterError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
+    return str(value)
+
+
 def list_names(names: Iterable[object], *, most: int = 8) -> str:
     """The first names in one line, and how many more there are: "a, b and 3 more"."""
     texts = [str(name) for name in names]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """The nearest of some names as a question for a message; empty where none is near.
+
+    >>> did_you_mean("gredy", ["radin", "greedy"])
+    'did you mean greedy? '
+    """
+    near = get_close_matches(word, list(names), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,20 +13,21 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from radin.errors import BankError, ParameterError, RadinError, list_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: files left by a killed process stay
     fcntl = None  # type: ignore[assignment]
 
+CLONE = Path(__file__).resolve().parent.parent  # of the repository, if radin runs from one
 NO_SUCH_FILE = os.strerror(errno.ENOENT)
 _UNFINISHED_SUFFIX = ".writing"  # of hidden files that a process has locked and is writing
 
@@ -104,9 +105,16 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def cache_root() -> Path:
-    """The folder of zoos, banks and benches: `RADIN_CACHE`, else the user's cache folder."""
+    """The folder of zoos, banks and benches.
+
+    It is `RADIN_CACHE`; else what `make` has filled, where radin runs from a clone; else the user's
+    cache folder.
+    """
     given = os.environ.get("RADIN_CACHE")
-    return expand_path(given) if given else user_cache()
+    if given:
+        return expand_path(given)
+    kept = CLONE / "_build" / "cache"
+    return kept if (CLONE / "Makefile").is_file() and kept.is_dir() else user_cache()
 
 
 def store_folder(cache: bool | str | Path, name: str) -> Path | None:
@@ -282,12 +290,14 @@ def hash_text(*parts: str) -> str:
 
 def update_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor with its name, dtype and shape to a hash."""
+    import torch
+
     digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data)
 
 
-_DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "I64": "int64"}  # of torch
 
 
 def load_tensors(
@@ -325,6 +335,9 @@ def load_tensors(
 
 def _map_read_only(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of a safetensors file of any size. Writing to one of them ends the program."""
+    import numpy as np
+    import torch
+
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_bytes))
@@ -336,6 +349,6 @@ def _map_read_only(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = np.memmap(path, np.uint8, "r", data_start + begin, (end - begin,))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")
-            flat = torch.frombuffer(content, dtype=_DTYPES[entry["dtype"]])
+            flat = torch.frombuffer(content, dtype=getattr(torch, _DTYPES[entry["dtype"]]))
         tensors[key] = flat.view(entry["shape"])
     return tensors, metadata

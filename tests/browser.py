@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -26,6 +28,13 @@ QUIET_BROWSER = [
 ]
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
+FINDINGS = """async ([hidden, rules]) => {
+    const options = {resultTypes: ["violations"], ...(rules ? {runOnly: rules} : {})};
+    const found = await axe.run({exclude: hidden}, options);
+    return found.violations
+        .filter(v => ["serious", "critical"].includes(v.impact))
+        .flatMap(v => v.nodes.map(n => `${v.id}: ${n.html.slice(0, 120)} (${n.failureSummary})`));
+}"""
 
 
 def pages() -> list[str]:
@@ -36,18 +45,46 @@ def pages() -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def server(book: Path) -> Iterator[str]:
-    """The book behind an address of this machine."""
+def write_live_page(folder: Path, markdown: str, still: str) -> None:
+    """Write page.html, which holds the live part of a page that the build writes, and no more.
+
+    Args:
+        folder: of the page; its `_static` is what the page loads.
+        markdown: what the build writes into the chapter.
+        still: class of what stands in its place without scripts.
+    """
+    live = re.search(r"```\{raw\} html\n(.*?)\n```", markdown, re.S)
+    assert live
+    (folder / "page.html").write_text(
+        '<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>a live part</title>'
+        '<link rel="icon" href="data:,"><link rel="stylesheet" href="_static/book.css"></head>'
+        f'<body><main><h1>A live part</h1><div class="{still}">still</div>'
+        + live[1].replace("../_static", "_static")
+        + "</main></body></html>",
+        "utf-8",
+    )
+
+
+@contextlib.contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    """A folder behind an address of this machine, which ends in a slash."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(book))) as httpd:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}/"
         httpd.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(book: Path) -> Iterator[str]:
+    """The book behind an address of this machine."""
+    with serve_folder(book) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +135,26 @@ class Visit:
         self.settle()
 
     def settle(self) -> None:
-        """Wait for all formulas and images of the page, and for the charts of an explorer."""
+        """Wait for all formulas and images of the page, and for live charts."""
         self.tab.evaluate("async () => { await window.MathJax?.startup?.promise }")
         self.tab.evaluate("() => [...document.images].forEach(i => { i.loading = 'eager' })")
         self.tab.wait_for_function("[...document.images].every(i => i.complete)")
         self.tab.wait_for_function(
-            "[...document.querySelectorAll('.radin-explorer')]"
+            "[...document.querySelectorAll('.radin-explorer, .radin-forest, .radin-moving')]"
             ".every(e => e.dataset.ready === 'yes')"
         )
+
+    def load_axe(self) -> None:
+        """Put axe-core into the page, for `axe_findings`."""
+        import axe_playwright_python
+
+        folder = Path(axe_playwright_python.__file__).parent
+        self.tab.evaluate((folder / "axe.min.js").read_text("utf-8"))
+
+    def axe_findings(self, hidden: list[str], rules: list[str] | None) -> list[str]:
+        """What axe calls serious or critical outside `hidden`; by default it asks every rule."""
+        found: list[str] = self.tab.evaluate(FINDINGS, [hidden, rules])
+        return found
 
     def use_scheme(self, scheme: str) -> None:
         """Make it day ("light") or night ("dark"), and wait until every colour has changed."""

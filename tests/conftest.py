@@ -15,6 +15,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from browser import browser, server, visit  # noqa: F401  (fixtures)
+from browser_python import NotFetchedError, fetch_python
 from local_server import LocalServer, serve
 
 # A test that is slow on a busy machine is not wrong.
@@ -41,6 +42,7 @@ LONG_FILES = (
     "test_pages.py",
     "test_accessibility.py",
     "test_explorer.py",
+    "test_recipe_editor.py",
     "test_chapters.py",
 )
 
@@ -137,8 +139,23 @@ def jobs_of_a_build() -> int:
 
 
 @pytest.fixture(scope="session")
-def book(shared_folder: Path) -> Path:
-    """The real book, built once with quick parameters: the folder that holds `index.html`."""
+def missing_python(radin_cache: Path, no_network: None, shared_folder: Path) -> str:
+    """Why Python for the browser is not to be had here; empty where the cache holds it."""
+    with FileLock(shared_folder / "python.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RADIN_OFFLINE")  # it comes from where the packages of these tests come from
+        try:
+            fetch_python()
+        except NotFetchedError as error:
+            return str(error)
+    return ""
+
+
+@pytest.fixture(scope="session")
+def book(shared_folder: Path, missing_python: str) -> Path:
+    """The real book, built once with quick parameters: the folder that holds `index.html`.
+
+    Where Python for the browser is not to be had, it is the book without the editor.
+    """
     out, log = shared_folder / "book", shared_folder / "book.log"
     with FileLock(shared_folder / "book.lock"):
         if not log.exists():

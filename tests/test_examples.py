@@ -31,7 +31,7 @@ WITH_EXAMPLES = [name for name in MODULES if ">>>" in source(name)]
 
 def defining_module(name: str) -> str:
     """The module from which `radin` imports a public name."""
-    for node in ast.parse(source("radin")).body:
+    for node in ast.walk(ast.parse(source("radin"))):
         if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
             return str(node.module)
     raise LookupError(f"radin imports no {name}")

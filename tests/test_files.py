@@ -156,6 +156,23 @@ def test_files_can_be_read_by_those_whom_the_umask_admits(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.fixture(autouse=True)
+def outside_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr("radin.files.CLONE", tmp_path / "site-packages")
+
+
+def test_what_make_has_trained_is_found_without_a_variable(tmp_path, monkeypatch):
+    monkeypatch.delenv("RADIN_CACHE", raising=False)
+    monkeypatch.setattr("radin.files.CLONE", tmp_path)
+    kept = tmp_path / "_build" / "cache"
+    kept.mkdir(parents=True)
+    assert cache_root() != kept  # a folder of that name in a place that is no clone
+    (tmp_path / "Makefile").touch()
+    assert cache_root() == kept
+    monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "mine"))
+    assert cache_root() == tmp_path / "mine"
+
+
 def test_the_roots_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RADIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RADIN_DATA", str(tmp_path / "data"))

@@ -1,8 +1,12 @@
-"""`import radin` costs torch and nothing more."""
+"""`import radin` costs nothing, and the first use of a name torch and nothing more."""
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
+
+import pytest
 
 import radin
 from helpers import finish, run_python
@@ -26,24 +30,81 @@ HEAVY = {
 COST = """
 import json, time
 start = time.perf_counter()
-import MODULE
+MODULE
 seconds = time.perf_counter() - start
 print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]))
 """
 
 
-def cost(module: str) -> tuple[float, set[str]]:
-    seconds, modules = json.loads(finish(run_python(COST.replace("MODULE", module))))
+HELP = """
+from radin.cli import main
+try:
+    main(ARGUMENTS)
+except SystemExit as end:
+    assert end.code == 0
+print()
+"""
+
+
+def cost(statements: str) -> tuple[float, set[str]]:
+    """Seconds of some statements in a process of their own, and what is imported after them."""
+    printed = finish(run_python(COST.replace("MODULE", statements)))
+    seconds, modules = json.loads(printed.splitlines()[-1])
     return seconds, set(modules)
 
 
-def test_import_brings_no_heavy_module(capsys):
-    torch_seconds, with_torch = cost("torch")
-    radin_seconds, with_radin = cost("radin")
+def test_the_first_use_of_a_name_brings_no_heavy_module(capsys):
+    torch_seconds, with_torch = cost("import torch")
+    radin_seconds, with_radin = cost("import radin; radin.craft")
     with capsys.disabled():
-        print(f" import torch {torch_seconds:.2f} s, import radin {radin_seconds:.2f} s ", end="")
+        print(f" import torch {torch_seconds:.2f} s, radin.craft {radin_seconds:.2f} s ", end="")
     assert not (with_radin - with_torch) & HEAVY
-    assert "radin" in with_radin
+    assert {"radin", "torch"} <= with_radin
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "import radin; radin.__version__, dir(radin)",
+        HELP.replace("ARGUMENTS", '["--help"]'),
+        HELP.replace("ARGUMENTS", '["craft", "--help"]'),
+        HELP.replace("ARGUMENTS", '["fetch", "--help"]'),
+    ],
+)
+def test_neither_import_nor_help_waits_for_torch(statements):
+    seconds, modules = cost(statements)
+    assert "radin" in modules
+    assert not modules & {"torch", "numpy", *HEAVY}
+    assert seconds < 1
+
+
+def test_public_names_have_one_home():
+    tree = ast.parse(Path(radin.__file__).read_text("utf-8"))
+    imported = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("radin.")
+        for alias in node.names
+    }
+    assert imported == radin._HOMES
+    assert set(radin.__all__) == set(imported)
+
+
+def test_a_room_comes_with_its_modules_and_an_unknown_name_is_refused():
+    rooms = {path.stem for path in Path(radin.__file__).parent.iterdir()} - {"__init__", "images"}
+    assert rooms - {"__pycache__"} == set(radin._ROOMS)
+    assert json.loads(
+        finish(
+            run_python(
+                "import radin\n"
+                "radin.ranking.rank.rank\n"
+                "assert {*radin.__all__, *radin._ROOMS} <= set(dir(radin))\n"
+                "print(int(radin.craft is radin.recipes.craft.craft))"
+            )
+        )
+    )
+    with pytest.raises(AttributeError, match="no attribute 'crafft'"):
+        radin.crafft  # noqa: B018
 
 
 def test_every_public_name_is_there():

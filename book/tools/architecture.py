@@ -23,6 +23,7 @@ FLOORS = (
     ("cli", "__init__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+OLD_PLACES = ("images",)  # modules of version 0.1 that lead to their new home
 FLOOR_INCHES = 0.85
 PICTURE = Path("figures") / "architecture.svg"
 CAPTION = (
@@ -58,7 +59,8 @@ def room_of(name: str) -> str:
 
 def room_of_file(path: Path, package: Path) -> str:
     """The room of a file below the package."""
-    return path.relative_to(package).parts[0].removesuffix(".py")
+    room = path.relative_to(package).parts[0].removesuffix(".py")
+    return "__init__" if room in OLD_PLACES else room
 
 
 def arrows(package: Path) -> dict[str, set[str]]:

@@ -20,11 +20,13 @@ from execution import (
 )
 from fingerprint import data_fingerprint, make_mark
 from generated import way_to_times
+from moving_pictures import save_moving_pictures
+from night_figures import save_night_figures
 from notebook_page import describe_execution, finish_notebook
 from parameters import BuildError, Parameters, declared_parameters
 from pictures import save_glued_pictures
 
-LONG_CHAPTERS = ("09_when_it_breaks", "01_soup_on_digits", "10_questions")  # they start first
+LONG_CHAPTERS = ("13_when_it_breaks", "02_soup_on_digits", "14_questions")  # they start first
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def finish_chapters(
         execution = notebook.metadata[kept_pages.KEY]
         times = way_to_times(stage, Path(chapter.name))
         finish_notebook(page, chapter.name, chapter.declared, chapter.given, execution, times=times)
+        save_night_figures(page, stage / "book" / "_static" / "night")
         save_glued_pictures(page, stage / "book" / "figures")
+        save_moving_pictures(page, stage / "book")
         executions.append((chapter.name, execution))
     return executions

@@ -92,13 +92,13 @@ def percent(found: Interval | None) -> str:
     return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found)
 
 
-def points(found: Interval | None) -> str:
-    """A difference with its sign; bold where its interval leaves zero out."""
+def points(found: Interval | None, mark: str = "**") -> str:
+    """A difference with its sign; bold, or in other marks, where its interval leaves zero out."""
     if found is None:
         return "other images"
     middle, low, high = found
     text = f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"{mark}{text}{mark}" if low > 0 or high < 0 else text
 
 
 def pipe_table(head: list[str], rows: list[list[str]]) -> str:
@@ -175,6 +175,47 @@ def short_table(runs: list[Run]) -> str:
             for each in found
         ]
         rows.append([*values(run, names), *cells, f"{run.seconds:.0f}"])
+    return aligned(rows)
+
+
+def short_differences(runs: list[Run], declared: Parameters) -> str:
+    """The paired differences for a terminal; empty where there is nothing to compare.
+
+    Each run less the baseline, and in each run the first recipe less each other one.
+    """
+    baseline = runs[find_baseline(runs, declared)]
+    blocks = []
+    for part in parts(runs):
+        columns = recipes(runs, part)
+        if len(runs) > 1:
+            rows = [
+                [points(difference(run, baseline, part, recipe), "*") for recipe in columns]
+                for run in runs
+            ]
+            against = f"{part}: less the run with {title(baseline, varying(runs))}"
+            named = [
+                [*values(run, varying(runs)), *row] for run, row in zip(runs, rows, strict=True)
+            ]
+            keep = [row for run, row in zip(runs, named, strict=True) if run is not baseline]
+            blocks.append(f"{against}\n{aligned([[*varying(runs), *columns], *keep])}")
+        first, *others = columns
+        if others:
+            rows = [
+                [
+                    *values(run, varying(runs)),
+                    *(points(difference(run, run, part, first, other), "*") for other in others),
+                ]
+                for run in runs
+            ]
+            blocks.append(f"{part}: {first} less\n{aligned([[*varying(runs), *others], *rows])}")
+    if not blocks:
+        return ""
+    note = "In points, with paired 95% intervals; * where one leaves zero out."
+    return "\n\n".join([*blocks, note])
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """A table for a terminal, its cells aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -255,9 +296,21 @@ def draw_panels(runs: list[Run], part: str, path: Path) -> list[str]:
 # ---------------------------------------------------------------- the page
 
 
-def write(source: Path, runs: list[Run], page: Path, left_out: int = 0) -> None:
-    """Write the comparison as a page of the book, with its figures and the numbers as .csv."""
+def write(source: Path, runs: list[Run], page: Path, left_out: int = 0) -> list[str]:
+    """Write the comparison as a page of the book, with its figures and the numbers as .csv.
+
+    Returns the blocks of the page.
+    """
     page.parent.mkdir(parents=True, exist_ok=True)
+    text = page_blocks(source, runs, page, left_out)
+    page.write_text("\n\n".join(text) + "\n", "utf-8")
+    baseline = runs[find_baseline(runs, declared_parameters(source))]
+    write_csv(runs, baseline, page.with_suffix(".csv"))
+    return text
+
+
+def page_blocks(source: Path, runs: list[Run], page: Path, left_out: int) -> list[str]:
+    """The blocks of the page, as Markdown; its figures are drawn beside it."""
     name = f"notebooks/{source.name}"
     baseline = runs[find_baseline(runs, declared_parameters(source))]
     names = varying(runs)
@@ -273,9 +326,7 @@ def write(source: Path, runs: list[Run], page: Path, left_out: int = 0) -> None:
     elif not parts(runs):
         text.append("No number that this chapter gives a name differs between the runs.")
     commands = [papermill_command(name, run.parameters) for run in runs]
-    text += ["## The command of each run", "```bash\n" + "\n".join(commands) + "\n```"]
-    page.write_text("\n\n".join(text) + "\n", "utf-8")
-    write_csv(runs, baseline, page.with_suffix(".csv"))
+    return [*text, "## The command of each run", "```bash\n" + "\n".join(commands) + "\n```"]
 
 
 def introduction(runs: list[Run], names: list[str], name: str, left_out: int) -> str:

@@ -1,52 +1,41 @@
 """The budget explorer: what the page needs so that it can replay every recipe without a kernel.
 
-`write_explorer(stage)` adds to the staged pages the benches as integers, the charts (made with
-Altair), the scripts that draw them, and `book/explorer.md`, which pages include. The recipes' rules
-for the page are in `book/_static/explorer/explorer.js`. A reader without scripts sees the figure
-and the table made here.
+`write_explorer(stage)` adds to the staged pages the benches as integers, the charts
+(`explorer_charts`), the scripts that draw them, and `book/explorer.md`, which pages include. The
+recipes' rules for the page are in `book/_static/explorer/explorer.js`. A reader without scripts
+sees the figure and the table made here.
 """
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import matplotlib
 import numpy as np
 import vl_convert
-from matplotlib.figure import Figure
 
-import radin
-from radin.experiments.bench import replay
-from radin.experiments.plots.style import RECIPE_STYLES, set_style
-from radin.recipes.rules import random_order
-
-CANDIDATES = {
-    "cifar10": (10, 20, 50, 100, 200, 500, 1023),
-    "cifar10-wild": (10, 20, 40, 60, 80, 100, 127),
-}
-NUM_SEEDS = 10
-MAX_BUDGET = 30
-RECIPES = ("radin", "greedy", "random", "uniform", "best_single")
-# What the page shows before a control is moved, and what it shows without scripts.
-START: dict[str, Any] = {"zoo": "cifar10", "budget": 4, "prior": 1.0, "candidates": 200, "seed": 0}
-LAYERS = {  # state of a subset: colour, size, shape, in the order in which they are drawn
-    "not drawn": ("#767676", 8, "circle"),
-    "candidate": ("#56B4E9", 24, "circle"),
-    "evaluated": ("#E69F00", 90, "square"),
-    "oracle": ("#009E73", 200, "diamond"),
-    "returned by radin": ("#D55E00", 200, "triangle-up"),
-}
-TEXT = "#222222"  # the page replaces it by its own colour of text, by day and by night
-TRUTH = "accuracy of the soup (%)"  # the page adds on which part
-FIGURE_ALT = (
-    "Two charts. Left, dots for the soups of all subsets: across, the fast estimate; up, the "
-    "accuracy on validation. The evaluated ones lie at the right edge, and the highest of them is "
-    "returned. Right, lines for each recipe: across, the budget; up, test accuracy, with the "
-    "oracle as a level above them."
+from controls import choice, scripts, slider
+from explorer_charts import EDGE, FIGURE_ALT, curve_chart, plane_chart, still_figure
+from explorer_replay import (
+    ALL_DRAWS,
+    CANDIDATES,
+    LABELS,
+    MAX_BUDGET,
+    NUM_SEEDS,
+    RECIPES,
+    START,
+    drawn_rows,
+    load,
+    returned,
+    tasks,
 )
+from radin.experiments.bench import replay
+from radin.experiments.plots.style import set_style
+from radin.ranking.named_metrics import NLL
+from radin.recipes.rules import random_order
 
 
 def write_explorer(stage: Path) -> None:
@@ -58,7 +47,9 @@ def write_explorer(stage: Path) -> None:
     data = {
         "zoos": {name: zoo_data(name) for name in CANDIDATES},
         "candidates": CANDIDATES,
+        "labels": LABELS,
         "limit": MAX_BUDGET,
+        "edge": EDGE,
         "charts": {"plane": plane_chart(), "curve": curve_chart()},
     }
     text = json.dumps(data, separators=(",", ":"))
@@ -66,18 +57,17 @@ def write_explorer(stage: Path) -> None:
     # The bundle declares its names at top level; the function around them hides them from others.
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub is older than it
     (static / "vega.js").write_text(f"(function () {{\n{bundle}\n}})();\n", "utf-8")
-    soups = start_soups()
     with matplotlib.rc_context():  # the style of this figure alone
         set_style()
-        still_figure(soups).savefig(figures / "explorer.png", dpi=110, metadata={"Software": None})
-    (stage / "book" / "explorer.md").write_text(fragment(soups), "utf-8")
+        still_figure().savefig(figures / "explorer.png", dpi=110, metadata={"Software": None})
+    (stage / "book" / "explorer.md").write_text(fragment(), "utf-8")
 
 
 def zoo_data(name: str) -> dict[str, Any]:
     """A shipped bench as numbers of right answers, and the draws of the seeds (see explorer.js)."""
-    bench = radin.SoupBench.load(name)
-    num_soups = 2**bench.num_models - 1
-    draws = [replay.monte_carlo_rows(bench, num_soups, seed).tolist() for seed in range(NUM_SEEDS)]
+    bench = load(name)
+    draws = [drawn_rows(name, bench.num_soups, seed).tolist() for seed in range(NUM_SEEDS)]
+    by_likelihood = replay.order(bench, scores=-bench.ensembles("val", NLL).numpy())
 
     def hits(accuracies: Any, part: str) -> list[int]:
         return (accuracies * bench.bank(part).num_images / 100).round().int().tolist()
@@ -87,6 +77,7 @@ def zoo_data(name: str) -> dict[str, Any]:
         "val": bench.val.num_images,
         "test": bench.test.num_images,
         "fast": hits(bench.ensembles("val"), "val"),
+        "nll_place": np.argsort(by_likelihood).tolist(),
         "soup_val": hits(bench.soups("val"), "val"),
         "soup_test": hits(bench.soups("test"), "test"),
         "draws": draws,
@@ -97,201 +88,34 @@ def zoo_data(name: str) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------- charts
-
-
-def plane_chart() -> dict[str, Any]:
-    """Fast estimate against accuracy: every subset is a dot, whose style shows its state."""
-    names = list(LAYERS)
-    colour = alt.Color(
-        "state:N",
-        scale=alt.Scale(domain=names, range=[style[0] for style in LAYERS.values()]),
-        legend=_legend(),
-    )
-    shape = alt.Shape(
-        "state:N",
-        scale=alt.Scale(domain=names, range=[style[2] for style in LAYERS.values()]),
-        legend=_legend(),
-    )
-    base = alt.Chart(alt.NamedData("soups"), title="candidates and evaluations").encode(
-        x=alt.X(
-            "fast:Q",
-            title="fast estimate: accuracy of the ensemble (%)",
-            scale=alt.Scale(zero=False),
-            axis=alt.Axis(tickCount=6, labelOverlap=True),
-        ),
-        y=alt.Y("truth:Q", title=TRUTH, scale=alt.Scale(zero=False)),
-        color=colour,
-        shape=shape,
-        tooltip=[
-            alt.Tooltip("ingredients:N"),
-            alt.Tooltip("state:N"),
-            alt.Tooltip("turn:Q", title="evaluation"),
-            alt.Tooltip("fast:Q", title="fast estimate (%)", format=".2f"),
-            alt.Tooltip("truth:Q", title="accuracy (%)", format=".2f"),
-        ],
-    )
-    # One layer for each state, so that the important ones are drawn last, and large.
-    layers = [
-        base.transform_filter(alt.datum.state == name).mark_point(
-            filled=True,
-            size=size,
-            opacity=0.6 if size < 50 else 1,
-            stroke="white" if size > 50 else None,
-            aria=False,
-        )
-        for name, (_, size, _) in LAYERS.items()
-    ]
-    return _finished(
-        alt.layer(*layers),
-        "Every soup by its fast estimate and its accuracy; the table below gives the numbers.",
-    )
-
-
-def curve_chart() -> dict[str, Any]:
-    """Test accuracy of what each recipe returns against the budget; a line at the chosen one."""
-    names = [*RECIPES, "oracle"]
-    colours = [RECIPE_STYLES[name]["color"] for name in names]
-    dashes = [[1, 0], [1, 0], [1, 0], [6, 3], [8, 3, 2, 3], [1, 3]]
-    lines = (
-        alt.Chart(alt.NamedData("lines"), title="accuracy against budget")
-        .mark_line(strokeWidth=2.5, interpolate="step-after", aria=False)
-        .encode(
-            x=alt.X("budget:Q", title="budget (evaluations)", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("test:Q", title="test accuracy (%)", scale=alt.Scale(zero=False)),
-            color=alt.Color(
-                "recipe:N", scale=alt.Scale(domain=names, range=colours), legend=_legend()
-            ),
-            strokeDash=alt.StrokeDash(
-                "recipe:N", scale=alt.Scale(domain=names, range=dashes), legend=_legend()
-            ),
-            tooltip=[
-                "recipe:N",
-                "budget:Q",
-                "ingredients:N",
-                alt.Tooltip("test:Q", title="test (%)", format=".2f"),
-            ],
-        )
-    )
-    now = alt.Chart(alt.NamedData("now")).encode(x="budget:Q")
-    rule = now.mark_rule(color="#767676", aria=False)
-    label = now.mark_text(
-        align="left", dx=4, dy=-8, text="your budget", color=TEXT, fontSize=12, aria=False
-    )
-    label = label.encode(y=alt.value("height"))
-    return _finished(
-        alt.layer(rule, lines, label), "Test accuracy of each recipe's soup at every budget."
-    )
-
-
-def _legend() -> alt.Legend:
-    return alt.Legend(
-        title=None,
-        orient="bottom",
-        columns=3,
-        symbolOpacity=1,
-        symbolSize=90,
-        labelFontSize=12,
-        labelExpr="replace(datum.label, '_', ' ')",
-    )
-
-
-def _finished(chart: Any, description: str) -> dict[str, Any]:
-    chart = chart.properties(width="container", height=300, description=description)
-    spec: dict[str, Any] = chart.configure_axis(labelFontSize=12, titleFontSize=12).to_dict()
-    spec["autosize"] = {"type": "fit", "contains": "padding"}
-    return spec
-
-
 # ---------------------------------------------------------------- without scripts
 
 
-def start_candidates(bench: radin.SoupBench) -> Any:
-    return radin.monte_carlo(bench.num_models, START["candidates"], START["seed"])
-
-
-def start_soups(
-    budget: int = START["budget"], recipes: tuple[str, ...] = RECIPES
-) -> dict[str, radin.Soup]:
-    """What recipes return at the settings that the page starts from."""
-    bench = radin.SoupBench.load(START["zoo"])
-    settings = {
-        "candidates": start_candidates(bench),
-        "prior": START["prior"],
-        "seed": START["seed"],
-    }
-    return {
-        recipe: radin.craft(bench.val, bench.evaluator("val"), budget, recipe, **settings)
-        for recipe in recipes
-    }
-
-
-def still_figure(soups: dict[str, radin.Soup]) -> Figure:
-    """The two charts at the first settings, for readers without scripts."""
-    bench = radin.SoupBench.load(START["zoo"])
-    fast = bench.ensembles("val")
-    val = bench.soups("val")
-    test = bench.soups("test")
-    drawn = [bench.row(weights) for weights in start_candidates(bench)]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    plane, curve = figure.subplots(1, 2)
-    groups = {
-        "not drawn": list(range(len(val))),
-        "candidate": drawn,
-        "evaluated": [bench.row(trial.weights) for trial in soups["radin"].trials],
-        "oracle": [replay.oracle(bench)],
-        "returned by radin": [bench.row(soups["radin"].weights)],
-    }
-    markers = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^"}
-    for name, rows in groups.items():
-        colour, size, shape = LAYERS[name]
-        plane.scatter(
-            fast[rows], val[rows], s=size / 2, c=colour, marker=markers[shape], label=name
-        )
-    plane.set(xlabel="fast estimate (%)", ylabel="accuracy of the soup on validation (%)")
-    plane.legend(fontsize=8)
-    budgets = range(1, MAX_BUDGET + 1)
-    curves: dict[str, Any] = {
-        "radin": replay.radin(bench, MAX_BUDGET, START["prior"], among=np.array(drawn)),
-        "greedy": replay.greedy(bench, MAX_BUDGET),
-        "random": [bench.row(start_soups(B, ("random",))["random"].weights) for B in budgets],
-        "uniform": np.full(MAX_BUDGET, replay.uniform(bench)),
-        "best_single": np.full(MAX_BUDGET, replay.best_single(bench)),
-    }
-    for recipe, rows in curves.items():
-        style = {key: value for key, value in RECIPE_STYLES[recipe].items() if key != "marker"}
-        curve.step(budgets, test[list(rows)], where="post", label=recipe.replace("_", " "), **style)
-    curve.axhline(bench.oracle[1], label="oracle", **RECIPE_STYLES["oracle"])
-    curve.set(xlabel="budget (evaluations)", ylabel="test accuracy (%)")
-    curve.legend(fontsize=8, ncols=2)
-    return figure
-
-
-def still_table(soups: dict[str, radin.Soup]) -> str:
+def still_table() -> str:
     """The table at the first settings, in Markdown."""
-    bench = radin.SoupBench.load(START["zoo"])
+    bench = load(START["zoo"])
+    top = bench.oracle[1]
     lines = [
-        "| recipe | ingredients | evaluations | validation (%) | test (%) | regret |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| recipe | validation (%) | test (%) | lowest to highest | regret |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for recipe, soup in soups.items():
-        row = bench.row(soup.weights)
-        regret = bench.regret(soup.weights)
+    for recipe in RECIPES:
+        test = returned(recipe)
+        reach = "" if test.low == test.high else f"{test.low:.2f} to {test.high:.2f}"
         lines.append(
-            f"| {recipe.replace('_', ' ')} | {' '.join(map(str, soup.members))} "
-            f"| {soup.evaluations} | "
-            f"{bench.soups('val')[row]:.2f} | {bench.soups('test')[row]:.2f} | {regret:.2f} |"
+            f"| {LABELS[recipe]} | {returned(recipe, 'val')} | {test} | {reach} "
+            f"| {top - test.mean:.2f} |"
         )
     return "\n".join(lines)
 
 
-def fragment(soups: dict[str, radin.Soup]) -> str:
+def fragment() -> str:
     """The Markdown that pages include: figure and table, and the live explorer."""
-    bench = radin.SoupBench.load(START["zoo"])
-    what = f"{bench.num_models} ingredients, {2**bench.num_models - 1:,} soups"
+    bench = load(START["zoo"])
+    what = f"{bench.num_models} ingredients, {bench.num_soups:,} soups"
     settings = (
-        f"budget {START['budget']}, lambda {START['prior']:g}, {START['candidates']} Monte Carlo "
-        f"candidates, seed {START['seed']}"
+        f"budget {START['budget']}, lambda {START['prior']:g}: the mean over {NUM_SEEDS} draws of "
+        f"{START['candidates']} Monte Carlo candidates"
     )
     return f"""\
 :::::{{div}} explorer-static
@@ -304,7 +128,7 @@ The shipped CIFAR-10 {{term}}`soup bench` ({what}) at {settings}. Where scripts 
 controls replace this figure.
 ::::
 
-{still_table(soups)}
+{still_table()}
 
 :::::
 
@@ -314,34 +138,22 @@ controls replace this figure.
 """
 
 
+# ---------------------------------------------------------------- controls and boxes
+
+
 def live_html() -> str:
-    """The controls, the boxes of the charts and the table; hidden until the scripts are loaded."""
-    first = CANDIDATES[START["zoo"]].index(START["candidates"])
-    sliders = "\n".join(
-        f'<div class="explorer-control"><label for="explorer-{name}">{label} '
-        f'<output for="explorer-{name}"></output></label>'
-        f'<input type="range" id="explorer-{name}" name="{name}" '
-        f'min="{low}" max="{high}" step="{step}" value="{value}"></div>'
-        for name, label, low, high, step, value in (
-            ("budget", "budget B", 1, MAX_BUDGET, 1, START["budget"]),
-            ("prior", "prior λ (points)", 0, 5, 0.1, START["prior"]),
-            (
-                "candidates",
-                "Monte Carlo candidates",
-                0,
-                len(CANDIDATES[START["zoo"]]) - 1,
-                1,
-                first,
-            ),
-            ("seed", "seed", 0, NUM_SEEDS - 1, 1, START["seed"]),
-        )
-    )
+    """The tasks, the controls, the boxes of charts and table; hidden until the scripts run."""
     boxes = "\n".join(
-        f'<label class="explorer-box"><input type="checkbox" name="recipe" value="{name}" checked> '
-        f"{name.replace('_', ' ')}</label>"
-        for name in RECIPES
+        f'<label class="explorer-box"><input type="checkbox" name="recipe" value="{name}"'
+        f"{' checked' if name in START['recipes'] else ''}> {label}</label>"
+        for name, label in LABELS.items()
     )
-    options = "".join(f'<option value="{name}">{name}</option>' for name in CANDIDATES)
+    seeds = {ALL_DRAWS: f"all {NUM_SEEDS}: mean and spread"}
+    seeds |= {str(seed): str(seed) for seed in range(NUM_SEEDS)}
+    truths = {
+        "val": "validation, which radin sees",
+        "test": "test, which nobody may see",
+    }
     heads = "".join(
         f'<th scope="col">{head}</th>'
         for head in ("recipe", "soup of", "spent", "val", "test", "regret")
@@ -349,20 +161,21 @@ def live_html() -> str:
     return f"""\
 <div class="radin-explorer">
 <section class="explorer-live" aria-label="Budget explorer" hidden>
+<p>Three questions. Each sets the controls; look at the charts before you unfold the answer.</p>
+{tasks_html()}
 <div class="explorer-controls">
-{sliders}
-<div class="explorer-control"><label for="explorer-zoo">zoo</label>
-<select id="explorer-zoo" name="zoo">{options}</select></div>
-<div class="explorer-control"><label for="explorer-truth">accuracy of the soup on</label>
-<select id="explorer-truth" name="truth"><option value="val">validation, which radin sees</option>
-<option value="test">test, which nobody may see</option></select></div>
+{sliders_html()}
+{choice("explorer", "seed", "draw of candidates", seeds)}
+{choice("explorer", "zoo", "zoo", {name: name for name in CANDIDATES})}
+{choice("explorer", "truth", "accuracy of the soup on", truths)}
 </div>
 <fieldset class="explorer-recipes"><legend>recipes</legend>
 {boxes}
 </fieldset>
 <p class="explorer-summary" role="status"></p>
 <div class="explorer-charts">
-<div class="explorer-plane"></div><div class="explorer-curve"></div>
+<div class="explorer-plane"></div><p class="explorer-outside"></p>
+<div class="explorer-curve"></div>
 </div>
 <div class="explorer-table" tabindex="0" role="region" aria-label="What each recipe returns">
 <table><caption>What each recipe returns at this budget: its ingredients, the evaluations spent,
@@ -372,6 +185,40 @@ accuracy on validation and on test (%), and regret (points)</caption>
 <pre class="explorer-code" tabindex="0"><code></code></pre>
 </section>
 </div>
-<script defer src="../_static/explorer/vega.js"></script>
-<script defer src="../_static/explorer/data.js"></script>
-<script defer src="../_static/explorer/explorer.js"></script>"""
+{scripts("explorer/vega.js", "explorer/data.js", "explorer/explorer.js")}"""
+
+
+def tasks_html() -> str:
+    """Each task as a fold that sets the controls, with its answer as a fold inside."""
+    return "\n".join(
+        f'<details class="explorer-task" name="explorer-task" '
+        f'data-settings="{html.escape(json.dumps(task_controls(task.settings)))}">\n'
+        f"<summary>{task.title}</summary>\n<p>{task.ask}</p>\n"
+        f"<details><summary>Answer</summary>\n<div>{task.tell}</div></details></details>"
+        for task in tasks()
+    )
+
+
+def task_controls(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as values of the page's controls: that of the candidates is a position."""
+    place = CANDIDATES[settings["zoo"]].index(settings["candidates"])
+    return settings | {"candidates": place, "truth": "val"}
+
+
+def sliders_html() -> str:
+    choices = CANDIDATES[START["zoo"]]
+    return "\n".join(
+        slider("explorer", name, label, low=low, high=high, step=step, value=value)
+        for name, label, low, high, step, value in (
+            ("budget", "budget B", 1, MAX_BUDGET, 1, START["budget"]),
+            ("prior", "prior λ (points)", 0, 5, 0.1, START["prior"]),
+            (
+                "candidates",
+                "Monte Carlo candidates",
+                0,
+                len(choices) - 1,
+                1,
+                choices.index(START["candidates"]),
+            ),
+        )
+    )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -28,13 +29,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import nbformat
+
 from architecture import write_architecture
 from chapters import execute_chapters, finish_chapters, read_chapters
 from execution import parse_jobs, prepare_environment
 from fingerprint import digest, folder_digest, surroundings
 from generated import add_reruns, fill
 from kept_pages import surplus
+from kept_runs import glued
 from notebook_page import git
+from numbers_in_text import with_numbers
 from parameters import (
     BuildError,
     Parameters,
@@ -49,9 +54,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "CHANGELOG.md")
 ASSIGNMENTS = Path("notebooks") / "assignments"  # shown as students get them, never run
 TOOLS = Path(__file__).resolve().parent  # these scripts, which are no pages
+# Scripts here that write what pages do without a kernel.
+LIVE_PARTS = ("explorer", "forest_plot", "recipe_page")
 RELEASE = "release"  # what students get; beside it lie solutions, a class's work and its marks
 TEXT_SUFFIXES = {".md", ".ipynb", ".yml"}
 REPOSITORY = "radin-companion/radin-companion"  # owner/name as the sources write it
+OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 GITHUB_REMOTE = re.compile(r"(?:^|[/@])github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SPHINX_COMPLAINT = re.compile(r"WARNING|ERROR|CRITICAL|[Ee]xception|[a-z] error:")
@@ -179,12 +187,32 @@ def left_behind(folder: str, names: list[str]) -> set[str]:
     return shutil.ignore_patterns(".*", "__pycache__")(folder, names)
 
 
-def repository_name() -> str:
-    """owner/name on GitHub: of the workflow, else of the `origin` remote, else the sources' own."""
+def known_repository() -> str:
+    """owner/name on GitHub: REPOSITORY, else of the workflow, else of `origin`; empty if unknown.
+
+    Raises:
+        BuildError: REPOSITORY is not of this form.
+    """
+    if name := os.environ.get("REPOSITORY"):
+        if not OWNER_AND_NAME.fullmatch(name):
+            raise BuildError(f"REPOSITORY must be owner/name on GitHub, not {name!r}")
+        return name
     if name := os.environ.get("GITHUB_REPOSITORY"):
         return name
     remote = GITHUB_REMOTE.search(git(ROOT, "remote", "get-url", "origin"))
-    return remote[1] if remote else REPOSITORY
+    return remote[1] if remote else ""
+
+
+def repository_name() -> str:
+    """owner/name on GitHub: the known one, else the sources' own."""
+    return known_repository() or REPOSITORY
+
+
+def leave_out_issues(stage: Path) -> None:
+    """Take the links to issues off the pages: nobody knows whether anybody reads them."""
+    config = stage / "_config.yml"
+    text = config.read_text("utf-8")
+    config.write_text(text.replace("use_issues_button: true", "use_issues_button: false"), "utf-8")
 
 
 # ---------------------------------------------------------------- pages
@@ -219,22 +247,31 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def add_explorer(stage: Path, *, fresh: bool) -> None:
-    """Add the budget explorer to the stage; its files are kept as the executed notebooks are."""
-    key = digest((TOOLS / "explorer.py").read_text("utf-8"), *surroundings())
-    kept = cache_root() / "explorer" / key
+def add_live_part(stage: Path, name: str, *, fresh: bool) -> None:
+    """Add what the script `name` writes to the stage; it is kept as the executed notebooks are."""
+    paths = [*sorted(TOOLS.glob(f"{name}*.py")), TOOLS / "controls.py"]
+    sources = [path.read_text("utf-8") for path in paths]
+    key = digest(*sources, *surroundings())
+    kept = cache_root() / name / key
     if fresh or not kept.is_dir():
-        from explorer import write_explorer  # its libraries take seconds
-
+        script = importlib.import_module(name)  # its libraries take seconds
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as folder:
-            write_explorer(Path(folder) / "new")
+            getattr(script, f"write_{name}")(Path(folder) / "new")
             shutil.rmtree(kept, ignore_errors=True)
             with contextlib.suppress(OSError):  # another build was faster
                 (Path(folder) / "new").rename(kept)
         for old in surplus(kept.parent.glob("[!.]*")):
             shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(kept, stage, dirs_exist_ok=True)
+
+
+def add_editor(stage: Path) -> str:
+    """Add the editor of recipes where its page is; returns why it could not be added, or ""."""
+    if not (stage / "book" / "write.md").is_file():
+        return ""
+    missing: str = importlib.import_module("recipe_editor").add_recipe_editor(stage)
+    return missing
 
 
 @contextlib.contextmanager
@@ -265,6 +302,8 @@ def build(argv: list[str] | None) -> Path:
     stage = out / "stage"
     with only_build_in(out):
         make_stage(stage, repository_name())
+        if not known_repository():
+            leave_out_issues(stage)
         log = out / "kernels.log"
         log.unlink(missing_ok=True)
         prepare_environment(out)
@@ -280,11 +319,24 @@ def build(argv: list[str] | None) -> Path:
         executions = finish_chapters(chapters, stage, executed)
         fill(stage / "book" / "times.md", "execution times", times_page(executions))
         write_architecture(stage, ROOT / "radin")
-        with progress("explorer"):
-            add_explorer(stage, fresh=options.fresh)
+        with progress("live parts of the pages"):
+            for name in LIVE_PARTS:
+                add_live_part(stage, name, fresh=options.fresh)
+            missing = add_editor(stage)
+        if missing:
+            print(f"no editor on the page on writing recipes: {missing}", file=sys.stderr)
         with progress("pages"):
             update_pages(stage, out, fresh=options.fresh)
     return out / "html" / "index.html"
+
+
+def put_numbers_into_downloads(folder: Path) -> None:
+    """The notebooks that a page offers show their numbers in Jupyter, too."""
+    paths = sorted(folder.glob("*.ipynb"))
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    values = {name: value for notebook in notebooks for name, value in glued(notebook).items()}
+    for path, notebook in zip(paths, notebooks, strict=True):
+        nbformat.write(with_numbers(notebook, values), path)
 
 
 def update_pages(stage: Path, out: Path, *, fresh: bool) -> None:
@@ -296,6 +348,7 @@ def update_pages(stage: Path, out: Path, *, fresh: bool) -> None:
     if there and not fresh and record.read_text("utf-8") == key:
         return
     new = build_pages(stage, out / "sphinx.log")
+    put_numbers_into_downloads(new / "_sources" / "notebooks")
     record.unlink(missing_ok=True)
     replace_folder(new, html)
     record.write_text(key, "utf-8")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import comparison
 import kept_runs
+from comparison_page import write_page
 from execution import (
     jobs_at_once,
     kernels_speak_to,
@@ -40,7 +41,10 @@ from execution import (
 )
 from fingerprint import data_fingerprint, make_mark
 from make import ROOT, OptionParser, only_build_in
+from numbers_in_text import with_numbers
 from parameters import BuildError, Parameters, check_given, declared_parameters, parse_value
+from radin.errors import ParameterError
+from radin.experiments.notebook import check_names
 
 Run = tuple[
     str, Parameters
@@ -93,10 +97,10 @@ def parse_axes(
     """The values of each axis, each once, of the type of the chapter's own default."""
     axes: dict[str, list[Any]] = {}
     for name, texts in given:
-        if name not in declared:
-            raise BuildError(
-                f"{chapter} has no parameter {name!r}; it has {', '.join(declared) or 'none'}"
-            )
+        try:
+            check_names([name], declared, chapter)
+        except ParameterError as error:
+            raise BuildError(str(error).rstrip(".")) from error
         if name in axes:
             raise BuildError(f"{name} is given twice; put all its values into one list")
         if not texts:
@@ -144,7 +148,7 @@ def run_one(
     problem, started = "", time.monotonic()
     with kernels_speak_to(folder / "kernels.log"):
         try:
-            notebook = run_notebook(source, name, given, at_work)
+            notebook = with_numbers(run_notebook(source, name, given, at_work))
             notebook.metadata[kept_runs.KEY] = {
                 **mark,
                 "data": data_fingerprint(
@@ -272,9 +276,12 @@ def report(source: Path, folder: Path) -> None:
     if left_out:
         print(f"left out: {left_out} kept runs whose code, packages or data are no longer the same")
     if runs:
-        comparison.write(source, runs, folder / "comparison.md", left_out)
-        print(f"\n{comparison.short_table(runs)}\n")
-        print(f"{folder / 'comparison.md'} and .csv; `make book` puts it into the book")
+        blocks = comparison.write(source, runs, folder / "comparison.md", left_out)
+        page = write_page(f"Reruns of {source.stem}", blocks, folder / "comparison.html")
+        print(f"\n{comparison.short_table(runs)}")
+        if differences := comparison.short_differences(runs, declared_parameters(source)):
+            print(f"\n{differences}")
+        print(f"\n{page} (.csv beside it); `make book` puts it into the book")
 
 
 def main(argv: list[str] | None = None) -> int:

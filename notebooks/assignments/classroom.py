@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +28,12 @@ from typing import Any
 import nbformat
 from tqdm import tqdm
 
+import feedback
 import reports
 from grading import (
-    TIMED_OUT,
+    NOT_INTERRUPTED,
     Result,
+    default_timeout,
     failure_message,
     grade,
     grading_key,
@@ -41,9 +44,12 @@ from grading import (
     rubrics,
     timed_out,
 )
-from leaderboard import leaderboard
+from leaderboard import leaderboard, load_rules
+from marks import read_marks
 from radin.errors import RadinError
 from radin.files import atomic_path, expand_path, hash_text
+from same_answers import describe_same_answers
+from sandbox import check_sandbox
 from submissions import (
     RELEASE,
     SOURCE,
@@ -64,6 +70,7 @@ ENDED = (
     "ran out"
 )
 MAX_HIDDEN_SEED = 1_000_000  # the tests multiply the seed, and torch takes 64 bits
+MAX_TIMEOUT_SECONDS = 86_400
 
 
 # ---------------------------------------------------------------- student versions
@@ -97,6 +104,9 @@ class _Task:
         notebook: to grade, or None when there is none.
         template: the course folder of the assignment.
         out: the folder of the results.
+        hidden_seed: of the hidden tests' random inputs.
+        timeout: seconds for one cell.
+        sandbox: in which the notebook runs, or empty.
     """
 
     submission: Submission
@@ -105,14 +115,8 @@ class _Task:
     template: Path
     out: Path
     hidden_seed: int
-    timeout: int | None
-
-    @property
-    def page(self) -> Path:
-        """The page of feedback."""
-        return (
-            self.out / "feedback" / self.submission.student / f"{self.submission.assignment}.html"
-        )
+    timeout: int
+    sandbox: str
 
     @property
     def stored(self) -> Path:
@@ -129,23 +133,16 @@ class _Task:
             self.submission.assignment,
             hidden_seed=self.hidden_seed,
             timeout=self.timeout,
+            sandbox=self.sandbox,
         )
 
     def must_run(self) -> bool:
-        """Whether the notebook has to be run. If not, the row gets the stored result.
-
-        Either way a page of feedback that does not belong to this notebook is removed.
-        """
+        """Whether the notebook has to be run. If not, the row gets the stored result."""
         if self.notebook is None:
-            if self.submission.assignment:
-                self.page.unlink(missing_ok=True)
             return False
         result = _read_result(self.stored, self.key)
-        if result is not None and self.page.is_file():
-            self.row.update(result)
-            return False
-        self.page.unlink(missing_ok=True)
-        return True
+        self.row.update(result or {})
+        return result is None
 
 
 def grade_all(
@@ -155,13 +152,16 @@ def grade_all(
     *,
     workers: int | None = None,
     hidden_seed: int = 0,
+    by_student: bool = False,
     timeout: int | None = None,
+    sandbox: str = "",
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Grade every submission below a folder, several at once, and write the tables to `out`.
 
-    The result of a submission that was graded before, with the same tests and hidden seed, is taken
-    from `out`. A submission that cannot be graded is a row with a message.
+    The result of a submission that was graded before, with the same tests, hidden seed and timeout,
+    is taken from `out`. A submission that cannot be graded is a row with a message, and so is a
+    line of marks.csv that cannot be used.
 
     Args:
         folder: of submissions.
@@ -169,39 +169,92 @@ def grade_all(
         source: of the assignments.
         workers: how many to grade at once. One for each core when not given.
         hidden_seed: of the hidden tests' random inputs.
-        timeout: seconds for one cell.
+        by_student: whether each student gets a hidden seed of their own, from it and the name.
+        timeout: seconds for one cell, that of nbgrader_config.py when not given.
+        sandbox: in which the notebooks run: docker, podman, bwrap, or none.
         progress: whether to show a progress bar.
 
     Returns:
-        A row for each submission: student, assignment, parts, problems (sentences), and failed (why
-        it could not be graded, or empty).
+        A row for each submission: student, assignment, parts, problems (sentences), for_teacher
+        (more sentences), and failed (why it could not be graded, or empty).
 
     Raises:
-        ClassroomError: the folder holds no submissions, or marks.csv cannot be read.
+        ClassroomError: the folder holds no submissions, marks.csv is not a table, or the sandbox
+            does not start.
     """
+    if sandbox:
+        check_sandbox(sandbox)
     found = find_submissions(folder, assignment_names(source))
-    reports.read_marks(out / "marks.csv")  # a mistake there is reported before the grading
+    questions = {name: rubrics(source, name) for name in assignment_names(source)}
+    marks = read_marks(out / "marks.csv", _maxima(questions))  # a mistake is reported at once
+    for slip in marks.slips:
+        print(f"{slip.message}.", file=sys.stderr)
     workers = workers or os.cpu_count() or 1
+    timeout = timeout or default_timeout()
     with tempfile.TemporaryDirectory() as scratch:
-        environment = kernel_environment(Path(scratch), workers=workers, hidden_seed=hidden_seed)
+        environment = kernel_environment(
+            Path(scratch), workers=workers, hidden_seed=hidden_seed, sandbox=sandbox
+        )
         names = sorted({each.assignment for each in found} - {""})
         templates = {name: Path(scratch) / name for name in names}
         releases = load_releases() if source == SOURCE else {}
         for name, template in templates.items():
             releases[name] = nbformat.read(prepare_course(template, name, source), 4)
-        rows = []
+            if sandbox:  # the zoo is trained here: inside, the cache can only be read
+                load_rules(releases[name])
         tasks = []
         for each in found:
             row, notebook = _new_row(each, releases)
-            rows.append(row)
             template = templates.get(each.assignment, Path())
-            task = _Task(each, row, notebook, template, out, hidden_seed, timeout)
-            if task.must_run():
-                tasks.append(task)
-        _run_tasks(tasks, environment=environment, workers=workers, progress=progress)
-    table = [_finish_row(row) for row in rows]
-    reports.write_reports(table, {name: rubrics(source, name) for name in templates}, out)
+            seed = student_seed(hidden_seed, each.student) if by_student else hidden_seed
+            tasks.append(_Task(each, row, notebook, template, out, seed, timeout, sandbox))
+        waiting = [task for task in tasks if task.must_run()]
+        _run_tasks(waiting, environment=environment, workers=workers, progress=progress)
+    table = [_finish_row(task.row, timeout) for task in tasks]
+    _add_same_answers(table, tasks, releases, source)
+    reports.write_reports(table, {name: questions[name] for name in names}, out, marks)
+    for row, task in zip(table, tasks, strict=True):
+        if row["assignment"]:
+            text = feedback.page(row, task.notebook, releases[row["assignment"]])
+            reports.write_text(
+                out / "feedback" / row["student"] / f"{row['assignment']}.html", text
+            )
     return table
+
+
+def _maxima(
+    questions: Mapping[str, Mapping[str, reports.Rubric]],
+) -> dict[tuple[str, str], float]:
+    """The most points for each part that a person marks, by assignment and part."""
+    return {
+        (name, part): maximum
+        for name, parts in questions.items()
+        for part, (_, maximum, _) in parts.items()
+    }
+
+
+def student_seed(hidden_seed: int, student: str) -> int:
+    """A hidden seed for one student: nobody can tell it without the class's own."""
+    name = unicodedata.normalize("NFC", student).encode("utf-8", "backslashreplace").decode()
+    return int(hash_text(str(hidden_seed), name)[:12], 16) % (MAX_HIDDEN_SEED + 1)
+
+
+def _add_same_answers(
+    table: list[dict[str, Any]], tasks: list[_Task], releases: Mapping[str, Any], source: Path
+) -> None:
+    """Tell the teacher, row by row, whose answers are the same."""
+    for name, release in releases.items():
+        handed_in = [
+            (task.submission.student, task.notebook)
+            for task in tasks
+            if task.notebook is not None and task.submission.assignment == name
+        ]
+        solution = nbformat.read(source / name / f"{name}.ipynb", 4)
+        same = describe_same_answers(handed_in, release, solution)
+        for row in table:
+            if row["assignment"] == name:
+                who = f"{row['student']}, {name}"
+                row["for_teacher"] = [f"{who}: {text}." for text in same.get(row["student"], [])]
 
 
 def _run_tasks(
@@ -241,25 +294,24 @@ def _call(number: int, task: _Task, environment: dict[str, str]) -> Any:
         task.notebook,
         task.submission.assignment,
         task.template,
-        task.page,
-        environment=environment,
+        environment=environment | {"RADIN_HIDDEN_SEED": str(task.hidden_seed)},
         timeout=task.timeout,
     )
 
 
 def _finish(task: _Task, result: Result) -> None:
     task.row.update(result)
-    # A cell may have taken too long only because the machine was busy.
-    if not result["failed"] and not timed_out(result):
+    # A loop without end costs its time once. What fails otherwise may be for want of memory.
+    if not result["failed"] or timed_out(result):
         _store_result(task.stored, task.key, result)
 
 
 def _grade_one(
-    number: int, notebook: Any, name: str, template: Path, page: Path, **options: Any
+    number: int, notebook: Any, name: str, template: Path, **options: Any
 ) -> tuple[int, Result]:
     """`grade` for one of many. An error here is a message on this submission only."""
     try:
-        return number, grade(notebook, name, template, page, **options)
+        return number, grade(notebook, name, template, **options)
     except Exception as error:
         return number, no_points(notebook, _describe_error(error))
 
@@ -278,6 +330,7 @@ def _new_row(each: Submission, releases: Mapping[str, Any]) -> tuple[dict[str, A
         "errors": [],
         "problems": [],
         "failed": "",
+        "stray": each.path.name == each.student and each.path.is_file(),
     }
     try:
         if each.problem:
@@ -293,7 +346,7 @@ def _new_row(each: Submission, releases: Mapping[str, Any]) -> tuple[dict[str, A
         return row, None
 
 
-def _finish_row(row: dict[str, Any]) -> dict[str, Any]:
+def _finish_row(row: dict[str, Any], timeout: int) -> dict[str, Any]:
     """The finished row. Its problems are sentences that name student, assignment and cell."""
     who = f"{row['student']}, {row['assignment']}" if row["assignment"] else row["student"]
     problems = [f"{who}: {row['failed']}."] if row["failed"] else []
@@ -301,8 +354,13 @@ def _finish_row(row: dict[str, Any]) -> dict[str, Any]:
         f"{who}, cell {cell} {problem}." if cell else f"{who}: {problem}."
         for cell, problem in [*row["problems"], *row["errors"]]
     ]
-    shared = {key: row[key] for key in ("student", "assignment", "parts", "failed")}
-    return shared | {"problems": problems}
+    if timed_out(row):
+        problems.append(
+            f"{who}: a cell took longer than {timeout} seconds; this result stays, and "
+            f"TIMEOUT={2 * timeout} grades the notebook again."
+        )
+    shared = {key: row[key] for key in ("student", "assignment", "parts", "failed", "stray")}
+    return shared | {"problems": problems, "for_teacher": []}
 
 
 def _read_result(path: Path, key: str) -> Result | None:
@@ -384,9 +442,7 @@ def _run_notebook(notebook: Any, path: Path, timeout: int) -> None:
                 "run every cell, in order, after a restart of the kernel"
             ) from None
         except CellTimeoutError:
-            raise ClassroomError(
-                f"{path}: {TIMED_OUT} It could not be interrupted either"
-            ) from None
+            raise ClassroomError(f"{path}: {NOT_INTERRUPTED}") from None
 
 
 # ---------------------------------------------------------------- the command line
@@ -400,6 +456,7 @@ def main(argv: list[str] | None = None) -> int:
         _expand_paths(options)
         if "hidden_seed" in options:
             options.hidden_seed = parse_hidden_seed(options.hidden_seed)
+            options.timeout = parse_timeout(options.timeout)
         return COMMANDS[options.command](options)
     except (ClassroomError, RadinError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -448,7 +505,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--workers", type=int, help="how many at once (default: one for each core)"
         )
-        command.add_argument("--timeout", type=int, help="seconds for a cell, or for a recipe")
+        command.add_argument("--timeout", help="seconds for a cell, or for a recipe")
+        command.add_argument("--sandbox", default="", help="docker, podman or bwrap")
+        if name == "grade":
+            command.add_argument(
+                "--by-student", action="store_true", help="another hidden seed for each student"
+            )
     commands.add_parser("check", help="check your own notebook").add_argument("notebook", type=Path)
     return parser
 
@@ -459,6 +521,18 @@ def parse_hidden_seed(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_HIDDEN_SEED):
         raise ClassroomError(
             f"HIDDEN_SEED is a whole number from 0 to {MAX_HIDDEN_SEED}, not {text!r}"
+        )
+    return int(text)
+
+
+def parse_timeout(text: str | None) -> int | None:
+    """The seconds that the command line gives, if it does."""
+    if text is None:
+        return None
+    fits = text.isascii() and text.isdigit() and len(text) <= 9
+    if not (fits and 1 <= int(text) <= MAX_TIMEOUT_SECONDS):
+        raise ClassroomError(
+            f"TIMEOUT is a whole number of seconds from 1 to {MAX_TIMEOUT_SECONDS}, not {text!r}"
         )
     return int(text)
 
@@ -475,7 +549,9 @@ def _grade(options: argparse.Namespace) -> int:
         out,
         workers=options.workers,
         hidden_seed=options.hidden_seed,
+        by_student=options.by_student,
         timeout=options.timeout,
+        sandbox=options.sandbox,
     )
     print(reports.summary(table))
     print(f"\ntables, answers to mark by hand and feedback: {out}")
@@ -489,6 +565,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
         workers=options.workers,
         hidden_seed=options.hidden_seed,
         timeout=options.timeout,
+        sandbox=options.sandbox,
     )
     print(table)
     return 0

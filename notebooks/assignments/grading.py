@@ -17,13 +17,19 @@ import nbformat
 
 from limits import MEMORY_VARIABLE, memory_per_process, write_startup
 from radin.experiments.notebook import write_kernel
-from radin.files import atomic_path, expand_path, hash_file, hash_text
+from radin.files import expand_path, hash_file, hash_text
+from sandbox import sandbox_environment, wrap
 from submissions import HERE, ClassroomError, Problem, grade_id, graded_cells
 
 TIMED_OUT = "no answer in the time allowed for a cell: is there a loop without end?"
 # Each course folder holds one student of this name, so no student's own name becomes a path there.
 STUDENT = "student"
 NO_MEMORY = "the memory allowed for a cell is used up: is there a list that grows without end?"
+NOT_INTERRUPTED = f"{TIMED_OUT} It could not be interrupted either"
+# Once a cell of a notebook has taken too long, each other cell has this share of the time: most of
+# them call the same loop again, and all others end within seconds.
+SHARE_AFTER_TIMEOUT = 0.25
+SANDBOX_VARIABLE = "RADIN_SANDBOX"  # its name, in the environment of kernels, or empty
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 REASON = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
 SCHEME = re.compile(
@@ -34,6 +40,17 @@ SCHEME = re.compile(
 Result = dict[str, Any]  # of one grading: "parts", "errors" and "failed"
 
 
+def default_timeout() -> int:
+    """The seconds for one cell in nbgrader_config.py."""
+    return int(_config().Execute.timeout)
+
+
+def _config() -> Any:
+    from traitlets.config import PyFileConfigLoader
+
+    return PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
+
+
 def nbgrader_api(course: Path, timeout: int | None = None) -> Any:
     """nbgrader on a course folder, with the settings of nbgrader_config.py.
 
@@ -41,23 +58,43 @@ def nbgrader_api(course: Path, timeout: int | None = None) -> Any:
         timeout: seconds for one cell, that of the settings when not given.
     """
     from nbgrader.apps import NbGraderAPI
-    from traitlets.config import PyFileConfigLoader
 
     # nbgrader starts `alembic`, a program beside this interpreter, to make a gradebook.
     folder = os.path.dirname(sys.executable)
     if folder not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
-    config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
+    config = _config()
     config.CourseDirectory.root = str(course)
     config.NbGraderAPI.log_level = "ERROR"
     # The exchange is not used, but nbgrader warns about its default folder.
     config.Exchange.root = str(course)
     if timeout is not None:
         config.Execute.timeout = timeout
+    config.Execute.timeout_func = _CellTime(config.Execute.timeout)
+    if os.environ.get(SANDBOX_VARIABLE):
+        # There is no network inside: sockets in this folder, the only one that the kernel shares.
+        (course / "kernel").mkdir(exist_ok=True)
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.connection_file = str(course / "kernel" / "connection.json")
     api = NbGraderAPI(config=config)
     api.log.propagate = False  # what it logs is also in what it returns
     api.log.handlers = []
     return api
+
+
+class _CellTime:
+    """The seconds that each cell of a notebook may take, in turn."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        self.shorter = max(1, round(SHARE_AFTER_TIMEOUT * seconds))
+        self.cell: Any = None
+
+    def __call__(self, cell: Any) -> int:
+        if self.cell is not None and TIMED_OUT in failure_message(self.cell):
+            self.seconds = self.shorter
+        self.cell = cell
+        return self.seconds
 
 
 def prepare_course(course: Path, name: str, source: Path) -> Path:
@@ -104,29 +141,49 @@ def threads_per_process(workers: int) -> str:
     return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-def kernel_environment(folder: Path, *, workers: int, hidden_seed: int) -> dict[str, str]:
+def kernel_environment(
+    folder: Path, *, workers: int, hidden_seed: int, sandbox: str = ""
+) -> dict[str, str]:
     """The environment variables of the kernels that run submissions.
 
     Args:
         folder: for the files that the environment names.
         workers: how many kernels share the cores.
         hidden_seed: of the hidden tests.
+        sandbox: in which kernels run; one of `sandbox.SANDBOXES`, or none.
     """
     environment = write_kernel(folder)
+    if sandbox:
+        _put_in_sandbox(folder / "jupyter" / "kernels" / "python3" / "kernel.json", sandbox)
     write_startup(Path(environment["IPYTHONDIR"]))
     environment |= {
         MEMORY_VARIABLE: str(memory_per_process(workers)),
         "OMP_NUM_THREADS": threads_per_process(workers),
         "PYTHONWARNINGS": "ignore",  # nbgrader takes a warning in a test for a failure
         "RADIN_HIDDEN_SEED": str(hidden_seed),
+        SANDBOX_VARIABLE: sandbox,
     }
     if os.environ.get("RADIN_CACHE"):
         environment["RADIN_CACHE"] = os.path.abspath(expand_path(os.environ["RADIN_CACHE"]))
-    return environment
+    return environment | (sandbox_environment() if sandbox else {})
+
+
+def _put_in_sandbox(path: Path, sandbox: str) -> None:
+    """Change a kernel's file so that it starts in a sandbox."""
+    kernel = json.loads(path.read_text("utf-8"))
+    kernel["argv"] = wrap(sandbox, "{connection_file}", kernel["argv"])
+    kernel["interrupt_mode"] = "message"  # a signal would reach the sandbox, not the kernel
+    path.write_text(json.dumps(kernel), "utf-8")
 
 
 def grading_key(
-    path: Path, template: Path, name: str, *, hidden_seed: int, timeout: int | None = None
+    path: Path,
+    template: Path,
+    name: str,
+    *,
+    hidden_seed: int,
+    timeout: int | None = None,
+    sandbox: str = "",
 ) -> str:
     """A hash of everything that a grading depends on. Its result can be used again."""
     scripts = ("grading.py", "limits.py", "submissions.py", "nbgrader_config.py")
@@ -135,6 +192,7 @@ def grading_key(
         hash_file(template / "source" / name / f"{name}.ipynb"),
         str(hidden_seed),
         str(timeout),
+        sandbox,
         *(hash_file(HERE / script) for script in scripts),
     )
 
@@ -142,7 +200,7 @@ def grading_key(
 def timed_out(result: Result) -> bool:
     """Whether a cell took too long, perhaps only because the machine was busy."""
     messages = [part["message"] for part in result["parts"]]
-    messages += [message for _, message in result["errors"]]
+    messages += [result["failed"], *(message for _, message in result["errors"])]
     return any(TIMED_OUT in message for message in messages)
 
 
@@ -150,18 +208,16 @@ def grade(
     notebook: Any,
     name: str,
     template: Path,
-    page: Path,
     *,
     environment: dict[str, str],
     timeout: int | None = None,
 ) -> Result:
-    """Autograde one notebook and write nbgrader's page of feedback.
+    """Autograde one notebook.
 
     Args:
         notebook: as `submissions.compare_with_release` returns it.
         name: of the assignment.
         template: a course folder from `prepare_course`, which is not changed.
-        page: the page of feedback to write.
         environment: from `kernel_environment`. It is added to this process's own.
         timeout: seconds for one cell, that of nbgrader_config.py when not given.
 
@@ -183,12 +239,6 @@ def grade(
         if not answer["success"]:
             return no_points(notebook, _explain_failure(answer))
         parts, errors = _read_grades(api, course, name)
-        api.generate_feedback(name, STUDENT)
-        feedback = course / "feedback" / STUDENT / name / f"{name}.html"
-        if feedback.is_file():
-            page.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(page) as temporary:
-                shutil.copy(feedback, temporary)
         return {"parts": parts, "errors": errors, "failed": ""}
 
 
@@ -197,6 +247,8 @@ def _explain_failure(answer: Mapping[str, Any]) -> str:
     log = answer.get("log", "")
     if "DeadKernelError" in log or "Kernel died" in log:
         reason = "a cell ended Python itself (exit(), too much memory)"
+    elif "CellTimeoutError" in log:
+        reason = NOT_INTERRUPTED
     return (
         f"could not be run to its end: {reason}; run every cell, in order, after a restart of the "
         "kernel"

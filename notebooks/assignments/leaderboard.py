@@ -24,6 +24,7 @@ import radin
 import reports
 from grading import threads_per_process
 from limits import MEMORY_VARIABLE, limit_process, memory_per_process
+from sandbox import check_sandbox, sandbox_environment, wrap
 from submissions import (
     ClassroomError,
     Submission,
@@ -147,6 +148,7 @@ def leaderboard(
     workers: int | None = None,
     hidden_seed: int = 0,
     timeout: int | None = None,
+    sandbox: str = "",
     progress: bool = True,
     league: League = LEAGUE,
 ) -> str:
@@ -160,6 +162,7 @@ def leaderboard(
         workers: how many to run at once. One for each core when not given.
         hidden_seed: of the sub-zoos.
         timeout: seconds for one student.
+        sandbox: in which the recipes run: docker, podman, bwrap, or none.
         progress: whether to show a progress bar.
         league: which sub-zoos to draw.
 
@@ -167,7 +170,7 @@ def leaderboard(
         The table, in Markdown.
 
     Raises:
-        ClassroomError: no student handed in the assignment.
+        ClassroomError: no student handed in the assignment, or the sandbox does not start.
     """
     from joblib import Parallel, delayed
     from tqdm import tqdm
@@ -175,9 +178,12 @@ def leaderboard(
     entries = [each for each in found if each.assignment == ASSIGNMENT]
     if not entries:
         raise ClassroomError(f"no student handed in {ASSIGNMENT}.ipynb")
+    if sandbox:
+        check_sandbox(sandbox)
     releases = load_releases()
     workers = workers or os.cpu_count() or 1
     options = {
+        "sandbox": sandbox,
         "hidden_seed": hidden_seed,
         "timeout": timeout or TIMEOUT_SECONDS,
         "league": league,
@@ -186,7 +192,8 @@ def leaderboard(
             "OMP_NUM_THREADS": threads_per_process(workers),
             "MPLBACKEND": "agg",
             MEMORY_VARIABLE: str(memory_per_process(workers)),
-        },
+        }
+        | (sandbox_environment() if sandbox else {}),
     }
     calls = (delayed(_play_entry)(each, releases, **options) for each in entries)
     results = Parallel(n_jobs=workers, return_as="generator", prefer="threads")(calls)
@@ -217,6 +224,7 @@ def _play_entry(
     timeout: int,
     league: League,
     environment: Mapping[str, str],
+    sandbox: str = "",
 ) -> dict[str, Any]:
     """One student's regrets, from a process of its own."""
     row: dict[str, Any] = {"student": each.student, "regrets": [], "problem": each.problem}
@@ -229,7 +237,7 @@ def _play_entry(
         try:
             nbformat.write(compare_with_release(each.path, ASSIGNMENT, releases)[0], source)
             done = subprocess.run(
-                [sys.executable, __file__, *arguments],
+                wrap(sandbox, folder, [sys.executable, __file__, *arguments]),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # in memory, endless printing would fill it

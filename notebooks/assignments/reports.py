@@ -5,47 +5,72 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from marks import MARKS_HEADER, Key, Mark, read_marks
+from marks import MARKS_HEADER, Key, Mark, Marks, Slip
 from radin.files import atomic_path, hash_text
-from submissions import ClassroomError
+from submissions import answer_text
 
 Row = dict[str, Any]  # of one submission
 Part = dict[str, Any]  # one graded cell of a submission
 Rubric = tuple[str, float, str]  # question, maximum, marking scheme
 
 
-def write_reports(table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]], out: Path) -> None:
-    """Write grades.csv, parts.csv, grades.md, by_hand.md and marks.csv to `out`.
+def write_reports(
+    table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]], out: Path, marks: Marks
+) -> None:
+    """Write grades.csv, parts.csv, grades.md, by_hand.md, marks.csv and the gradebooks to `out`.
 
     The points that a teacher wrote in marks.csv stay there, and are given to the parts that wait
-    for a mark. An answer that changed since then waits again, which is one of the row's problems.
+    for a mark. An answer that changed since then waits again, and so does a part with a slip in
+    marks.csv. Both are problems of the row.
 
     Args:
         table: a row for each submission. Its parts get the teacher's points.
         rubrics: by assignment and part.
         out: the folder.
-
-    Raises:
-        ClassroomError: marks.csv cannot be read, or gives more points than there are.
+        marks: from `marks.read_marks`.
     """
-    marks = match_students(read_marks(out / "marks.csv"), {_student(row) for row in table})
+    student_of = match_students({_student(row) for row in table})
+    points = {(student_of(key[0]), key[1], key[2]): mark for key, mark in marks.points.items()}
+    slips: dict[Key, list[Slip]] = {}
+    for slip in marks.slips:
+        slips.setdefault((student_of(slip.key[0]), slip.key[1], slip.key[2]), []).append(slip)
     waiting = [(row, part) for row in table for part in row["parts"] if part["points"] is None]
     for row, part in waiting:
-        _update_mark(marks, row, part, out / "marks.csv")
+        key = (_student(row), row["assignment"], part["part"])
+        row["problems"] += [f"{slip.message}." for slip in slips.get(key, ())]
+        _update_mark(points, row, part)
     write_text(out / "by_hand.md", by_hand(waiting, rubrics))
     for row, part in waiting:
-        part["points"] = marks[_student(row), row["assignment"], part["part"]][2]
-    marked = [
-        (*key, f"{maximum:g}", answer, _points_text(points))
-        for key, (maximum, answer, points) in marks.items()
-    ]
+        part["points"] = points[_student(row), row["assignment"], part["part"]][2]
+    _write_marks(out / "marks.csv", points, slips)
+    _write_parts(out / "parts.csv", table)
+    header = ("student", "assignment", "points", "of", "to mark", "messages")
+    grades = ((*totals(row), " ".join(row_sentences(row))) for row in table)
+    write_text(out / "grades.csv", to_csv(header, grades))
+    write_text(out / "grades.md", "# Grades\n\n" + summary(table) + "\n")
+    write_gradebooks(table, out)
+
+
+def _write_marks(path: Path, points: Mapping[Key, Mark], slips: Mapping[Key, list[Slip]]) -> None:
+    """The points, and each line with a slip as the teacher wrote it."""
+    lines: list[tuple[str, ...]] = []
+    for key, (maximum, answer, earned) in points.items():
+        if key in slips:
+            lines += [slip.cells for slip in slips[key]]
+        else:
+            lines.append((*key, f"{maximum:g}", answer, _points_text(earned)))
+    lines += [slip.cells for key in slips.keys() - points.keys() for slip in slips[key]]
     # With a byte order mark, without which Excel reads the names in another encoding.
-    write_text(out / "marks.csv", to_csv(MARKS_HEADER, marked), encoding="utf-8-sig")
-    parts = [
+    write_text(path, to_csv(MARKS_HEADER, lines), encoding="utf-8-sig")
+
+
+def _write_parts(path: Path, table: list[Row]) -> None:
+    header = ("student", "assignment", "part", "points", "of", "message")
+    lines = [
         (
             row["student"],
             row["assignment"],
@@ -57,15 +82,10 @@ def write_reports(table: list[Row], rubrics: Mapping[str, Mapping[str, Rubric]],
         for row in table
         for part in row["parts"]
     ]
-    header: tuple[str, ...] = ("student", "assignment", "part", "points", "of", "message")
-    write_text(out / "parts.csv", to_csv(header, parts))
-    header = ("student", "assignment", "points", "of", "to mark", "messages")
-    grades = ((*totals(row), " ".join(row["problems"])) for row in table)
-    write_text(out / "grades.csv", to_csv(header, grades))
-    write_text(out / "grades.md", "# Grades\n\n" + summary(table) + "\n")
+    write_text(path, to_csv(header, lines))
 
 
-def _update_mark(marks: dict[Key, Mark], row: Row, part: Part, path: Path) -> None:
+def _update_mark(marks: dict[Key, Mark], row: Row, part: Part) -> None:
     """Add a part that waits for a mark, or take its points back when its answer has changed."""
     key = (_student(row), row["assignment"], part["part"])
     answer = _hash_answer(part["answer"])
@@ -77,11 +97,37 @@ def _update_mark(marks: dict[Key, Mark], row: Row, part: Part, path: Path) -> No
         )
         points = None
     marks[key] = (maximum, answer, points)
-    if points is not None and points > part["of"]:
-        raise ClassroomError(
-            f"{path}: {row['student']} has {points:g} points for {part['part']} of "
-            f"{row['assignment']}, and {part['of']:g} is the maximum"
-        )
+
+
+def write_gradebooks(table: list[Row], out: Path) -> None:
+    """Write moodle.csv and canvas.csv: a line for each student, a column for each assignment.
+
+    A cell is empty until every part has points: without a submission, while an answer waits for
+    its mark, and where nothing could be graded.
+    """
+    names = sorted({row["assignment"] for row in table} - {""})
+    most = {row["assignment"]: sum(part["of"] for part in row["parts"]) for row in table}
+    grades: dict[str, dict[str, str]] = {}
+    for row in table:
+        if row.get("stray"):
+            continue
+        cells = grades.setdefault(row["student"], {})
+        complete = not row["failed"] and all(part["points"] is not None for part in row["parts"])
+        cells[row["assignment"]] = totals(row)[2] if complete else ""
+    lines = [
+        [student, *(cells.get(name, "") for name in names)] for student, cells in grades.items()
+    ]
+    write_text(out / "moodle.csv", to_csv(("username", *names), lines), encoding="utf-8-sig")
+    # https://community.canvaslms.com: a student is found by the login, the rest may be empty.
+    canvas = [("Points Possible", "", "", "", "", *(f"{most[name]:g}" for name in names))]
+    canvas += [(student, "", "", student, "", *cells) for student, *cells in lines]
+    header = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section", *names)
+    write_text(out / "canvas.csv", to_csv(header, canvas), encoding="utf-8-sig")
+
+
+def row_sentences(row: Row) -> list[str]:
+    """Every message on a row: the problems, and what only the teacher sees."""
+    return [*row["problems"], *row.get("for_teacher", ())]
 
 
 def totals(row: Row) -> tuple[str, str, str, str, str]:
@@ -99,7 +145,7 @@ def summary(table: list[Row]) -> str:
         failed = ", ".join(part["part"] for part in row["parts"] if part["message"])
         rows.append((*totals(row), failed or ("" if row["parts"] else "-")))
     header = ("student", "assignment", "points", "of", "to mark", "failed tests")
-    messages = [f"- {sentence}" for row in table for sentence in row["problems"]]
+    messages = [f"- {sentence}" for row in table for sentence in row_sentences(row)]
     text = markdown_table(header, rows)
     return text + ("\n\nMessages:\n\n" + "\n".join(messages) if messages else "")
 
@@ -116,7 +162,7 @@ def by_hand(
         for part_name, (question, maximum, scheme) in questions.items():
             text += [f"## {name}, {part_name}: {maximum:g} points", question, scheme]
             answers = [
-                f"### {row['student']}\n\n{part['answer']}"
+                f"### {row['student']}\n\n{answer_text(part['answer'], question)}"
                 for row, part in waiting
                 if (row["assignment"], part["part"]) == (name, part_name)
             ]
@@ -152,8 +198,8 @@ def write_text(path: Path, text: str, *, encoding: str = "utf-8") -> None:
         temporary.write_text(text, encoding, "backslashreplace")
 
 
-def match_students(marks: Mapping[Key, Mark], students: Iterable[str]) -> dict[Key, Mark]:
-    """The marks under the names of the students, where a spreadsheet has changed such a name.
+def match_students(students: Iterable[str]) -> Callable[[str], str]:
+    """A function that gives the name of a student where a spreadsheet has changed it.
 
     It drops the zeros in front of a number, and may write accents in another way.
     """
@@ -161,12 +207,12 @@ def match_students(marks: Mapping[Key, Mark], students: Iterable[str]) -> dict[K
     by_plain: dict[str, list[str]] = {}
     for name in names:
         by_plain.setdefault(_plain(name), []).append(name)
-    matched = {}
-    for (student, *rest), mark in marks.items():
-        likely = by_plain.get(_plain(student), [])
-        own = student if student in names or len(likely) != 1 else likely[0]
-        matched[own, rest[0], rest[1]] = mark
-    return matched
+
+    def student_of(written: str) -> str:
+        likely = by_plain.get(_plain(written), [])
+        return written if written in names or len(likely) != 1 else likely[0]
+
+    return student_of
 
 
 def _plain(name: str) -> str:

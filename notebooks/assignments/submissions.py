@@ -27,6 +27,7 @@ RELEASE = HERE / "release"
 Problem = tuple[
     str, str
 ]  # the name of a cell, and a sentence on it without a subject; "": the file
+PLACEHOLDER = "YOUR ANSWER HERE"  # nbgrader_config.py puts it into written questions
 MAX_NOTEBOOK_BYTES = 100_000_000
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 # What browsers, Jupyter, Drive and file managers add to the name of a copy.
@@ -261,6 +262,19 @@ def cell_text(cell: Mapping[str, Any]) -> str:
     """The source of a cell, which a file may hold as one string or as lines."""
     source = cell.get("source", "")
     return source if isinstance(source, str) else "".join(map(str, source))
+
+
+def answer_text(source: str, stub: str) -> str:
+    """What a student wrote in the cell of a question, without the question itself.
+
+    Args:
+        source: of the student's cell.
+        stub: the same cell of the student version: the question and `PLACEHOLDER`.
+    """
+    question = stub.replace(PLACEHOLDER, "").split()
+    match = re.match(r"\s*" + r"\s+".join(map(re.escape, question)), source)
+    answer = source[match.end() :] if match and question else source
+    return answer.replace(PLACEHOLDER, "").strip()
 
 
 def recognise_assignment(cells: list[dict[str, Any]], releases: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radin.checkpoints.huggingface import hf_builder
-from radin.checkpoints.libraries import check_name, import_library, reason_of, suggest
+from radin.checkpoints.libraries import SPEC_FORMS, check_name, import_library, reason_of, suggest
 from radin.errors import ParameterError, check_integer
-
-SPEC_FORMS = "open_clip:NAME, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function"
 
 
 def builder(spec: str, num_classes: int, *, online: bool = False) -> Callable[[], nn.Module]:
@@ -133,7 +131,7 @@ def _function_builder(
         similar: the library whose name is like the module's, for a message.
     """
     spec = f"{module_name}:{name}"
-    function = _find_function(spec, _import_user_module(module_name, name, similar), name)
+    function = find_function(module_name, name, similar)
     parameters = _check_signature(spec, function)
     arguments = {"num_classes": num_classes} if "num_classes" in parameters else {}
 
@@ -153,7 +151,27 @@ def _function_builder(
     return build
 
 
-def _import_user_module(module_name: str, name: str, similar: list[str]) -> ModuleType:
+def find_function(
+    module_name: str, name: str, similar: Sequence[str] = (), *, forms: str = SPEC_FORMS
+) -> Callable[..., Any]:
+    """A function of the user's own.
+
+    Args:
+        module_name: where it is, on Python's path.
+        name: of the function.
+        similar: the library whose name is like the module's, for a message.
+        forms: what the option takes, for a message.
+
+    Raises:
+        ParameterError: there is no such module or function, or the module cannot be imported.
+    """
+    module = _import_user_module(module_name, name, similar, forms)
+    return _find_function(f"{module_name}:{name}", module, name)
+
+
+def _import_user_module(
+    module_name: str, name: str, similar: Sequence[str], forms: str
+) -> ModuleType:
     spec = f"{module_name}:{name}"
     try:
         return importlib.import_module(module_name)
@@ -163,7 +181,7 @@ def _import_user_module(module_name: str, name: str, similar: list[str]) -> Modu
         hint = (
             f"did you mean {similar[0]}:{name}?"
             if similar
-            else f"write {SPEC_FORMS}, the module on Python's path."
+            else f"write {forms}, the module on Python's path."
         )
         raise ParameterError(f"{spec}: there is no module {error.name!r}; {hint}") from error
     except Exception as error:  # this runs the user's own code

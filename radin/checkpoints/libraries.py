@@ -9,6 +9,8 @@ from types import ModuleType
 
 from radin.errors import ParameterError
 
+SPEC_FORMS = "open_clip:NAME, timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function"
+
 
 def import_library(module: str, package: str) -> ModuleType:
     """A module that radin does not need by itself.

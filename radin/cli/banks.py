@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from radin.cli.inputs import print_notes
+from radin.cli.inputs import check_recipe_options
+from radin.cli.notes import print_notes
 from radin.cli.tables import print_table, print_trials, wrap
+from radin.cli.words import ASK_OPTIONS, DEFAULT_BUDGET, default_recipe
 from radin.errors import ParameterError, check_integer, counted
 from radin.files import atomic_path, expand_path
 from radin.ranking.bank import LogitBank
@@ -22,9 +24,7 @@ from radin.ranking.rank import Ranking
 from radin.recipes.ask_tell import AskTell
 from radin.recipes.trial_file import TrialFile, open_number
 
-DEFAULT_BUDGET = 4
 SOUP_SUFFIXES = (".json", *RECIPE_SUFFIXES)  # in which one soup is written
-ASK_OPTIONS = ("budget", "recipe", "metric", "prior", "seed")
 
 Source = Mapping[str, Any]  # where the bank of a ledger is
 
@@ -111,6 +111,7 @@ def ask_command(options: argparse.Namespace) -> None:
     """The soup to evaluate next, or the recipe's result."""
     check_exports(options, SOUP_SUFFIXES)
     arguments, source = _arguments(options)
+    check_recipe_options(arguments["recipe"], arguments)
     bank = open_bank(source)
     with AskTell(bank, options.ledger, source=source, **arguments) as session:
         num_asked = len(session.trials)
@@ -174,7 +175,8 @@ def _arguments(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         raise ParameterError(
             f"{ledger.path}: no such ledger; give --bank, the logits, to begin one."
         )
-    return {"budget": DEFAULT_BUDGET} | arguments, source
+    usual = {"budget": DEFAULT_BUDGET, "recipe": default_recipe("prior" in arguments)}
+    return usual | arguments, source
 
 
 def _stored_source(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

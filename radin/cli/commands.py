@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,28 +28,39 @@ from radin.cli.family_options import open_family
 from radin.cli.inputs import (
     check_numbers,
     check_output,
+    check_recipe_options,
     checkpoint_paths,
     colours_name,
+    find_own_recipe,
     open_adapters_with_notes,
     open_other_part,
     open_part,
     open_parts,
     open_with_notes,
     open_zoo,
-    print_notes,
     refuse_soups,
-    show_progress,
     writes_adapter,
 )
-from radin.cli.tables import describe_ingredients, describe_split, print_table, print_trials, wrap
+from radin.cli.notes import print_notes, show_progress
+from radin.cli.tables import (
+    describe_ingredients,
+    describe_split,
+    named_weights,
+    print_json,
+    print_table,
+    print_trials,
+    soup_content,
+    wrap,
+)
 from radin.cli.wording import in_options
 from radin.data.download.catalog import fetch
 from radin.data.splits import Split
 from radin.errors import CheckpointError, ParameterError, check_integer, counted
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.intervals import paired_metric_interval, standard_error
+from radin.experiments.intervals import paired_metric_interval, standard_error, write_interval
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
 from radin.experiments.model_soups.results import MODEL_SOUPS
+from radin.experiments.notebook import load_benchmark
 from radin.files import data_root
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.inference.evaluate import evaluator, soup_logits
@@ -56,13 +69,16 @@ from radin.ranking.bank import LogitBank
 from radin.ranking.export import RECIPE_SUFFIXES, TABLE_SUFFIXES
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import ACCURACY, find_metric
-from radin.ranking.rank import check_prior, rank, single_values
+from radin.ranking.rank import Ranking, check_prior, rank, single_values
 from radin.ranking.resampling import NUM_RESAMPLES
 from radin.recipes.craft import Soup, craft
-from radin.recipes.selection import RANKED, RECIPES, default_candidates
+from radin.recipes.functions import RecipeFunction
+from radin.recipes.race import IMAGE_RECIPES
+from radin.recipes.rules import RaceRules
+from radin.recipes.selection import JUDGED, RECIPES, default_candidates
 from radin.recipes.trust import trust
 from radin.soup.adapters import save_adapter
-from radin.soup.average import SoupLike
+from radin.soup.average import SoupLike, average_by_tensor
 from radin.soup.bare_factors import holds_bare_factors, save_nearest_adapter
 from radin.soup.save import save_soup
 
@@ -76,7 +92,10 @@ NAME_COLUMNS = 24  # of an ingredient's name, its end, in a table
 def craft_command(options: argparse.Namespace) -> None:
     """Entry fee, stages 1 and 2, the soup's file, and the report."""
     check_numbers(options)
+    check_recipe_options(options.recipe, vars(options))
     check_output(options)
+    _check_adapter_has_one_weight(options)
+    recipe = find_own_recipe(options.recipe)  # before anything is predicted
     metric = _find_metric(options)
     split = open_part(options, options.part)
     _check_classes(metric, split)
@@ -97,35 +116,55 @@ def craft_command(options: argparse.Namespace) -> None:
     )
     evaluate = make_evaluator()  # what it refuses is refused before the entry fee
     bank = predict(zoo, split, progress=show_progress(), **_network_options(options))
-    if options.share != 1:
+    race_rules = None
+    if options.recipe in IMAGE_RECIPES:  # it chooses its images itself
+        race_rules = RaceRules() if options.share == 1 else RaceRules(share=options.share)
+    elif options.share != 1:
         evaluate = make_evaluator(bank=bank, share=options.share, seed=options.seed)
     soup = craft(
         bank,
         evaluate,
         options.budget,
-        options.recipe,
+        recipe,
         prior=options.prior,
         seed=options.seed,
+        race_rules=race_rules,
         threshold=options.threshold,
+        free_singles=options.free_singles,
+        granularity=options.granularity,
+        start=options.start,
+        holdout=options.holdout,
     )
-    note = f"; {soup.note}" if soup.note else ""
-    print(wrap(f"{soup.recipe}: {soup.spent} on {describe_split(options, split)}{note}") + "\n")
-    print_trials(bank, soup)
-    if evaluate.partial is not None:
-        print("\n" + wrap(evaluate.partial.report()))
-    state = None if train is None else _refresh(options, zoo, soup.weights, train)
+    report = soup_content(bank, soup) | {"part": split.part, "images": len(split)}
+    if not options.json:
+        note = f"; {soup.note}" if soup.note else ""
+        spent = f"{soup.recipe}: {soup.spent} on {describe_split(options, split)}{note}"
+        print(wrap(spent) + "\n")
+        print_trials(bank, soup)
+        if evaluate.partial is not None:
+            print("\n" + wrap(evaluate.partial.report()))
+        if soup.evaluations:
+            print(f"\naveraging, reading and running these soups took {soup.seconds:.1f} s")
+    state = _state(options, zoo, soup, train)
     if options.out is not None:
-        provenance = _provenance(options, soup)
-        print(f"\nwrote {_save(options, zoo, soup.weights, provenance, state=state)}")
+        path = _save(options, zoo, soup.weights, _provenance(options, soup), state=state)
+        report["wrote"] = str(path)
+        if not options.json:
+            print(f"\nwrote {path}")
+    report["compared"] = []
     try:
         winner = soup.weights if state is None else state
         rivals = _rivals(options, zoo, bank, soup, train)
-        _compare(options, zoo, winner, rivals, split, metric=metric, chose_the_winner=True)
-        if test is not None:
-            _compare(options, zoo, winner, rivals, test, metric=metric)
+        for images in [split] if test is None else [split, test]:
+            compared = _compare(
+                options, zoo, winner, rivals, images, metric=metric, chose=images is split
+            )
+            report["compared"].append(compared)
     finally:  # an unreadable test image must not cost the rest of the report
-        if soup.recipe in RANKED:
-            _print_trust(bank, zoo, soup, refreshed=train is not None)
+        if soup.recipe in JUDGED:
+            report["trust"] = _trust(options, bank, zoo, soup, refreshed=train is not None)
+        if options.json:
+            print_json(report)
     if options.out is None:
         print_notes("note: the soup was not written; give --out soup.safetensors.")
 
@@ -138,6 +177,12 @@ def rank_command(options: argparse.Namespace) -> None:
     bank, models, images = _bank_to_rank(options, metric)
     candidates = default_candidates(bank.num_models, seed=options.seed)
     ranking = rank(bank, candidates, options.prior, top=options.top, metric=metric)
+    best, value = _best_single(bank, metric)
+    if options.json:
+        _print_ranking(bank, candidates, ranking, metric, (bank.names[best], value))
+        with redirect_stdout(sys.stderr):  # what it wrote is no part of the JSON
+            export_ranking(options, bank, candidates, ranking, models=models)
+        return
     print(
         f"the first {len(ranking.order)} of {counted(len(candidates), 'candidate')} on {images}\n"
     )
@@ -151,13 +196,39 @@ def rank_command(options: argparse.Namespace) -> None:
         for number, k in enumerate(ranking.order.tolist(), start=1)
     ]
     print_table(["rank", "estimate", "score", "ingredients"], rows)
-    best, value = _best_single(bank, metric)
     named = "" if metric == ACCURACY else f"{metric} "
     print(
         f"\nbest single: {bank.names[best]}, {named}{metric.text_with_unit(value)}. "
         "Estimates are ensembles, not soups."
     )
     export_ranking(options, bank, candidates, ranking, models=models)
+
+
+def _print_ranking(
+    bank: LogitBank,
+    candidates: Tensor,
+    ranking: Ranking,
+    metric: Metric,
+    single: tuple[str, float],
+) -> None:
+    """The ranking as --json shows it; `single` is the best ingredient and its value."""
+    ranked = [
+        {
+            "weights": named_weights(bank, candidates[k]),
+            "estimate": ranking.estimates[k].item(),
+            "score": ranking.scores[k].item(),
+        }
+        for k in ranking.order.tolist()
+    ]
+    print_json(
+        {
+            "metric": metric.name,
+            "images": bank.num_images,
+            "candidates": len(candidates),
+            "ranked": ranked,
+            "best_single": {"name": single[0], "value": single[1]},
+        }
+    )
 
 
 def _bank_to_rank(options: argparse.Namespace, metric: Metric) -> tuple[LogitBank, list[str], str]:
@@ -278,6 +349,13 @@ def evaluate_command(options: argparse.Namespace) -> None:
         )
         for split in splits
     ]
+    if options.json:
+        parts = [
+            {"part": split.part, "images": len(split), "value": value}
+            for split, value in zip(splits, values, strict=True)
+        ]
+        print_json({"name": zoo.names[0], "metric": metric.name, "parts": parts})
+        return
     if len(splits) == 1:
         print(
             f"{zoo.names[0]}: {metric} {metric.text_with_unit(values[0])} on "
@@ -303,32 +381,84 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 def bench_command(options: argparse.Namespace) -> None:
     """Every recipe on a shipped soup bench."""
+    if options.recipe in RECIPES:
+        print_notes(f"note: {options.recipe} has a row anyway; --recipe is for a function.")
     bench = SoupBench.load(options.name)
     budget = check_integer("budget", options.budget, minimum=1)
     metric = find_metric(options.metric)
     values = bench.soups("test", metric)
     oracle = int(metric.comparable(values).argmax())
     best = values[oracle].item()
-    size = str(int(bench.sizes[oracle]))
-    rows = [["oracle", "", size, "", metric.text(best), metric.text(0.0)]]
-    recipes = [
+    size = int(bench.sizes[oracle])
+    rows = [["oracle", "", str(size), "", metric.text(best), metric.text(0.0)]]
+    recipes: list[tuple[str | RecipeFunction, float]] = [
         ("radin", 0.0),
         *([("radin", 1.0)] if metric.is_percentage else []),
         *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble")),
+        *([] if options.recipe in (None, *RECIPES) else [(find_own_recipe(options.recipe), 0.0)]),
     ]
+    found = []
     for name, prior in recipes:
         evaluate = bench.evaluator("val", metric=metric)
         soup = craft(bench.val, evaluate, budget, name, prior=prior, seed=options.seed)
         value = values[bench.row(soup.weights)].item()
-        label = f"{name}, prior {prior:g}" if name == "radin" else name
-        numbers = [metric.text(number) for number in (soup.value, value, metric.gain(best, value))]
+        regret = metric.gain(best, value)
+        label = f"radin, prior {prior:g}" if name == "radin" else soup.recipe
+        numbers = [metric.text(number) for number in (soup.value, value, regret)]
         rows.append([label, str(soup.evaluations), str(len(soup.members)), *numbers])
+        weights = named_weights(bench.val, soup.weights)
+        entry = {"recipe": soup.recipe, "evaluations": soup.evaluations, "weights": weights}
+        if name == "radin":
+            entry["prior"] = prior
+        found.append(entry | {"val": soup.value, "test": value, "regret": regret})
+    measured = _measured_on_images(options.name) if metric == ACCURACY else {}
+    if options.json:
+        print_json(
+            {
+                "bench": options.name,
+                "budget": budget,
+                "metric": metric.name,
+                "images": bench.test.num_images,
+                "oracle": {"ingredients": size, "test": best},
+                "recipes": found,
+            }
+            | ({"measured": measured} if measured else {})
+        )
+        return
     named = "" if metric == ACCURACY else f", {metric}"
     print(
         f"{options.name}: {bench.num_models} ingredients, budget {budget}, "
         f"{bench.test.num_images} test images{named}\n"
     )
     print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
+    for title, known in measured.items():
+        print(
+            "\n"
+            + wrap(
+                f"learned {title}, on the images: test {known['test']:.2f}, "
+                f"{write_interval(known['minus_best_subset'])} points from the oracle, for "
+                f"{known['cost']:g} forward-equivalents; radin craft --recipe learned "
+                "--granularity tensor learns such a soup."
+            )
+        )
+
+
+def _measured_on_images(bench: str) -> dict[str, dict[str, Any]]:
+    """Soups learned part by part, which no table of subsets holds, as they were once measured.
+
+    Returns: for each "test", their accuracy, the mean over seeds; "minus_best_subset", its
+    difference from the oracle with a 95% interval over images, in points; and "cost".
+    """
+    entries = load_benchmark("live_recipes")["entries"]
+    return {
+        name.removeprefix(f"{bench}: ").partition(",")[0]: {
+            "test": sum(entry["test"]) / len(entry["test"]),
+            "minus_best_subset": entry["minus_best_subset"],
+            "cost": entry["cost"],
+        }
+        for name, entry in entries.items()
+        if name.startswith(f"{bench}: ") and "minus_best_subset" in entry
+    }
 
 
 def fetch_command(options: argparse.Namespace) -> None:
@@ -404,7 +534,21 @@ def _provenance(options: argparse.Namespace, soup: Soup) -> dict[str, object]:
         "metric": soup.metric.name,
         soup.metric.name: soup.value,
     }
+    if soup.recipe == "learned":
+        names += ["granularity", "start", "holdout"]
+    if soup.tensor_weights is not None:
+        results["tensor_weights"] = {key: p.tolist() for key, p in soup.tensor_weights.items()}
     return {name: getattr(options, name) for name in names} | results
+
+
+def _check_adapter_has_one_weight(options: argparse.Namespace) -> None:
+    """Refuse to learn tensor by tensor what is to be written as one adapter."""
+    is_learned = options.recipe == "learned" and options.granularity != "ingredient"
+    if is_learned and writes_adapter(options):
+        raise ParameterError(
+            f"{options.out}: an adapter of a soup has one weight for each ingredient; leave "
+            "--granularity out, or give --out soup.safetensors, the merged network."
+        )
 
 
 def _note_one_ingredient(zoo: Zoo) -> None:
@@ -420,11 +564,19 @@ def _warn_of_batch_norm(zoo: Zoo) -> None:
         )
 
 
+def _state(options: argparse.Namespace, zoo: Zoo, soup: Soup, train: Split | None) -> State:
+    """The winner's tensors where they are not just the average for its mixing weights."""
+    state = None if soup.tensor_weights is None else average_by_tensor(zoo, soup.tensor_weights)
+    if train is None:
+        return state
+    return _refresh(options, zoo, soup.weights if state is None else state, train)
+
+
 def _refresh(
-    options: argparse.Namespace, zoo: Zoo, weights: Tensor, train: Split
+    options: argparse.Namespace, zoo: Zoo, soup: SoupLike, train: Split
 ) -> Mapping[str, Tensor]:
     """A soup with its batch norm measured on training images."""
-    return refresh_batch_norm(zoo, weights, train, options.device, batch_size=options.batch_size)
+    return refresh_batch_norm(zoo, soup, train, options.device, batch_size=options.batch_size)
 
 
 def _save(
@@ -451,9 +603,18 @@ def _save(
         )
 
 
-def _print_trust(bank: LogitBank, zoo: Zoo, soup: Soup, *, refreshed: bool) -> None:
+def _trust(
+    options: argparse.Namespace, bank: LogitBank, zoo: Zoo, soup: Soup, *, refreshed: bool
+) -> dict[str, Any]:
+    """Print the report of trust, and return it for --json."""
     report = trust(bank, zoo, trials=soup.trials, refreshed=refreshed, progress=show_progress())
-    print("\n" + wrap(in_options(str(report))))
+    if not options.json:
+        print("\n" + wrap(in_options(str(report))))
+    return {
+        "verdict": report.verdict,
+        "advice": [in_options(advice) for advice in report.advice],
+        "checks": {check.name: check.value for check in report.checks},
+    }
 
 
 def _rivals(
@@ -473,7 +634,7 @@ def _rivals(
     }
     rivals: dict[str, SoupLike | None] = {}
     for name, weights in weights_of.items():
-        if torch.allclose(soup.weights.float(), weights):
+        if soup.tensor_weights is None and torch.allclose(soup.weights.float(), weights):
             rivals[name] = None
         elif weights is uniform and train is not None:
             rivals[name] = _refresh(options, zoo, uniform, train)
@@ -490,35 +651,47 @@ def _compare(
     split: Split,
     *,
     metric: Metric,
-    chose_the_winner: bool = False,
-) -> None:
+    chose: bool,
+) -> dict[str, Any]:
     """Print the winner against each rival, image by image; this is outside the budget.
+
+    Returns the same for --json.
 
     Args:
         rivals: by name; None for one that is the winner itself.
         metric: that the winner was chosen by.
-        chose_the_winner: whether these are the images that chose it.
+        chose: whether these are the images that chose the winner.
     """
     winner_name = "winner"
     for name, rival in rivals.items():
         winner_name = f"winner, the {name}" if rival is None else winner_name
     outputs, labels = soup_logits(zoo, winner, split, **_network_options(options))
-    rows = [[winner_name, metric.text(metric(outputs, labels)), "", ""]]
+    value = metric(outputs, labels)
+    rows = [[winner_name, metric.text(value), "", ""]]
+    found = []
     resamples = NUM_RESAMPLES if outputs.numel() <= MAX_QUICK_LOGITS else FEW_RESAMPLES
     for name, rival in rivals.items():
         if rival is None:
             continue
         others, _ = soup_logits(zoo, rival, split, **_network_options(options))
-        difference, low, high = (
-            _signed(metric, number)
-            for number in paired_metric_interval(
-                metric, outputs, others, labels, resamples=resamples
-            )
-        )
-        rows.append([name, metric.text(metric(others, labels)), difference, f"{low} to {high}"])
-    flattered = ", which chose the winner and flatter it" if chose_the_winner else ""
-    print(f"\non {describe_split(options, split)}{flattered}:")
-    print_table(["", str(metric), "winner less it", "95%, paired"], rows)
+        interval = paired_metric_interval(metric, outputs, others, labels, resamples=resamples)
+        difference, low, high = (_signed(metric, number) for number in interval)
+        rival_value = metric(others, labels)
+        rows.append([name, metric.text(rival_value), difference, f"{low} to {high}"])
+        numbers = dict(zip(("winner_less_it", "low", "high"), interval, strict=True))
+        found.append({"name": name, "value": rival_value} | numbers)
+    if not options.json:
+        flattered = ", which chose the winner and flatter it" if chose else ""
+        print(f"\non {describe_split(options, split)}{flattered}:")
+        print_table(["", str(metric), "winner less it", "95%, paired"], rows)
+    return {
+        "part": split.part,
+        "images": len(split),
+        "chose_the_winner": chose,
+        "winner": winner_name,
+        "value": value,
+        "rivals": found,
+    }
 
 
 def _signed(metric: Metric, difference: float) -> str:

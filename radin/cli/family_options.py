@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 
 from radin.checkpoints.zoo import Zoo
-from radin.cli.inputs import checkpoint_paths, print_notes, show_progress
+from radin.cli.inputs import checkpoint_paths
+from radin.cli.notes import print_notes, show_progress
 from radin.cli.tables import print_table, wrap
 from radin.errors import CheckpointError, ParameterError, RadinError, counted, list_names
 from radin.recipes.families import Families, count_architectures, families, families_of_zoo

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 from radin.checkpoints.adapter_zoo import adapters_of, open_adapters
 from radin.checkpoints.adapters import holds_adapters
-from radin.checkpoints.architectures import builder
+from radin.checkpoints.architectures import builder, find_function
 from radin.checkpoints.huggingface import (
     PROCESSOR_FILE,
     Preprocessing,
@@ -24,9 +22,11 @@ from radin.checkpoints.huggingface import (
 )
 from radin.checkpoints.paths import describe_soups
 from radin.checkpoints.zoo import Zoo
-from radin.cli.wording import in_options
+from radin.cli.notes import print_notes, show_progress
+from radin.cli.words import FOLDER_PREFIX
 from radin.data.load import load_split
 from radin.data.overlap import find_same_files
+from radin.data.samples import OwnSplit
 from radin.data.splits import CLIP, IMAGENET, Normalised, Split
 from radin.errors import (
     CheckpointError,
@@ -42,11 +42,18 @@ from radin.inference.partial import check_share
 from radin.ranking.projection import Projection
 from radin.ranking.rank import check_prior
 from radin.recipes.craft import check_threshold
+from radin.recipes.functions import RecipeFunction
+from radin.recipes.learned import check_holdout
 from radin.soup.shards import parse_size
 
-FOLDER_PREFIX = "imagenet-folder:"
 FOLDER_IMAGE_PIXELS = 224  # edge of the images of a folder where --size is not given
 HF_PREFIX = "hf:"
+# The options that only one recipe uses, with the values that ask for nothing.
+RECIPE_OPTIONS: dict[str, dict[str, Any]] = {
+    "radin": {"prior": 0.0, "free_singles": False},
+    "safe": {"threshold": 0.0},
+    "learned": {"granularity": "ingredient", "start": "uniform", "holdout": 0.0},
+}
 COLOURS = {"clip": CLIP, "imagenet": IMAGENET}
 
 
@@ -62,7 +69,20 @@ def check_numbers(options: argparse.Namespace) -> None:
     if hasattr(options, "share"):
         check_share(options.share)
         check_threshold(options.threshold)
+        check_holdout(options.holdout)
     pick_device(options.device)
+
+
+def check_recipe_options(recipe: str, options: Mapping[str, Any]) -> None:
+    """Refuse an option of another recipe than the one that is asked for: it would do nothing."""
+    for owner, unused in RECIPE_OPTIONS.items():
+        for name, nothing in unused.items():
+            if recipe != owner and options.get(name) not in (None, nothing):
+                option = f"--{name.replace('_', '-')}"
+                raise ParameterError(
+                    f"{option} is for --recipe {owner}, not for {recipe}; leave {option} out, or "
+                    f"give --recipe {owner}."
+                )
 
 
 def check_output(options: argparse.Namespace, *, may_exist: bool = False) -> None:
@@ -138,6 +158,8 @@ def open_part(options: argparse.Namespace, part: str) -> Split:
         raise ParameterError("--mean and --std belong together; give both or neither.")
     name = options.data
     size = options.size
+    if ":" in name and not name.startswith(FOLDER_PREFIX):
+        return _open_own_data(options, part)
     if name.startswith(FOLDER_PREFIX):
         folder = Path(os.path.realpath(expand_path(name.removeprefix(FOLDER_PREFIX))))
         if not os.path.isdir(folder):
@@ -161,6 +183,21 @@ def open_part(options: argparse.Namespace, part: str) -> Split:
         return Normalised(split, own.mean, own.std)
     colours = COLOURS.get(colours_name(options))
     return split if colours is None else Normalised(split, *colours)
+
+
+def _open_own_data(options: argparse.Namespace, part: str) -> Split:
+    """What the function of --data package.module:function gives for a part."""
+    for option in ("size", "normalise", "mean", "std"):
+        if getattr(options, option) is not None:
+            raise ParameterError(
+                f"--{option} is for images that radin reads; the function of --data {options.data} "
+                "gives them as the network takes them."
+            )
+    module, _, name = options.data.partition(":")
+    forms = f"{FOLDER_PREFIX}PATH, a data set's name, or package.module:function"
+    function = find_function(module, name, forms=forms)
+    split = OwnSplit(options.data, part, function(part))
+    return split if options.images is None else split.take(options.images)
 
 
 def _hf_folder(options: argparse.Namespace) -> str | None:
@@ -324,34 +361,8 @@ def refuse_soups(paths: Sequence[Path], fingerprints: Sequence[str]) -> None:
         raise CheckpointError(f"{soups}; leave them out, or give the glob in quotation marks.")
 
 
-def show_progress() -> bool:
-    """Whether to show progress bars: only where somebody sees them."""
-    return sys.stderr.isatty()
-
-
-@contextmanager
-def warnings_as_notes() -> Iterator[None]:
-    """Print each warning of the module as a note, once, and without a line of its source."""
-    shown: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **others: Any) -> None:
-        if not issubclass(category, UserWarning | RuntimeWarning):
-            show_as_before(message, category, *where, **others)
-        elif str(message) not in shown:
-            shown.add(str(message))
-            print_notes(f"note: {str(message).removesuffix('.')}.")
-
-    with warnings.catch_warnings():
-        show_as_before = warnings.showwarning
-        warnings.showwarning = show
-        yield
-
-
-def print_notes(*lines: str) -> None:
-    for line in lines:
-        print(escape_names(in_options(line)), file=sys.stderr)
-
-
-def escape_names(text: str) -> str:
-    """The text with escapes for the bytes of file names that are no UTF-8: any stream takes it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def find_own_recipe(recipe: str) -> str | RecipeFunction:
+    """The function of --recipe package.module:function; a recipe's name stays as it is."""
+    module, colon, name = recipe.partition(":")
+    forms = "--recipe package.module:function"
+    return find_function(module, name, forms=forms) if colon else recipe

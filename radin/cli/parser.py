@@ -6,32 +6,30 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from radin.checkpoints.architectures import SPEC_FORMS
-from radin.cli.banks import ASK_OPTIONS, DEFAULT_BUDGET, ask_command, tell_command
-from radin.cli.commands import (
-    average_command,
-    bench_command,
-    craft_command,
-    evaluate_command,
-    fetch_command,
-    rank_command,
+from radin.checkpoints.libraries import SPEC_FORMS
+from radin.cli.notes import print_notes, warnings_as_notes
+from radin.cli.words import (
+    ASK_OPTIONS,
+    COLOUR_NAMES,
+    DATA_SET_NAMES,
+    DEFAULT_BUDGET,
+    FOLDER_PREFIX,
+    GRANULARITIES,
+    IMAGE_RECIPE_NAMES,
+    LIVE_RECIPE_NAMES,
+    MODEL_SOUPS,
+    RECIPE_NAMES,
+    STARTS,
+    default_recipe,
 )
-from radin.cli.family_options import families_command
-from radin.cli.inputs import COLOURS, FOLDER_PREFIX, print_notes, warnings_as_notes
-from radin.data.download.catalog import DATA_SETS
-from radin.errors import RadinError
-from radin.experiments.model_soups.results import MODEL_SOUPS
-from radin.recipes.learned import LIVE_RECIPES
-from radin.recipes.selection import RECIPES
+from radin.errors import RadinError, did_you_mean
 
-# An ensemble is not a soup.
-CRAFT_RECIPES = [name for name in {**RECIPES, **LIVE_RECIPES} if name != "ensemble"]
+CRAFT_RECIPES = [*RECIPE_NAMES, *IMAGE_RECIPE_NAMES, *LIVE_RECIPE_NAMES]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argparse ends the program with 2.
     """
     options = make_parser().parse_args(arguments)
+    if options.command == "craft":
+        if options.recipe is None:
+            of_radin = options.prior is not None or options.free_singles
+            options.recipe = default_recipe(of_radin)
+        options.prior = options.prior or 0.0
     if isinstance(sys.stdout, TextIOWrapper):  # file names need not be text in its encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # As `python -m` does: --model mymodule:build is found in the user's folder.
             sys.path.insert(0, os.getcwd())
         with warnings_as_notes():
-            options.run(options)
+            command_function(options.command)(options)
         sys.stdout.flush()
     except RadinError as error:
         print_notes(f"error: {error}")
@@ -67,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = error.filename or "the working folder"
         print_notes(f"error: {name}: could not be used ({error.strerror or error}).")
         return 1
-    except torch.OutOfMemoryError:
-        print("error: the device is out of memory; give a smaller --batch-size.", file=sys.stderr)
+    except RuntimeError as error:
+        from torch import OutOfMemoryError  # only a command that has imported torch comes here
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        print_notes("error: the device is out of memory; give a smaller --batch-size.")
         return 1
     return 0
 
@@ -80,6 +87,28 @@ def _number_list(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of numbers such as 0.5,0.5"
         ) from None
+
+
+def _recipe(text: str) -> str:
+    """A recipe's name, or the place of a function."""
+    if ":" in text:
+        return text
+    return _named(text, CRAFT_RECIPES, ", or give package.module:function")
+
+
+def _recipe_by_accuracy(text: str) -> str:
+    """The name of a recipe that needs nothing but accuracies."""
+    return _named(text, RECIPE_NAMES)
+
+
+def _named(text: str, names: Sequence[str], otherwise: str = "") -> str:
+    """One of some names."""
+    if text in names:
+        return text
+    raise argparse.ArgumentTypeError(
+        f"invalid choice: {text!r} ({did_you_mean(text, names)}choose from "
+        f"{', '.join(names)}{otherwise})"
+    )
 
 
 RGB_OPTION: dict[str, Any] = {"type": _number_list, "metavar": "R,G,B"}
@@ -98,13 +127,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "soup": {"metavar": "SOUP", "help": "a file, or the folder of its shards"},
     "name": {
         "metavar": "NAME",
-        "help": "of a shipped bench, such as cifar10, or a file of SoupBench.save",
+        "help": "of a shipped bench, such as cifar10 or digits-conv-wild-000 (a wrong name lists "
+        "them all), or a file of SoupBench.save",
     },
     "dataset": {
-        "choices": [MODEL_SOUPS, *DATA_SETS],
+        "choices": [MODEL_SOUPS, *DATA_SET_NAMES],
         "metavar": "NAME",
         "help": f"{MODEL_SOUPS}, the 72 published ingredients, or a data set: "
-        + ", ".join(DATA_SETS),
+        + ", ".join(DATA_SET_NAMES),
     },
     "--bank": {
         "nargs": "+",
@@ -159,8 +189,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data": {
         "required": True,
-        "help": f"the images: {FOLDER_PREFIX}PATH, with PATH/<part>/<class>/<image> inside, or a "
-        "name such as cifar10 or imagenet",
+        "help": f"the images: {FOLDER_PREFIX}PATH, with PATH/<part>/<class>/<image> inside; a "
+        "name such as cifar10 or imagenet; or package.module:function, a function of your own from "
+        "the part to a data set, DataLoader or arrays",
     },
     "--part": {
         "default": "val",
@@ -178,9 +209,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "evaluations that a recipe may spend, 1 or more (%(default)s)",
     },
     "--recipe": {
-        "choices": CRAFT_RECIPES,
-        "default": "radin",
-        "help": "how to spend them (%(default)s)",
+        "type": _recipe,
+        "default": None,
+        "metavar": "NAME",
+        "help": f"how to spend them: {', '.join(CRAFT_RECIPES)}, or package.module:function, a "
+        "function of your own from a bank and a ledger to mixing weights (safe; radin with an "
+        "option of radin)",
     },
     "--prior": {
         "type": float,
@@ -196,14 +230,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--share": {
         "type": float,
         "default": 1.0,
-        "help": "of the images that each soup is run on, such as 0.3, for as many more soups "
-        "(%(default)s: all)",
+        "help": "of the images that each soup is run on, such as 0.3, for as many more soups; of "
+        "race: in its first round (%(default)s: all; a race begins with its own)",
     },
     "--threshold": {
         "type": float,
         "default": 0.0,
         "help": "of safe: by how many standard errors a soup must lead the best ingredient "
         "(%(default)s)",
+    },
+    "--free-singles": {
+        "action": "store_true",
+        "help": "of radin: an ingredient alone costs no evaluation, because its accuracy is known",
+    },
+    "--granularity": {
+        "choices": GRANULARITIES,
+        "default": "ingredient",
+        "help": "of learned: what has a mixing weight of its own for each ingredient, all of it "
+        "(ingredient), each block of layers or each tensor (%(default)s)",
+    },
+    "--start": {
+        "choices": STARTS,
+        "default": "uniform",
+        "help": "of learned: the soup to start from; convex: the mixing weights whose ensemble has "
+        "the lowest negative log-likelihood (%(default)s)",
+    },
+    "--holdout": {
+        "type": float,
+        "default": 0.0,
+        "metavar": "SHARE",
+        "help": "of learned: the part of the images, such as 0.2, that is not learned from and "
+        "says when to stop (%(default)s: none)",
+    },
+    "--json": {
+        "action": "store_true",
+        "help": "print one JSON object with unrounded numbers in the place of tables",
     },
     "--seed": {"type": int, "default": 0, "help": "of random choices (%(default)s)"},
     "--top": {"type": int, "default": 10, "help": "how many candidates to print (%(default)s)"},
@@ -233,7 +294,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "are)",
     },
     "--normalise": {
-        "choices": [*COLOURS, "none"],
+        "choices": [*COLOUR_NAMES, "none"],
         "help": "colours the network was trained with; none: -1 to 1 (clip for open_clip models, "
         "those of preprocessor_config.json for hf, none for others)",
     },
@@ -276,13 +337,18 @@ IMAGE_OPTIONS = (
     "--workers --precision"
 )
 CRAFT_OPTIONS = (
-    "--base --model --data --budget --share --recipe --metric --prior --threshold --out "
-    "--shard-size --force --test-part --refresh-part --init --seed --family"
+    "--base --model --data --budget --share --recipe --metric --prior --threshold --free-singles "
+    "--granularity --start --holdout --out "
+    "--shard-size --force --test-part --refresh-part --init --seed --family --json"
 )
 BANK_OPTIONS = "--bank --labels --names --probabilities"
 OUT_FILES: dict[str, Any] = {"nargs": "+", "action": "extend"}
 # Where a command takes an option in another way than the others do.
 DIFFERENT: dict[tuple[str, str], dict[str, Any]] = {
+    ("craft", "--prior"): {
+        "default": None,  # so that a prior of 0 asks for radin, too
+        "help": "of radin: bonus of the full zoo in points (0)",
+    },
     ("average", "--out"): {"required": True},
     ("rank", "checkpoints"): {"nargs": "*"},
     ("rank", "--model"): {"required": False},
@@ -294,7 +360,15 @@ DIFFERENT: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("ask", "--out"): OUT_FILES
     | {"help": "the soup to evaluate: weights as .json, or mergekit's recipe, .yml"},
-    ("ask", "--recipe"): {"choices": [name for name in RECIPES if name in CRAFT_RECIPES]},
+    ("ask", "--recipe"): {
+        "type": _recipe_by_accuracy,
+        "help": f"how to spend them: {', '.join(RECIPE_NAMES)} (safe; radin with --prior)",
+    },
+    ("bench", "--recipe"): {
+        "default": None,
+        "help": "one more row: package.module:function, a function of your own from a bank and a "
+        "ledger to mixing weights",
+    },
     ("tell", "--force"): {"help": "take an accuracy of 1 percent or less for a soup that failed"},
 }
 
@@ -303,84 +377,103 @@ class Command(NamedTuple):
     """One command of `radin`.
 
     Attributes:
-        run: the function that does the work.
+        home: the module below `radin.cli` with the function that does the work.
         options: its arguments, names in `OPTIONS`.
         about: what it does.
         example: the arguments of an example.
+        advice: which of its options to try, in lines; empty without any.
     """
 
-    run: Callable[[argparse.Namespace], None]
+    home: str
     options: str
     about: str
     example: str
+    advice: str = ""
 
 
+RECIPE_ADVICE = """\
+which recipe:
+  safe     for checkpoints that you do not know yet: the best one is kept unless a soup beats it
+  learned  with --granularity tensor, if there is time for training: soups that no subset is;
+           radin bench cifar10 shows what they reached
+  greedy   for a budget of one evaluation for each further checkpoint
+  radin    as in the paper, where the report's checks say that the ranking can be believed
+
+"""
 COMMANDS = {
     "craft": Command(
-        run=craft_command,
+        home="commands",
         options=f"checkpoints {CRAFT_OPTIONS} {IMAGE_OPTIONS}",
         about="Rank candidate soups by their ensembles, average and evaluate the best few, keep "
         "the winner.",
         example="'runs/*.pt' --model open_clip:ViT-B-32-quickgelu "
         "--data imagenet-folder:/imagenet --out soup.safetensors",
+        advice=RECIPE_ADVICE,
     ),
     "rank": Command(
-        run=rank_command,
+        home="commands",
         options=f"checkpoints {BANK_OPTIONS} --base --model --data --metric --top --prior --init "
-        f"--seed --family --out --force {IMAGE_OPTIONS}",
+        f"--seed --family --out --force --json {IMAGE_OPTIONS}",
         about="Rank candidate soups by their ensembles, which is stage 1 alone: no soup is "
         "evaluated. With --bank, the logits of another program are ranked.",
         example="runs --model timm:resnet50 --normalise imagenet --data imagenet-folder:/flowers "
         "--top 20",
     ),
     "average": Command(
-        run=average_command,
+        home="commands",
         options="checkpoints --base --ema --weights --family --out --shard-size --force",
         about="Average checkpoints into one file, without a network or images.",
         example="a.safetensors b.safetensors --weights 0.7,0.3 --out soup.safetensors",
     ),
     "evaluate": Command(
-        run=evaluate_command,
-        options=f"soup --base --model --data --metric {IMAGE_OPTIONS}",
+        home="commands",
+        options=f"soup --base --model --data --metric --json {IMAGE_OPTIONS}",
         about="Measure the accuracy, or another metric, of one soup or any checkpoint; "
         "with --part val,test a table of several parts.",
         example="soup.safetensors --model open_clip:ViT-B-32-quickgelu --data imagenet "
         "--part val,test,v2,sketch,r,a",
     ),
     "ask": Command(
-        run=ask_command,
+        home="banks",
         options=f"ledger {BANK_OPTIONS} --budget --recipe --metric --prior --seed --out --force",
         about="Say which soup of your own networks to average and evaluate next, as craft would; "
         "after the first call the ledger is enough.",
         example="ledger.json --bank 'logits/*.npy' --labels labels.npy --budget 8",
     ),
     "tell": Command(
-        run=tell_command,
+        home="banks",
         options="ledger value --trial --force",
         about="Write down what the evaluation of that soup gave; radin ask then goes on.",
         example="ledger.json 81.25 --trial 3",
     ),
     "families": Command(
-        run=families_command,
+        home="family_options",
         options="checkpoints --plot",
         about="Find which checkpoints belong together: the families that share an architecture "
         "and a start.",
         example="'downloads/*.safetensors' --plot families.png",
     ),
     "bench": Command(
-        run=bench_command,
-        options="name --budget --metric --seed",
+        home="commands",
+        options="name --budget --recipe --metric --seed --json",
         about="Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
         example="cifar10 --budget 8",
     ),
     "fetch": Command(
-        run=fetch_command,
+        home="commands",
         options="dataset --ids --to",
         about="Download a data set, or the published ingredients of Model soups (456 MB each) "
         "and their results.",
         example="model-soups --ids 0-12,43",
     ),
 }
+
+
+def command_function(name: str) -> Callable[[argparse.Namespace], None]:
+    """The function that does the work of a command. Its module is imported now: it needs torch."""
+    home = import_module(f"radin.cli.{COMMANDS[name].home}")
+    function: Callable[[argparse.Namespace], None] = getattr(home, f"{name}_command")
+    return function
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -396,11 +489,11 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=command.about,
             description=command.about,
-            epilog=f"example:\n  radin {name} {command.example}",
+            epilog=f"{command.advice}example:\n  radin {name} {command.example}",
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        subparser.set_defaults(run=command.run, usage_error=subparser.error)
+        subparser.set_defaults(command=name, usage_error=subparser.error)
         for option in command.options.split():
             subparser.add_argument(option, **OPTIONS[option] | _different(name, option))
     return parser
@@ -413,7 +506,7 @@ def _different(name: str, option: str) -> dict[str, Any]:
     if name == "ask" and option.removeprefix("--") in ASK_OPTIONS:
         ordinary = OPTIONS[option]
         help_text = ordinary["help"].replace("%(default)s", str(ordinary["default"]))
-        different = different | {"default": None, "help": help_text}
+        different = {"help": help_text} | different | {"default": None}
     return different
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from radin.data.splits import Split
@@ -46,14 +49,8 @@ def print_trials(bank: LogitBank, soup: Soup) -> None:
     """
     rows = []
     some_are_partial = any(trial.cost < 1 for trial in soup.trials if trial.evaluated)
-    winner_found = False
     for number, trial in enumerate(soup.trials, start=1):
-        is_winner = (
-            not winner_found
-            and torch.equal(trial.weights, soup.weights)
-            and trial.value == soup.value
-        )
-        winner_found = winner_found or is_winner
+        is_winner = number == soup.choice + 1
         value = soup.metric.text(trial.value) + (" *" if is_winner else "  ")
         error = [soup.metric.text(trial.standard_error)] * some_are_partial
         ingredients = describe_ingredients(bank, trial.weights)
@@ -62,6 +59,53 @@ def print_trials(bank: LogitBank, soup: Soup) -> None:
     errors = ["error"] * some_are_partial
     header = [number_header, "estimate", f"{soup.metric}  ", *errors, "ingredients (* the winner)"]
     print_table(header, rows)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print what --json shows: whole numbers, and null for what is no finite number."""
+    print(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def named_weights(bank: LogitBank, weights: Tensor) -> dict[str, float]:
+    """The mixing weights above 0 by the ingredients' names."""
+    pairs = zip(bank.names, weights.tolist(), strict=True)
+    return {name: weight for name, weight in pairs if weight > 0}
+
+
+def soup_content(bank: LogitBank, soup: Soup) -> dict[str, Any]:
+    """What --json says of a soup and the trials that led to it."""
+    return {
+        "recipe": soup.recipe,
+        "metric": soup.metric.name,
+        "value": soup.value,
+        "budget": soup.budget,
+        "evaluations": soup.evaluations,
+        "forward_equivalents": soup.forward_equivalents,
+        "note": soup.note,
+        "weights": named_weights(bank, soup.weights),
+        "trials": [
+            {
+                "weights": named_weights(bank, trial.weights),
+                "estimate": trial.estimate,
+                "value": trial.value,
+                "evaluated": trial.evaluated,
+                "standard_error": trial.standard_error,
+                "passes": float(trial.cost),
+                "chosen": number == soup.choice,
+            }
+            for number, trial in enumerate(soup.trials)
+        ],
+    }
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -15,10 +16,12 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
     default_collate,
 )
 from torch.utils.data.distributed import DistributedSampler
+from tqdm import tqdm
 
 from radin.data.images import from_pillow
 from radin.data.network_inputs import Inputs, tensors_of
@@ -34,6 +37,7 @@ MODEL_KEYS = (
     *("input_features",),
 )
 IMAGE_KEYS = ("image", "img")
+_LABELS_AT_ONCE = 256
 NUM_READ_TWICE = 4  # items of a loader, to see whether they are the same each time
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -132,7 +136,8 @@ def as_split(data: Any) -> Dataset[Any]:
 
     Args:
         data: a split; a data set or list of pairs (image, label); one of dicts, as those of the
-            library datasets; or a DataLoader of such data that keeps their order.
+            library datasets; a DataLoader of such data that keeps their order; or a tuple of two
+            arrays, the images as the network takes them and their labels.
 
     Raises:
         DataError: the data are no such thing, or a DataLoader that shuffles.
@@ -148,12 +153,97 @@ def as_split(data: Any) -> Dataset[Any]:
     ...     print(str(error).partition(",")[0])
     The DataLoader gives its items in another order each time (RandomSampler)
     """
+    if isinstance(data, OwnSplit):
+        return data.samples
     if isinstance(data, Split | Samples):
         return data
     if isinstance(data, DataLoader):
         return _from_loader(data)
+    if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)):
+        return Samples(_from_arrays(*data))
     _check_data(data)
     return Samples(data)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray)
+
+
+def _from_arrays(inputs: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> TensorDataset:
+    """Images and labels in memory."""
+    x = torch.as_tensor(inputs)
+    y = torch.as_tensor(labels)
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+        raise DataError(
+            f"Images of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)} do not belong "
+            "together; give one label for each image."
+        )
+    if x.dtype == torch.uint8 and x.ndim > 2:
+        raise DataError(
+            "These images are bytes from 0 to 255; give them as the network takes them, as floats "
+            "of shape (n, channels, height, width) with the scale of the training."
+        )
+    return TensorDataset(x.float() if x.dtype == torch.float64 else x, y)
+
+
+class OwnSplit(Split):
+    """Data of the user's own with the face of a split: their labels are read once.
+
+    Whatever reads images reads the data themselves: `as_split` gives them.
+
+    Args:
+        name: of the data, for messages.
+        part: of them.
+        data: anything that `as_split` takes. Classes have the names of its `classes`, else their
+            numbers.
+
+    Raises:
+        DataError: as `as_split`, or labels that are not whole numbers.
+    """
+
+    def __init__(self, name: str, part: str, data: Any) -> None:
+        self.name = name
+        self.part = part
+        self.samples = as_split(data)
+        if not isinstance(self.samples, Samples):
+            assert isinstance(self.samples, Split)
+            self.labels = self.samples.labels
+            self.class_names = self.samples.class_names
+            self.projection = self.samples.projection
+            self.files = self.samples.files
+            self.note = self.samples.note
+            return
+        self.labels = _labels_of(self.samples, f"{name}, {part}")
+        given = getattr(self.samples.source, "classes", None)
+        highest = int(self.labels.max()) + 1
+        self.class_names = (
+            [str(each) for each in given]
+            if isinstance(given, list | tuple) and len(given) >= highest
+            else [str(k) for k in range(highest)]
+        )
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pair: tuple[Tensor, int] = self.samples[index]
+        return pair
+
+    def subset(self, indices: list[int]) -> Self:
+        fewer = copy.copy(self)
+        fewer.samples = subset_of(self.samples, indices)
+        fewer.labels = self.labels[indices]
+        fewer.files = [self.files[i] for i in indices] if self.files else ()
+        return fewer
+
+
+def _labels_of(samples: Samples, name: str) -> Tensor:
+    """The labels of all items, which are read for it: (n,) int64."""
+    if not len(samples):
+        raise DataError(f"{name} holds no images.")
+    read = samples.batches(_LABELS_AT_ONCE)
+    found = [labels for _, labels in tqdm(read, desc=f"labels of {name}", delay=3, disable=None)]
+    labels = torch.cat(found)
+    if labels.is_floating_point() or int(labels.min()) < 0:
+        raise DataError(f"{name}: labels must be whole numbers from 0, one for each image.")
+    return labels
 
 
 def subset_of(split: Dataset[Any], indices: Sequence[int]) -> Dataset[Any]:

@@ -113,12 +113,66 @@ def paired_metric_interval(
     return found.value, found.low, found.high
 
 
-def in_words(interval: Interval) -> str:
-    """What the interval of a difference says: "ahead", "behind" or "no clear difference"."""
+def in_words(
+    interval: Interval,
+    above: str = "ahead",
+    below: str = "behind",
+    across: str = "no clear difference",
+) -> str:
+    """What the interval of a difference says.
+
+    Args:
+        interval: (value, low, high).
+        above: the answer where all of it is above zero.
+        below: where all of it is below zero.
+        across: where it contains zero, also as an end.
+    """
     _, low, high = interval
     if low > 0:
-        return "ahead"
-    return "behind" if high < 0 else "no clear difference"
+        return above
+    return below if high < 0 else across
+
+
+def claim_in_words(interval: Interval, *, margin: float | None = None) -> str:
+    """What an interval says of a claim: "holds", "does not hold here" or "open".
+
+    Args:
+        interval: (value, low, high) of a difference that the claim calls positive.
+        margin: for a claim that two things are equal: it holds where the whole interval is within
+            the margin, and does not where the whole interval is outside it.
+    """
+    if margin is None:
+        return in_words(interval, "holds", "does not hold here", "open")
+    _, low, high = interval
+    if -margin < low and high < margin:
+        return "holds"
+    return "does not hold here" if low > margin or high < -margin else "open"
+
+
+def write_interval(interval: Interval, form: str = "+.2f") -> str:
+    """A value and its interval as text, with signs as in print and without a negative zero.
+
+    Args:
+        interval: (value, low, high).
+        form: of each number.
+
+    >>> from radin.experiments.intervals import write_interval
+    >>> write_interval((0.2, -0.1, 0.5))
+    '+0.20 (−0.10 to +0.50)'
+    """
+    value, low, high = (write_number(each, form) for each in interval)
+    return f"{value} ({low} to {high})"
+
+
+def write_number(value: float, form: str = "+.2f") -> str:
+    """A number as text, with a sign as in print; what rounds to zero is not negative.
+
+    >>> from radin.experiments.intervals import write_number
+    >>> write_number(-0.5), write_number(-0.001)
+    ('−0.50', '+0.00')
+    """
+    text = format(value, form)
+    return format(0.0, form) if float(text) == 0 else text.replace("-", "−")
 
 
 def accuracy_interval(correct: Tensor) -> Interval:

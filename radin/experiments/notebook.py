@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from radin.checkpoints.zoo import Zoo
 from radin.data.load import load_split
-from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed
+from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed, did_you_mean
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import shipped_benches
 from radin.experiments.intervals import Interval, in_words
@@ -42,17 +45,72 @@ def check_parameters(zoos: Sequence[str] = ZOOS, **given: Any) -> None:
             zoo, source, ingredients, data_root, device and quick.
 
     Raises:
-        ParameterError: one sentence that says what is wrong and what is allowed.
+        ParameterError: one sentence that says what is wrong and what is allowed. Also for a
+            parameter that is none of these: papermill puts it into the notebook all the same.
     """
+    with _errors_in_one_sentence():
+        check_names(injected_names(_cells_so_far()), given)
+        _check_values(given, zoos)
+
+
+@contextmanager
+def _errors_in_one_sentence() -> Iterator[None]:
+    """In a notebook a user's typing error needs one sentence, not forty lines of traceback."""
     try:
-        for name, value in given.items():
-            _check_parameter(name, value, zoos)
+        yield
     except ParameterError as error:
-        # In a notebook a user's typing error needs one sentence, not forty lines of traceback.
         # IPython calls this method of an error.
         message = f"ParameterError: {error}"
         error._render_traceback_ = lambda: [message]  # type: ignore[attr-defined]
         raise
+
+
+def _check_values(given: Mapping[str, Any], zoos: Sequence[str]) -> None:
+    for name, value in given.items():
+        _check_parameter(name, value, zoos)
+
+
+def check_names(names: Iterable[str], known: Collection[str], chapter: str = "") -> None:
+    """Refuse a parameter that a notebook does not have.
+
+    Args:
+        names: what was given.
+        known: the parameters that it has.
+        chapter: the notebook's name, for the message.
+
+    Raises:
+        ParameterError: it names the parameter, and the one that may be meant.
+    """
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name.lower(), known)
+            raise ParameterError(
+                f"{chapter or 'This notebook'} has no parameter {name!r}; {hint}"
+                f"{'It' if hint else 'it'} has {', '.join(known) or 'none'}."
+            )
+
+
+def injected_names(cells: Iterable[str]) -> list[str]:
+    """The names that papermill has set: those assigned in cells that begin as it writes them."""
+    return [
+        target.id
+        for cell in cells
+        if cell.startswith("# Parameters\n")
+        for statement in ast.parse(cell).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    ]
+
+
+def _cells_so_far() -> list[str]:
+    """The cells that this kernel has run; none outside IPython."""
+    if "IPython" not in sys.modules:
+        return []
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    return [] if shell is None else [str(cell) for cell in shell.user_ns.get("In", [])]
 
 
 def describe_allowed(name: str, zoos: Sequence[str] = ZOOS) -> str:
@@ -118,7 +176,8 @@ def open_zoo(name: str, *, quick: bool = False, device: str = "auto") -> Zoo:
         quick: whether to train a small and poor one, for tests.
         device: "auto", "cpu" or "cuda".
     """
-    check_parameters(zoo=name, quick=quick)
+    with _errors_in_one_sentence():
+        _check_values({"zoo": name, "quick": quick}, ZOOS)
     return digits_zoo(num_models=5 if quick else 10, quick=quick, device=device)
 
 
@@ -135,7 +194,8 @@ def open_bench(name: str, *, quick: bool = False, device: str = "auto") -> SoupB
         quick: whether to keep only five of its ingredients, for tests.
         device: "auto", "cpu" or "cuda", where a bench has to be evaluated first.
     """
-    check_parameters(bench_names(), zoo=name, quick=quick)
+    with _errors_in_one_sentence():
+        _check_values({"zoo": name, "quick": quick}, bench_names())
     if name == "digits":
         zoo = open_zoo(name, quick=quick, device=device)
         val = load_split("digits", "val")

@@ -315,7 +315,7 @@ def _is_bfloat16_fast(device_type: str) -> bool:
     if device_type != "cpu":
         return False
     # Older releases of torch cannot tell.
-    can = getattr(torch.cpu, "get_capabilities", dict)()
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(can.get(name, False) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))
 
 

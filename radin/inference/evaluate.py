@@ -45,6 +45,17 @@ class LiveEvaluator(Protocol):
     def many(self, soups: Sequence[SoupLike]) -> list[float]: ...
 
 
+@runtime_checkable
+class ImageEvaluator(Protocol):
+    """An evaluator that also gives a soup's values on single images."""
+
+    partial: PartialEvaluations | None
+
+    def image_values(
+        self, soups: Sequence[Tensor], images: list[int] | None, *, bank: LogitBank
+    ) -> Tensor: ...
+
+
 class Evaluator:
     """A function from mixing weights (N,) to the soup's accuracy in percent, by a forward pass.
 
@@ -178,23 +189,38 @@ class Evaluator:
             None if isinstance(soup, Mapping) else check_weights(soup, len(self.zoo))
             for soup in soups
         ]
-        return self.partial.evaluate(described, partial(self._run, soups))
+        bank = self.partial.bank
 
-    def _run(
-        self, soups: Sequence[SoupLike], which: Sequence[int], images: list[int] | None
+        def run(which: Sequence[int], images: list[int] | None) -> Tensor:
+            return self.image_values([soups[k] for k in which], images, bank=bank)
+
+        return self.partial.evaluate(described, run)
+
+    def image_values(
+        self, soups: Sequence[SoupLike], images: list[int] | None, *, bank: LogitBank
     ) -> Tensor:
-        """The values (M, k) of some of the soups on some images, all for None."""
-        assert self.partial is not None
+        """The metric's values of soups on single images, in one pass over these images.
+
+        Args:
+            soups: M of them.
+            images: k indices, ascending; all for None.
+            bank: the ingredients' logits on all images, whose labels must be the split's.
+
+        Returns: (M, k) double.
+
+        Raises:
+            BankError: the labels are others.
+        """
         other = copy(self)
         other.partial = None  # a worker needs no bank
-        expected = self.partial.bank.labels.cpu()
+        expected = bank.labels.cpu()
         if images is not None:
             if isinstance(self.split, Split):
                 other.split = self.split.subset(images)
             else:
                 other.split = subset_of(self.split, images)
             expected = expected[images]
-        found = other._divided(other._measure, [soups[k] for k in which])
+        found = other._divided(other._measure, soups)
         if not torch.equal(found[0][1], expected):
             raise BankError(
                 "The bank and the split have other labels; make the bank from this split with "

@@ -190,9 +190,7 @@ class PartialEvaluations:
 
     def _ensembles(self, rows: Tensor) -> Tensor:
         """The values of the ensembles (M, n) for mixing weights (M, N)."""
-        p = check_weights(rows, self.bank.num_models, rows=True)
-        p = without_scale(p) if self.metric.is_percentage else p / p.sum(1, keepdim=True)
-        return values_of_images(self.bank, p, self._per_image)
+        return ensemble_values(self.bank, rows, self.metric)
 
     def _calibrate(self, weights: Tensor, values: Tensor) -> None:
         """Let the share grow to what the first soup asks for, by its values (n,)."""
@@ -227,6 +225,14 @@ class PartialEvaluations:
         if self._is_whole:
             return f"{text}, so soups are run on all images"
         return f"{text}, so the share was raised from {self.asked_share:g} to {self.share:g}"
+
+
+def ensemble_values(bank: LogitBank, rows: Tensor, metric: Metric) -> Tensor:
+    """The metric's values (M, n) of ensembles with mixing weights (M, N) on each image."""
+    assert metric.per_image is not None
+    p = check_weights(rows, bank.num_models, rows=True)
+    p = without_scale(p) if metric.is_percentage else p / p.sum(1, keepdim=True)
+    return values_of_images(bank, p, metric.per_image)
 
 
 def _mixes(weights: Tensor | None) -> bool:

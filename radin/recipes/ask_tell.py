@@ -20,6 +20,7 @@ from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights
 from radin.ranking.rank import fast_estimate
 from radin.recipes.craft import Soup, craft
+from radin.recipes.functions import RecipeFunction
 from radin.recipes.selection import RECIPES
 from radin.recipes.trial_file import TrialFile
 
@@ -35,7 +36,8 @@ class AskTell:
         bank: the validation logit bank, N ingredients.
         path: the file of the ledger. It is begun where it does not exist.
         budget: B, at least 1.
-        recipe: one of `radin.RECIPES`.
+        recipe: one of `radin.RECIPES`, or a function as in `radin.craft` that does the same each
+            time: it runs again after each value.
         source: what else the file should remember, as JSON takes it.
         options: the others of `radin.craft`: candidates, prior, seed, metric, higher_is_better.
 
@@ -59,12 +61,12 @@ class AskTell:
         bank: LogitBank,
         path: str | Path,
         budget: int,
-        recipe: str = "radin",
+        recipe: str | RecipeFunction = "radin",
         *,
         source: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        if recipe not in RECIPES:
+        if isinstance(recipe, str) and recipe not in RECIPES:
             raise ParameterError(
                 f"Ask and tell works with the recipes {', '.join(RECIPES)}, which need accuracies "
                 f"alone, not with {recipe!r}."

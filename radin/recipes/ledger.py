@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from radin.errors import BudgetError, ParameterError
-from radin.inference.evaluate import LiveEvaluator
+from radin.inference.evaluate import ImageEvaluator, LiveEvaluator
 from radin.inference.partial import PartialEvaluations
 from radin.ranking.bank import LogitBank
+from radin.ranking.candidates import check_weights
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import ACCURACY
 from radin.ranking.rank import fast_estimate
+from radin.soup.average import average_by_tensor
 
 Evaluate = Callable[[Tensor], float]
 
@@ -35,6 +38,11 @@ class Trial:
         standard_error: of the value, in its unit: how far a whole evaluation may be from it. It is
             0 unless the soup was run on a share of the images.
         cost: what it cost, in forward passes over the validation split.
+        tensor_weights: (N,) mixing weights of each tensor by its name, where a soup was learned
+            part by part; None for all others. `weights` are then the mean over the parts, and the
+            estimate is that of the ensemble with these.
+        seconds: that the evaluation took: averaging, reading and running. Soups that were evaluated
+            in one pass over the images share its seconds. It is 0 for what the bank answers.
 
     >>> import radin
     >>> bench = radin.SoupBench.load("cifar10")
@@ -50,6 +58,8 @@ class Trial:
     metric: Metric = ACCURACY
     standard_error: float = 0.0
     cost: Fraction = Fraction(0)
+    tensor_weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    seconds: float = field(default=0.0, repr=False, compare=False)
 
     @property
     def accuracy(self) -> float:
@@ -80,6 +90,8 @@ class _Look:
     value: float | None
     standard_error: float = 0.0
     cost: Fraction = Fraction(0)
+    tensor_weights: Mapping[str, Tensor] | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -172,26 +184,43 @@ class Ledger:
             )
         self.charged += Fraction(cost)
 
-    def spend(self, weights: Tensor, *, estimate: float | None = None) -> float:
+    def spend(
+        self,
+        weights: Tensor | Sequence[float],
+        *,
+        estimate: float | None = None,
+        tensor_weights: Mapping[str, Tensor] | None = None,
+    ) -> float:
         """Evaluate one soup.
 
         Args:
             weights: (N,) mixing weights.
             estimate: the soup's fast estimate where it is available; else the bank gives it later.
+            tensor_weights: (N,) mixing weights of each tensor by its name, for a soup whose parts
+                have their own; `evaluate` must be live. `weights` are then their mean.
 
         Returns: its validation accuracy in percent, or another metric.
 
         Raises:
             BudgetError: nothing is left.
-            ParameterError: the result is not a number that the metric can have.
+            ParameterError: these are no mixing weights, or the result is not a number that the
+                metric can have.
         """
         if self.left < 1:
             raise BudgetError(
                 f"The budget of {self.budget} evaluations is spent; "
                 "raise the budget or stop earlier."
             )
-        answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into its argument
-        return self._book_evaluations([weights], [estimate], [answer])[0]
+        weights = self._mixing_weights(weights)
+        began = time.perf_counter()
+        if tensor_weights is None:
+            answer = self.evaluate(weights.clone())  # a copy: an evaluator may write into it
+        else:
+            assert isinstance(self.evaluate, LiveEvaluator)
+            answer = self.evaluate(average_by_tensor(self.evaluate.zoo, tensor_weights))
+        values = self._book_evaluations([weights], [estimate], [answer], began=began)
+        self._looks[-1].tensor_weights = tensor_weights
+        return values[0]
 
     def spend_many(self, rows: Tensor, *, estimates: Sequence[float] | None = None) -> list[float]:
         """Evaluate several soups, in one pass over the images where `evaluate` is live.
@@ -216,6 +245,43 @@ class Ledger:
             values += self._spend_at_once(rows[part], given[part])
         return values
 
+    def num_affordable(self, num_images: int) -> int:
+        """On how many soups so many images can still be run."""
+        rest = self.budget - self.forward_equivalents
+        return math.floor(rest * self.bank.num_images / num_images)
+
+    def run_images(self, rows: Tensor, images: list[int] | None) -> Tensor:
+        """Run soups on some of the images, which is charged before; `book` makes trials of them.
+
+        Args:
+            rows: (M, N) mixing weights.
+            images: k indices; all for None.
+
+        Returns: the metric's value of each soup on each of these images: (M, k) double.
+
+        Raises:
+            BudgetError: so much is not left.
+            ParameterError: the evaluator gives no values of single images.
+        """
+        if not isinstance(self.evaluate, ImageEvaluator):
+            raise ParameterError("This evaluator gives no values of single images.")
+        num_images = self.bank.num_images
+        count = num_images if images is None else len(images)
+        self.charge(Fraction(len(rows) * count, num_images))
+        return self.evaluate.image_values([row.clone() for row in rows], images, bank=self.bank)
+
+    def book(
+        self, weights: Tensor, value: float, *, cost: Fraction, standard_error: float = 0.0
+    ) -> int:
+        """Make a trial of a soup whose images were run; what they cost is charged already.
+
+        Returns: the number of the trial.
+        """
+        checked = self.metric.check_value(self._within_range(value), source="an estimate must be")
+        self.charged -= cost
+        self._looks.append(_Look(weights.clone(), None, checked, standard_error, cost))
+        return len(self._looks) - 1
+
     @property
     def _num_at_once(self) -> int:
         """How many soups can be evaluated in one pass over the images."""
@@ -229,8 +295,9 @@ class Ledger:
 
     def _spend_at_once(self, rows: Tensor, estimates: Sequence[float | None]) -> list[float]:
         if isinstance(self.evaluate, LiveEvaluator):
+            began = time.perf_counter()
             answers: list[float] = self.evaluate.many([weights.clone() for weights in rows])
-            return self._book_evaluations(rows, estimates, answers)
+            return self._book_evaluations(rows, estimates, answers, began=began)
         return [self.spend(rows[0], estimate=estimates[0])]
 
     def _book_evaluations(
@@ -238,17 +305,21 @@ class Ledger:
         rows: Sequence[Tensor] | Tensor,
         estimates: Sequence[float | None],
         answers: Sequence[object],
+        *,
+        began: float,
     ) -> list[float]:
+        seconds = (time.perf_counter() - began) / len(rows)
         values = [self._check(answer) for answer in answers]
         partial = self._partial
         found = [None] * len(rows) if partial is None else partial.evaluations[-len(rows) :]
         for weights, estimate, value, record in zip(rows, estimates, values, found, strict=True):
             cost = Fraction(1) if record is None else record.cost
             error = 0.0 if record is None else record.standard_error
-            self._looks.append(_Look(weights.clone(), estimate, value, error, cost))
+            look = _Look(weights.clone(), estimate, value, error, cost, seconds=seconds)
+            self._looks.append(look)
         return values
 
-    def look(self, weights: Tensor, *, estimate: float | None = None) -> float:
+    def look(self, weights: Tensor | Sequence[float], *, estimate: float | None = None) -> float:
         """The accuracy of an ensemble, or another metric, off the bank, free.
 
         For one ingredient alone it is the soup's own.
@@ -259,10 +330,17 @@ class Ledger:
 
         Returns: the accuracy in percent, or another metric.
         """
+        weights = self._mixing_weights(weights)
         if estimate is None:
             (estimate,) = self._estimates(weights.unsqueeze(0))
         self._looks.append(_Look(weights.clone(), estimate, None))
         return estimate
+
+    def _mixing_weights(self, weights: Tensor | Sequence[float]) -> Tensor:
+        """Checked mixing weights; a tensor of floats keeps its dtype, as evaluators know it."""
+        checked = check_weights(weights, self.bank.num_models)
+        is_float = isinstance(weights, Tensor) and weights.is_floating_point()
+        return weights if isinstance(weights, Tensor) and is_float else checked
 
     def _estimates(self, rows: Tensor) -> list[float]:
         return fast_estimate(self.bank, rows, self.metric).tolist()
@@ -270,8 +348,11 @@ class Ledger:
     def _check(self, answer: object) -> float:
         if self._partial is not None and isinstance(answer, float):
             # Without bias, an answer from some images can be a little outside the range.
-            answer = min(max(answer, self.metric.minimum), self.metric.maximum)
+            answer = self._within_range(answer)
         return self.metric.check_value(answer, source="evaluate(weights) must return")
+
+    def _within_range(self, value: float) -> float:
+        return min(max(value, self.metric.minimum), self.metric.maximum)
 
     def _trial(self, look: _Look) -> Trial:
         assert look.estimate is not None
@@ -284,4 +365,6 @@ class Ledger:
             self.metric,
             standard_error=look.standard_error,
             cost=look.cost,
+            tensor_weights=look.tensor_weights,
+            seconds=look.seconds,
         )

@@ -9,6 +9,7 @@ A choice is the index of one look among those made so far. Index 0 is the first 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,19 @@ def best_so_far(
     record = np.maximum.accumulate(rounded)
     is_better = np.concatenate([[True], rounded[1:] > record[:-1]])
     return np.maximum.accumulate(np.where(is_better, np.arange(len(rounded)), 0))
+
+
+def free_prefix(is_single: np.ndarray, num_evaluations: int) -> int:
+    """How many ranked candidates RADIN looks at where single ingredients are free.
+
+    It goes through the ranking and stops at the first soup that is not paid for.
+
+    Args:
+        is_single: (M,) boolean, in the order of the ranking: whether a candidate is one ingredient.
+        num_evaluations: that the budget pays.
+    """
+    unpaid = np.flatnonzero(~np.asarray(is_single))[num_evaluations:]
+    return int(unpaid[0]) if len(unpaid) else len(is_single)
 
 
 def random_order(num_candidates: int, *, seed: int) -> np.ndarray:
@@ -172,6 +186,62 @@ def greedy_choices(
         yield choice
 
 
+@dataclass(frozen=True, kw_only=True)
+class RaceRules:
+    """How many soups race, on how many images, and when one is dropped.
+
+    Attributes:
+        share: of the images in the first round, above 0 and at most 1.
+        growth: by how much the share grows from round to round, above 1.
+        threshold: a soup is dropped when the leader is better by more than so many standard errors
+            of the paired difference; infinite to drop none before all images are run.
+        candidates_per_pass: how many soups start for each forward pass of the budget.
+
+    Raises:
+        ParameterError: a number out of range.
+
+    >>> from radin.recipes.rules import RaceRules
+    >>> list(RaceRules(share=0.25).shares()), RaceRules().num_soups(4)
+    ([0.25, 0.5, 1.0], 10)
+    """
+
+    share: float = 0.1
+    growth: float = 2.0
+    threshold: float = 2.0
+    candidates_per_pass: float = 3.0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "share": 0 < self.share <= 1,
+            "growth": 1 < self.growth < math.inf,
+            "threshold": self.threshold >= 0,
+            "candidates_per_pass": 1 <= self.candidates_per_pass < math.inf,
+        }
+        words = {
+            "share": "above 0 and at most 1",
+            "growth": "above 1 and finite",
+            "threshold": "of at least 0",
+            "candidates_per_pass": "of at least 1 and finite",
+        }
+        for name, is_possible in bounds.items():
+            if not is_possible:  # NaN fails each of them
+                raise ParameterError(
+                    f"{name} of a race must be a number {words[name]}, not {getattr(self, name)!r}."
+                )
+
+    def shares(self) -> Iterator[float]:
+        """The share of the images in each round, up to 1."""
+        share = self.share
+        while share < 1:
+            yield share
+            share *= self.growth
+        yield 1.0
+
+    def num_soups(self, budget: int) -> int:
+        """How many soups race: the first takes one pass, the others share what is left."""
+        return 1 + math.floor(self.candidates_per_pass * (budget - 1))
+
+
 def safe_choices(
     values: Sequence[float],
     noise: Callable[[int, int], float],
@@ -204,3 +274,34 @@ def safe_choices(
             choice = k
         choices.append(choice)
     return choices
+
+
+def top_k_members(singles: Tensor | np.ndarray, *, metric: Metric = ACCURACY) -> list[Members]:
+    """The k best ingredients for k = 1, 2, ..., N: what top_k looks at, in order.
+
+    Args:
+        singles: (N,) validation accuracy of each ingredient in percent, or another metric.
+        metric: what the values are.
+    """
+    order = np.argsort(-comparable(singles, metric), kind="stable").tolist()
+    return [order[:k] for k in range(1, len(order) + 1)]
+
+
+def top_k_choices(values: Sequence[float], *, metric: Metric = ACCURACY) -> list[int]:
+    """What top_k returns after 0, 1, 2, ... evaluations.
+
+    The best ingredient comes first and is free. Of the soups the best counts, and of equals the
+    smaller one. The ingredient is returned only where it is better than that soup.
+
+    Args:
+        values: validation accuracies in percent, or another metric: of the best ingredient, then of
+            the soups of the 2, 3, ... best.
+        metric: what the values are.
+
+    Returns: for each number of evaluations the index of the look that is chosen.
+    """
+    if len(values) < 2:
+        return [0]
+    rounded = comparable(values, metric)
+    best = 1 + best_so_far(values[1:], metric=metric)
+    return [0, *np.where(rounded[best] >= rounded[0], best, 0).tolist()]

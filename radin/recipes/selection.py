@@ -2,7 +2,7 @@
 
 >>> import radin
 >>> sorted(radin.RECIPES)
-['best_single', 'ensemble', 'greedy', 'radin', 'random', 'safe', 'uniform']
+['best_single', 'ensemble', 'greedy', 'radin', 'random', 'safe', 'top_k', 'uniform']
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from radin.recipes.ledger import Ledger
 from radin.recipes.rules import (
     GreedyRules,
     Members,
+    RaceRules,
     best_so_far,
+    free_prefix,
     greedy_choices,
     random_order,
     safe_choices,
+    top_k_choices,
+    top_k_members,
 )
 
 # When the caller gives no candidates, all subsets are ranked up to this many ingredients (8,191
@@ -51,7 +55,12 @@ class RecipeOptions:
     prior: float = 0.0
     seed: int = 0
     greedy_rules: GreedyRules = field(default_factory=GreedyRules)
+    race_rules: RaceRules = field(default_factory=RaceRules)
     threshold: float = 0.0
+    free_singles: bool = False
+    granularity: str = "ingredient"
+    start: str = "uniform"
+    holdout: float = 0.0
 
     def candidates_for(self, bank: LogitBank) -> Tensor:
         """The user's candidates, else the default ones."""
@@ -65,13 +74,40 @@ Recipe = Callable[[LogitBank, Ledger, RecipeOptions], int]
 
 
 def radin(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
-    """RADIN: rank all candidates, evaluate the first B, return the best by validation."""
+    """RADIN: rank all candidates, evaluate the first B, return the best by validation.
+
+    With `options.free_singles` a candidate that is one ingredient costs nothing, and B other soups
+    are evaluated.
+    """
     candidates = options.candidates_for(bank)
+    if options.free_singles:
+        return _radin_with_free_singles(bank, ledger, candidates, prior=options.prior)
     ranking = rank(bank, candidates, prior=options.prior, top=ledger.left, metric=ledger.metric)
     values = ledger.spend_many(
         candidates[ranking.order], estimates=ranking.estimates[ranking.order].tolist()
     )
     return int(best_so_far(values, metric=ledger.metric)[-1])
+
+
+def _radin_with_free_singles(
+    bank: LogitBank, ledger: Ledger, candidates: Tensor, *, prior: float
+) -> int:
+    """RADIN, where the bank answers for single ingredients."""
+    is_single = (candidates > 0).sum(1) == 1
+    top = min(ledger.left + int(is_single.sum()), len(candidates))
+    ranking = rank(bank, candidates, prior=prior, top=top, metric=ledger.metric)
+    ranked = ranking.order[: free_prefix(is_single[ranking.order].numpy(), ledger.left)]
+    estimates = ranking.estimates[ranked].tolist()
+    free = [place for place, k in enumerate(ranked) if is_single[k]]
+    paid = [place for place, k in enumerate(ranked) if not is_single[k]]
+    for place in free:
+        ledger.look(candidates[ranked[place]], estimate=estimates[place])
+    ledger.spend_many(candidates[ranked[paid]], estimates=[estimates[place] for place in paid])
+    # Of equals the better ranked one is returned, whichever was looked at first.
+    places = [*free, *paid][: len(ledger.trials)]
+    in_order = sorted(range(len(places)), key=places.__getitem__)
+    values = [ledger.trials[trial].value for trial in in_order]
+    return in_order[int(best_so_far(values, metric=ledger.metric)[-1])]
 
 
 def safe(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
@@ -128,15 +164,12 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     """
     singles = single_values(bank, ledger.metric)
 
-    def weights_of(members: Members) -> Tensor:
-        subset = torch.zeros(1, bank.num_models)
-        subset[0, members] = 1
-        return from_subsets(subset)[0]
-
     choices = greedy_choices(
         singles,
-        look=lambda members: ledger.look(weights_of(members), estimate=singles[members[0]].item()),
-        evaluate=lambda members: ledger.spend(weights_of(members)),
+        look=lambda members: ledger.look(
+            _equal_weights(members, bank), estimate=singles[members[0]].item()
+        ),
+        evaluate=lambda members: ledger.spend(_equal_weights(members, bank)),
         metric=ledger.metric,
         rules=options.greedy_rules,
     )
@@ -144,6 +177,26 @@ def greedy(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
     while ledger.left and (after_one_more := next(choices, None)) is not None:
         choice = after_one_more
     return choice
+
+
+def top_k(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
+    """Top k: average the k best ingredients for k = 2, 3, ..., one evaluation each.
+
+    The best soup is returned, or the best ingredient, which is free, where that one is better.
+    """
+    singles = single_values(bank, ledger.metric)
+    single, *soups = top_k_members(singles, metric=ledger.metric)
+    ledger.look(_equal_weights(single, bank), estimate=singles[single[0]].item())
+    if soups := soups[: ledger.left]:
+        ledger.spend_many(torch.stack([_equal_weights(members, bank) for members in soups]))
+    return top_k_choices([trial.value for trial in ledger.trials], metric=ledger.metric)[-1]
+
+
+def _equal_weights(members: Members, bank: LogitBank) -> Tensor:
+    """The mixing weights of a subset: (N,)."""
+    subset = torch.zeros(1, bank.num_models)
+    subset[0, members] = 1
+    return from_subsets(subset)[0]
 
 
 def uniform(bank: LogitBank, ledger: Ledger, options: RecipeOptions) -> int:
@@ -182,6 +235,7 @@ RECIPES: dict[str, Recipe] = {
     "radin": radin,
     "safe": safe,
     "greedy": greedy,
+    "top_k": top_k,
     "uniform": uniform,
     "best_single": best_single,
     "random": random,
@@ -189,3 +243,4 @@ RECIPES: dict[str, Recipe] = {
 }
 
 RANKED = ("radin",)  # those that rank by the fast estimate
+JUDGED = ("radin", "safe")  # those that trust the bank's order, which `radin.trust` judges

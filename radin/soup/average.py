@@ -62,6 +62,26 @@ def average_many(zoo: Zoo, rows: Tensor | Sequence[Sequence[float]]) -> list[dic
     return _mix([zoo[k] for k in range(len(zoo))], weights, zoo.keys())
 
 
+def average_by_tensor(zoo: Zoo, tensor_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A soup with mixing weights of its own for each tensor, rounded once as `average` does.
+
+    Args:
+        zoo: N ingredients.
+        tensor_weights: (N,) mixing weights by the name of each tensor, as
+            `LearnedSoup.tensor_weights` has them.
+
+    Raises:
+        ParameterError: a tensor of the zoo is missing, or some weights are not mixing weights.
+    """
+    if missing := sorted(set(zoo.keys()).difference(tensor_weights)):
+        raise ParameterError(f"tensor_weights has no mixing weights for {list_names(missing)}.")
+    states = [zoo[k] for k in range(len(zoo))]
+    soup: dict[str, Tensor] = {}
+    for key in zoo.keys():
+        soup |= mix(states, check_weights(tensor_weights[key], len(zoo)), [key])
+    return soup
+
+
 def interpolate(zoo: Zoo, weights: Tensor | Sequence[float], amount: float) -> dict[str, Tensor]:
     """A state dict on the line from the initialisation (amount 0) to the soup (amount 1).
 

@@ -84,6 +84,8 @@ def gather(
         yield Sources(by_key, num_bytes)
         return
     by_key = {key: {} for key in keys}
+    for k in needed:
+        states[k][keys[0]]  # a zoo that was unpickled opens its files only now
     with FileRegions() as regions:
         for k in needed:
             for key in keys:
@@ -126,7 +128,7 @@ def mix_blocks(sources: Sources, rows: Sequence[Shares], write_block: WriteBlock
     num_threads = 1
     if sources.num_bytes > MAX_BYTES_FOR_ONE_THREAD:
         num_threads = min(torch.get_num_threads(), MAX_THREADS)
-    work = partial(_mix_piece, sources, rows, write_block, _Scratch())
+    work = partial(_mix_piece, sources, rows, write_block, Scratch())
     pieces = _pieces(sources)
     done = map(work, pieces) if num_threads == 1 else _threaded(work, pieces, num_threads)
     with tqdm(
@@ -166,17 +168,17 @@ def _pieces(sources: Sources) -> list[Piece]:
     for key in sorted(sources.by_key, key=address):
         tensors = [source.tensor for source in sources.by_key[key].values()]
         count = tensors[0].numel()
-        step = PIECE_ELEMENTS if _are_contiguous(tensors) else max(1, count)
+        step = PIECE_ELEMENTS if are_contiguous(tensors) else max(1, count)
         pieces += [Piece(key, i, min(i + step, count)) for i in range(0, count, step)]
     return pieces
 
 
-def _are_contiguous(tensors: Iterable[Tensor]) -> bool:
+def are_contiguous(tensors: Iterable[Tensor]) -> bool:
     """Whether tensors can be cut. One in another order, as channels last, is copied as a whole."""
     return all(tensor.is_contiguous() for tensor in tensors)
 
 
-class _Scratch(threading.local):
+class Scratch(threading.local):
     """Memory of each thread to read into, allocated once.
 
     New pages cost the system as much time as filling them.
@@ -194,7 +196,7 @@ def _mix_piece(
     sources: Sources,
     rows: Sequence[Shares],
     write_block: WriteBlock,
-    scratch: _Scratch,
+    scratch: Scratch,
     piece: Piece,
 ) -> tuple[int, int]:
     """Average a piece for all rows; returns its bytes and elements."""
@@ -202,7 +204,7 @@ def _mix_piece(
     of_key = sources.by_key[key]
     dtypes = [result_dtype(of_key, row) for row in rows]
     element_bytes = sum(source.tensor.element_size() for source in of_key.values())
-    can_cut = _are_contiguous(source.tensor for source in of_key.values())
+    can_cut = are_contiguous(source.tensor for source in of_key.values())
     step = stop - start
     if can_cut:
         cached = CACHE_BYTES // element_bytes // BLOCK_ELEMENTS * BLOCK_ELEMENTS
@@ -210,14 +212,14 @@ def _mix_piece(
     for begin in range(start, stop, step):
         blocks = {k: source.tensor for k, source in of_key.items()}
         if can_cut:
-            blocks = _read(of_key, begin, min(begin + step, stop), scratch)
+            blocks = read_elements(of_key, begin, min(begin + step, stop), scratch)
         for row, block in enumerate(_averages(blocks, rows, dtypes)):
             write_block(row, key, begin, block)
     return (stop - start) * element_bytes, stop - start
 
 
-def _read(
-    of_key: Mapping[int, Source], start: int, stop: int, scratch: _Scratch
+def read_elements(
+    of_key: Mapping[int, Source], start: int, stop: int, scratch: Scratch
 ) -> dict[int, Tensor]:
     """Some elements of the flat tensors, read from their files if they have a region."""
     sizes = {
@@ -263,7 +265,7 @@ def _averages(
 
 def _suits_compiled_kernel(tensors: Sequence[Tensor]) -> bool:
     """Whether numba supports the tensors, and they are large enough to be worth its import."""
-    if not _are_contiguous(tensors) or tensors[0].numel() < BLOCK_ELEMENTS:
+    if not are_contiguous(tensors) or tensors[0].numel() < BLOCK_ELEMENTS:
         return False
     return {tensor.dtype for tensor in tensors} in _COMPILED_DTYPES and all(
         tensor.is_cpu for tensor in tensors
@@ -281,7 +283,7 @@ def weighted_sum(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype) -> T
         parts = [(real_numbers(tensor), p) for tensor, p in terms]
         return torch.view_as_complex(weighted_sum(parts, dtype.to_real()).view(-1, 2))
     count = terms[0][0].numel()
-    if count > BLOCK_ELEMENTS and _are_contiguous(tensor for tensor, _ in terms):
+    if count > BLOCK_ELEMENTS and are_contiguous(tensor for tensor, _ in terms):
         flat = [(tensor.view(-1), p) for tensor, p in terms]
         blocks = [
             weighted_sum([(tensor[i : i + BLOCK_ELEMENTS], p) for tensor, p in flat], dtype)

@@ -136,14 +136,14 @@ def soup_ensemble_linear(
 
     Source: RADIN, the equivalence of first-order expansions (T1 in the book).
     """
-    p = _normalised_weights(weights, deltas, scale)
+    p = normalised_weights(weights, deltas, scale)
     with torch.no_grad():
         soup = functional_logits(model, combine(start, deltas, scale * p), images)
         ensemble = torch.zeros_like(soup)
         for weight, delta in zip(p.tolist(), deltas, strict=True):
             ingredient = combine(start, [delta], [scale])
             ensemble += weight * functional_logits(model, ingredient, images)
-    at_start, change = first_order(model, start, _mean(deltas, scale * p), images)
+    at_start, change = first_order(model, start, mean_delta(deltas, scale * p), images)
     return soup, ensemble, at_start + change
 
 
@@ -218,8 +218,8 @@ def second_order_gap(
 
     Source: T3 in the book; for two ingredients Wortsman et al. 2022, section 4.
     """
-    p = _normalised_weights(weights, deltas, scale)
-    mean = _mean(deltas, p)
+    p = normalised_weights(weights, deltas, scale)
+    mean = mean_delta(deltas, p)
     soup = combine(start, [mean], [scale])
     used = [k for k in range(len(p)) if p[k] > 0]
     from_soup = {
@@ -250,16 +250,18 @@ def _insert_zero_rows(rows: Tensor, indices: list[int], length: int) -> Tensor:
     return full
 
 
-def _mean(deltas: Sequence[StateDict], p: Tensor) -> dict[str, Tensor]:
+def mean_delta(deltas: Sequence[StateDict], p: Tensor) -> dict[str, Tensor]:
+    """sum_i p_i delta_i, for (N,) mixing weights."""
     return {
         key: sum(w * delta[key] for w, delta in zip(p.tolist(), deltas, strict=True))
         for key in deltas[0]
     }
 
 
-def _normalised_weights(
+def normalised_weights(
     weights: Sequence[float] | Tensor, deltas: Sequence[StateDict], scale: float
 ) -> Tensor:
+    """Checked mixing weights (N,) with the sum 1; ParameterError for a scale of 0 or less."""
     if not scale > 0:  # NaN fails this too
         raise ParameterError(f"scale must be positive, not {scale}.")
     p = check_weights(weights, len(deltas))
@@ -294,8 +296,8 @@ def differences_by_scale(
 
     Source: T1 to T3 in the book.
     """
-    p = _normalised_weights(weights, deltas, min(scales))
-    at_start, slope = first_order(model, start, _mean(deltas, p), images)
+    p = normalised_weights(weights, deltas, min(scales))
+    at_start, slope = first_order(model, start, mean_delta(deltas, p), images)
     loss_at_start = F.cross_entropy(at_start, labels, reduction="none")
     loss_slope = (loss_gradient(at_start, labels) * slope).sum(1)
     found: dict[str, list[float]] = {}

@@ -1,10 +1,11 @@
 """A class to try the grading on: right answers, typical mistakes, and damaged notebooks.
 
-    python tests/assignments/make_class.py soups --students 30 --out _build/class
+    python tests/assignments/make_class.py soups --students 100 --loops 5 --out _build/class
     make grade SUBMISSIONS=_build/class
 
 One student in three makes no mistake. The others make one or two, hand in the untouched student
-version, delete or copy a cell, change a test, take the wrong file, or hand in a PDF.
+version, delete or copy a cell, change a test, take the wrong file, or hand in a PDF. With --loops
+so many students hand in an answer that never ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "notebooks" / "assignments")]
 
 from samples import (  # noqa: E402
     hand_in,
+    is_answer,
     is_written,
     side_by_side,
     solved,
@@ -61,6 +63,14 @@ def notebook_of(name: str, number: int, dice: random.Random) -> Any:
     )
 
 
+def with_endless_loop(name: str) -> Any:
+    """Right answers, but for the first one, which never ends."""
+    notebook = answer_questions(solved(name))
+    first = next(cell for cell in notebook.cells if is_answer(cell) and not is_written(cell))
+    first.source += "\n\nwhile True:\n    pass"
+    return notebook
+
+
 def answer_questions(notebook: Any) -> Any:
     for cell in notebook.cells:
         if is_written(cell):
@@ -74,10 +84,15 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("_build/class"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loops", type=int, default=0, help="students whose answer never ends")
     options = parser.parse_args()
     dice = random.Random(options.seed)
+    endless = set(dice.sample(range(options.students), options.loops)) if options.loops else set()
     for number in range(options.students):
-        notebook = notebook_of(options.assignment, number, dice)
+        if number in endless:
+            notebook = with_endless_loop(options.assignment)
+        else:
+            notebook = notebook_of(options.assignment, number, dice)
         hand_in(options.out, f"student{number + 1:02d}", options.assignment, notebook)
     print(options.out)
 

@@ -22,6 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nbformat import v4
 
 import classroom
+import grading
 import leaderboard
 import submissions
 from grading import grading_key, make_release, rubrics
@@ -469,6 +470,37 @@ def test_both_layouts_stray_names_and_empty_folders(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["grade", "leaderboard"])
+@pytest.mark.parametrize("seconds", ["", "0", "-1", "1.5", "x", "86401", "²"])
+def test_an_impossible_timeout_is_reported_in_one_sentence(tmp_path, capsys, command, seconds):
+    assert classroom.main([command, str(tmp_path), f"--timeout={seconds}"]) == 1
+    message = f"error: TIMEOUT is a whole number of seconds from 1 to 86400, not {seconds!r}\n"
+    assert capsys.readouterr().err == message
+
+
+def test_each_student_can_have_a_hidden_seed_of_their_own(small, tmp_path):
+    seeds = [classroom.student_seed(7, name) for name in ("zoë", "zoe\u0308", "ann", "b\udce4r")]
+    assert seeds[0] == seeds[1]  # two ways to write one name
+    assert len(set(seeds)) == 3
+    assert all(0 <= seed <= classroom.MAX_HIDDEN_SEED for seed in seeds)
+    assert classroom.student_seed(8, "ann") != classroom.student_seed(7, "ann")
+    tell = f"import os\n{RIGHT}\nraise ValueError(os.environ['RADIN_HIDDEN_SEED'])"
+    for student in ("ann", "bob"):
+        hand_in(tmp_path / "class", student, "one", answered(small, "one", tell))
+    for by_student in (False, True):
+        rows = classroom.grade_all(
+            tmp_path / "class",
+            tmp_path / "out",
+            small / "source",
+            hidden_seed=7,
+            by_student=by_student,
+            progress=False,
+        )
+        seen = [re.search(r"ValueError: (\d+)", row["problems"][0])[1] for row in rows]
+        wanted = [classroom.student_seed(7, row["student"]) for row in rows]
+        assert seen == (list(map(str, wanted)) if by_student else ["7", "7"])
+
+
+@pytest.mark.parametrize("command", ["grade", "leaderboard"])
 @pytest.mark.parametrize("seed", ["", "-1", "1.5", "x", "1000001", "²"])
 def test_an_impossible_hidden_seed_is_reported_in_one_sentence(tmp_path, capsys, command, seed):
     assert classroom.main([command, str(tmp_path), f"--hidden-seed={seed}"]) == 1
@@ -503,6 +535,7 @@ def small_assignment(folder: Path, name: str) -> None:
     """The source of an assignment that needs no more than Python."""
     cells = [
         marked("code", "import os", f"{name}_setup", locked=True),
+        v4.new_markdown_cell("## Doubling", id="heading"),
         marked(
             "code",
             "def double(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION",
@@ -549,7 +582,11 @@ RIGHT = "def double(x):\n    return x + x"
 CLASS = {
     "amy": (RIGHT, ["3", "None"], []),
     "ben": ("def double(x):\n    return abs(x + x)", ["0", "0"], []),
-    "cleo": ("def double(x):\n    while True:\n        pass", ["0", "0"], []),
+    "cleo": (
+        "def double(x):\n    while True:\n        pass",
+        ["0", "0"],
+        ["cleo, one: a cell took longer than 8 seconds; this result stays, and TIMEOUT=16 grades"],
+    ),
     "dan": ("import os\nos._exit(1)", ["0", "0"], ["dan, one: could not be run to its end"]),
     "eve": (
         "def double(x)\n    return",
@@ -623,14 +660,65 @@ def test_the_tables_hold_every_student_and_message(class_of_six):
     assert "**Rubric**\n- 2: because" in by_hand
     assert "### amy\n\nBecause I say so." in by_hand
     assert "### ben" not in by_hand
-    for student in ("amy", "ben", "cleo", "åse o'neil"):
-        assert "double" in (out / "feedback" / student / "one.html").read_text("utf-8")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*CLASS, "fay", "gus", "hal"])
     kept = [json.loads(path.read_text("utf-8")) for path in (out / "graded").iterdir()]
-    assert (
-        len(kept) == 5
-    )  # not cleo's, who took too long, perhaps for once; not dan's, fay's, gus's
-    assert "no answer in the time" not in json.dumps(kept)
+    assert len(kept) == 6  # cleo's, too; not dan's, whose kernel died, nor fay's and gus's
+    assert "no answer in the time" in json.dumps(kept)
+
+
+def feedback_of(out: Path, student: str) -> str:
+    return (out / "feedback" / student / "one.html").read_text("utf-8")
+
+
+def test_feedback_names_the_parts_says_what_is_not_marked_and_hides_hidden_tests(class_of_six):
+    out = class_of_six[1]
+    amy, ben = feedback_of(out, "amy"), feedback_of(out, "ben")
+    assert '<td>Doubling (one test)</td><td class="points">3 of 3</td>' in amy
+    assert '<td>Doubling (one why)</td><td class="points">not yet marked (of 2)</td>' in amy
+    assert "3 of 3 points; the parts that are not yet marked give up to 2 more." in amy
+    assert "Because I say so." in amy
+    assert "return x + x" in amy
+    assert '<p>double(-3) must be -6.</p></td><td class="points">0 of 3</td>' in ben
+    assert "no answer in the time" in feedback_of(out, "cleo")
+    assert "could not be run to its end" in feedback_of(out, "dan")
+    assert "is not a notebook" in feedback_of(out, "gus")
+    for page in (path.read_text("utf-8") for path in (out / "feedback").rglob("*.html")):
+        assert "assert" not in page  # a test, hidden or not
+        assert "Because.\n" not in page
+        assert not re.search(r"https?:|<script|<link|<img|@import|url\(", page)
+
+
+def test_the_gradebooks_have_a_column_for_each_assignment(class_of_six):
+    def table(name: str) -> list[list[str]]:
+        with (class_of_six[1] / name).open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.reader(file))
+
+    moodle, canvas = table("moodle.csv"), table("canvas.csv")
+    assert moodle[0] == ["username", "one", "two"]
+    grades = {name: cells for name, *cells in moodle[1:]}
+    # Amy's answer waits for its mark, Dan's and Gus's notebooks could not be graded.
+    assert grades == {
+        "amy": ["", ""],
+        "ben": ["0", ""],
+        "cleo": ["0", ""],
+        "dan": ["", ""],
+        "eve": ["0", ""],
+        "fay": ["", ""],
+        "gus": ["", ""],
+        "hal": ["", "3"],
+        "åse o'neil": ["3", ""],
+    }
+    header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "one", "two"]
+    assert canvas[:2] == [header, ["Points Possible", "", "", "", "", "5", "5"]]
+    assert ["hal", "", "", "hal", "", "", "3"] in canvas
+
+
+def test_after_a_loop_the_other_cells_get_less_time():
+    late = v4.new_code_cell(outputs=[v4.new_output("error", ename="CellTimeoutError", evalue="")])
+    limit = grading._CellTime(120)
+    assert [limit(v4.new_code_cell()), limit(late), limit(v4.new_code_cell())] == [120, 120, 30]
+    assert limit(v4.new_code_cell()) == 30
+    assert grading.default_timeout() == 120
 
 
 def test_the_key_of_a_grading_includes_the_time_limit(small, tmp_path):
@@ -643,10 +731,19 @@ def test_the_key_of_a_grading_includes_the_time_limit(small, tmp_path):
     assert len(keys) == 6
 
 
-def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, tmp_path):
+def stored(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (out / "graded").iterdir()}
+
+
+def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, capsys):
     folder, out, _ = class_of_six
-    page = {student: out / "feedback" / student / "one.html" for student in ("amy", "ben")}
-    before = {student: path.stat().st_mtime_ns for student, path in page.items()}
+
+    def grade() -> dict[str, Row]:
+        (folder / "dan" / "one.ipynb").unlink(missing_ok=True)  # its kernel ends each time
+        rows = classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+        return {row["student"]: row for row in rows}
+
+    before = stored(out)
     marks = out / "marks.csv"
     assert marks.read_bytes().startswith(codecs.BOM_UTF8)  # for Excel
     header, line = marks.read_text("utf-8-sig").splitlines()
@@ -654,36 +751,52 @@ def test_results_are_stored_and_marks_by_hand_are_added(small, class_of_six, tmp
     assert re.fullmatch(r"amy,one,one_why,2,a[0-9a-f]{8},", line)
     marks.write_text(f"{header}\n{line}1.5\n", "utf-8")
     hand_in(folder, "ben", "one", answered(small, "one", RIGHT))
-    (
-        folder / "cleo" / "one.ipynb"
-    ).unlink()  # each would be run again: one is slow, the other ends its kernel
-    (folder / "dan" / "one.ipynb").unlink()
-    table = {
-        row["student"]: row
-        for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
-    }
-    assert page["amy"].stat().st_mtime_ns == before["amy"]
-    assert page["ben"].stat().st_mtime_ns != before["ben"]
+    table = grade()
+    # Only Ben's was run again, not Cleo's with its loop.
+    assert len(before.items() - stored(out).items()) == 1
     assert points(table["amy"]) == {"one_test": 3, "one_why": 1.5}
     assert points(table["ben"])["one_test"] == 3
+    assert "no answer in the time" in messages(table["cleo"])["one_test"]
     assert marks.read_text("utf-8-sig") == f"{header}\n{line}1.5\n"
+    assert '<td class="points">1.5 of 2</td>' in feedback_of(out, "amy")
+    with (out / "moodle.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert {row["username"]: row["one"] for row in csv.DictReader(file)}["amy"] == "4.5"
     hand_in(folder, "amy", "one", answered(small, "one", RIGHT, "Because I changed my mind."))
     hand_in(folder, "ben", "one", "no JSON any more")
-    table = {
-        row["student"]: row
-        for row in classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
-    }
-    assert table["amy"]["problems"] == [
+    table = grade()
+    assert (
         "amy, one: the answer to one_why changed after it was given 1.5 points; mark it again."
-    ]
+        in table["amy"]["problems"]
+    )
     assert points(table["amy"]) == {"one_test": 3, "one_why": None}
     assert "Because I changed my mind." in (out / "by_hand.md").read_text("utf-8")
-    assert not page["ben"].exists()  # of a notebook that no longer exists
-    assert page["amy"].is_file()
-    for wrong, sentence in (("2,7\n", "2 is the maximum"), ("2,many\n", "line 2: needs student")):
-        marks.write_text("student,assignment,part,of,points\namy,one,one_why," + wrong, "utf-8")
-        with pytest.raises(ClassroomError, match=sentence):
-            classroom.grade_all(folder, out, small / "source", timeout=8, progress=False)
+    assert "x + x" not in feedback_of(out, "ben")  # of a notebook that no longer exists
+    capsys.readouterr()
+    for wrong, sentence in (("7", "2 is the maximum"), ("many", "not 'many'")):
+        marks.write_text(f"{header}\namy,one,one_why,2,,{wrong}\n", "utf-8")
+        table = grade()
+        assert points(table["amy"])["one_why"] is None
+        assert sentence in capsys.readouterr().err
+        assert sentence in table["amy"]["problems"][-1]
+        assert table["hal"]["problems"] == []
+        assert sentence in (out / "grades.csv").read_text("utf-8")
+        assert f"amy,one,one_why,2,,{wrong}\n" in marks.read_text("utf-8-sig")
+    marks.write_text("name,mark\namy,2\n", "utf-8")
+    with pytest.raises(ClassroomError, match="no column 'student'"):
+        grade()
+
+
+def test_marks_are_checked_before_anything_runs(small, tmp_path, monkeypatch, capsys):
+    hand_in(tmp_path / "class", "ann", "one", answered(small, "one", RIGHT))
+    (tmp_path / "marks.csv").write_text("student,assignment,part,points\nann,one,one_why,3\n")
+
+    def run(*_: Any, **__: Any) -> None:
+        raise RuntimeError("too late")
+
+    monkeypatch.setattr(classroom, "_run_tasks", run)
+    with pytest.raises(RuntimeError, match="too late"):
+        classroom.grade_all(tmp_path / "class", tmp_path, small / "source", progress=False)
+    assert "line 2 (ann, one, one_why): gives 3 points, and 2 is" in capsys.readouterr().err
 
 
 def test_a_process_that_the_system_ends_is_one_message_on_one_student(small, tmp_path, monkeypatch):
@@ -692,7 +805,7 @@ def test_a_process_that_the_system_ends_is_one_message_on_one_student(small, tmp
     def parallel(**_: Any) -> Callable[[Any], Any]:
         def results(calls: list[Any]) -> Any:
             for function, arguments, options in calls:
-                if arguments[4].parent.name == "ann":
+                if arguments[0] == 0:
                     raise TerminatedWorkerError
                 yield function(*arguments, **options)
 

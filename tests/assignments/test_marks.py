@@ -23,7 +23,9 @@ GERMAN = TABLE.replace(",", ";").replace("0.5", "0,5")
 def read(folder: Path, content: bytes | str) -> dict[tuple[str, str, str], tuple]:
     path = folder / "marks.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_marks(path)
+    marks = read_marks(path)
+    assert marks.slips == []
+    return marks.points
 
 
 @pytest.mark.parametrize(
@@ -62,24 +64,51 @@ def test_a_column_left_out_and_a_row_cut_short(tmp_path):
 
 
 def test_no_table_no_marks(tmp_path):
-    assert read_marks(tmp_path / "marks.csv") == {}
+    assert read_marks(tmp_path / "marks.csv").points == {}
     assert read(tmp_path, "") == read(tmp_path, ",".join(MARKS_HEADER)) == {}
+
+
+FIRST = TABLE.splitlines()[:2]
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        *((f"abe,one,why,2,a1,{text}", "line 3: needs student") for text in
-          ("many", "-1", "nan", "1_0", '"1.000,5"', "%", "01. Mai")),
-        ("abe,one,why,2,a1,0,5", "line 3: more cells than the header has; write a decimal point"),
-        (",one,why,2,a1,1", "line 3: needs student"),
-        ("abe,one,why,,a1,1", "line 3: needs student"),
-        ("zoë,one,why,2,a6d70ccd0,2", "line 3: zoë, one, why has 1 points in a line above and 2"),
+        *((f"abe,one,why,2,a1,{text}", "line 3 (abe, one, why): needs points that are empty or a")
+          for text in ("many", "-1", "nan", "1_0", '"1.000,5"', "%", "01. Mai")),
+        ("abe,one,why,2,a1,2.5", "line 3 (abe, one, why): gives 2.5 points, and 2 is the maximum"),
+        ("abe,one,why,2,a1,0,5", "line 3 (abe, one, why): has more cells than the header; write"),
+        (",one,why,2,a1,1", "line 3 (one, why): needs a student, an assignment and a part"),
+        ("abe,one,why,,a1,1", "line 3 (abe, one, why): needs points"),
+        ("zoë,one,why,2,a6d70ccd0,2", "(zoë, one, why): the lines of this part give 1 and 2"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_named_with_its_line(tmp_path, line, sentence):
-    with pytest.raises(ClassroomError, match=sentence):
-        read(tmp_path, TABLE.splitlines()[0] + "\n" + TABLE.splitlines()[1] + f"\n{line}\n")
+def test_a_slip_costs_no_other_mark_and_is_named_with_its_line(tmp_path, line, sentence):
+    path = tmp_path / "marks.csv"
+    path.write_text("\n".join([*FIRST, line, "cy,one,why,2,a1,1"]), "utf-8")
+    marks = read_marks(path)
+    assert marks.points["cy", "one", "why"] == (2, "a1", 1)
+    assert marks.points["zoë", "one", "why"][2] == (None if line.startswith("zoë") else 1)
+    assert marks.points.get(("abe", "one", "why"), (2, "a1", None))[2] is None
+    assert sentence in marks.slips[-1].message
+    # Written again, it is a slip again.
+    file = io.StringIO()
+    csv.writer(file).writerows([MARKS_HEADER, *(slip.cells for slip in marks.slips)])
+    path.write_text(file.getvalue(), "utf-8")
+    assert len(read_marks(path).slips) == len(marks.slips)
+
+
+def test_the_assignment_knows_the_maximum_better_than_the_table(tmp_path):
+    path = tmp_path / "marks.csv"
+    path.write_text("student,assignment,part,of,points\nabe,one,why,9,5\nbo,one,why,,50%\n")
+    marks = read_marks(path, {("one", "why"): 4.0})
+    assert marks.points["bo", "one", "why"] == (4.0, "", 2.0)
+    assert "gives 5 points, and 4 is the maximum" in marks.slips[0].message
+
+
+def test_a_missing_column_is_named(tmp_path):
+    with pytest.raises(ClassroomError, match="no column 'part'; its header is student,assignment"):
+        read(tmp_path, "student,assignment,points\nabe,one,1\n")
 
 
 def test_a_workbook_is_called_one(tmp_path):

@@ -144,7 +144,7 @@ def predicted_gap(f, start, steps, weights):
     return gap
 """
         },
-        {"test_predicted_gap": 3},
+        {"test_predicted_gap_point": 1},
     ),
     "second_order_along_the_steps_from_the_start": (
         {
@@ -160,7 +160,7 @@ def predicted_gap(f, start, steps, weights):
     return gap
 """
         },
-        {"test_predicted_gap": 3},
+        {"test_predicted_gap": 2, "test_predicted_gap_point": 1},
     ),
     "outgoing_weights_not_permuted": (
         {

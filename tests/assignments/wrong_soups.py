@@ -50,8 +50,7 @@ def soup(states, weights):
     return result
 """
         },
-        # The digits' own ingredients are overwritten, too, but no other test reads them.
-        {"test_soup": 3},
+        {"test_soup_untouched": 1},
     ),
     "probabilities": (
         {
@@ -88,7 +87,7 @@ def greedy(accuracies, evaluate, budget):
     return weights
 """
         },
-        {"test_greedy": 3},
+        {"test_greedy": 1, "test_greedy_start": 1, "test_greedy_ties": 1},
     ),
     "greedy_from_nothing": (
         {
@@ -107,7 +106,45 @@ def greedy(accuracies, evaluate, budget):
     return weights
 """
         },
-        {"test_greedy": 3},
+        {"test_greedy_start": 1},
+    ),
+    "greedy_keeps_only_improvements": (
+        {
+            "greedy": """
+def greedy(accuracies, evaluate, budget):
+    order = sorted(range(len(accuracies)), key=lambda k: -accuracies[k])
+    weights, reached = torch.zeros(len(accuracies)), accuracies[order[0]]
+    weights[order[0]] = 1
+    for k in order[1 : budget + 1]:
+        tried = (weights > 0).float()
+        tried[k] = 1
+        tried /= tried.sum()
+        found = evaluate(tried)
+        if found > reached:
+            weights, reached = tried, found
+    return weights
+"""
+        },
+        {"test_greedy_ties": 1},
+    ),
+    "greedy_worst_first": (
+        {
+            "greedy": """
+def greedy(accuracies, evaluate, budget):
+    best, *others = sorted(range(len(accuracies)), key=lambda k: -accuracies[k])
+    weights, reached = torch.zeros(len(accuracies)), accuracies[best]
+    weights[best] = 1
+    for k in others[::-1][:budget]:
+        tried = (weights > 0).float()
+        tried[k] = 1
+        tried /= tried.sum()
+        found = evaluate(tried)
+        if found >= reached:
+            weights, reached = tried, found
+    return weights
+"""
+        },
+        {"test_greedy": 1, "test_greedy_start": 1, "test_greedy_ties": 1},
     ),
     "greedy_overspends": (
         {
@@ -148,7 +185,32 @@ def difference(right_first, right_second):
     return middle, middle - half, middle + half
 """
         },
-        {"test_difference": 2},
+        {"test_difference": 1, "test_difference_few": 1},
+    ),
+    "no_image_added_to_each_side": (
+        {
+            "difference": """
+def difference(right_first, right_second):
+    d = 100 * (right_first.double() - right_second.double())
+    half = 1.96 * d.std().item() / len(d) ** 0.5
+    middle = d.mean().item()
+    return middle, middle - half, middle + half
+"""
+        },
+        {"test_difference_few": 1},
+    ),
+    "ends_beyond_a_hundred_points": (
+        {
+            "difference": """
+def difference(right_first, right_second):
+    n = len(right_first)
+    a, b = (right_first & ~right_second).sum().item(), (right_second & ~right_first).sum().item()
+    p, q = (a + 1) / (n + 2), (b + 1) / (n + 2)
+    half = 1.96 * ((p + q - (p - q) ** 2) / (n + 2)) ** 0.5
+    return 100 * (a - b) / n, 100 * (p - q - half), 100 * (p - q + half)
+"""
+        },
+        {"test_difference_few": 1},
     ),
 }
 

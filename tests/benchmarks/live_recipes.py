@@ -42,7 +42,11 @@ class Live:
         self.test = self.bench.split("test")
         self.bank = radin.predict(self.zoo, self.val)
         self.evaluate = radin.evaluator(self.zoo, self.val)
-        self.single = self.bench.right("test", [replay.best_single(self.bench)])[0]
+        self.single = self._answers(replay.best_single(self.bench))
+        self.best_subset = self._answers(replay.oracle(self.bench))
+
+    def _answers(self, row: int) -> torch.Tensor:
+        return self.bench.right("test", [row])[0]
 
     def right(self, soup: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
         logits, labels = radin.soup_logits(self.zoo, soup, self.test)
@@ -63,18 +67,24 @@ class Live:
     def by_tensor(self, budget: int) -> dict[str, Any]:
         """One weight for each ingredient and tensor, once for each seed."""
         steps = steps_within(budget - 1, self.bank.num_images)
-        found = [learn(self.zoo, self.val, steps, per_tensor=True, seed=seed) for seed in SEEDS]
+        found = [
+            learn(self.zoo, self.val, steps, granularity="tensor", seed=seed) for seed in SEEDS
+        ]
         states = [each.state_dict() for each in found]
+        right = [self.right(state) for state in states]
         return self._report(
-            [self.right(state) for state in states],
+            right,
+            minus_best_subset=list(against(right, self.best_subset)),
             val=[self.evaluate(state) for state in states],
             cost=found[0].forward_equivalents + 1,
         )
 
     def _report(self, right: list[torch.Tensor], **more: Any) -> dict[str, Any]:
-        together = torch.stack(right, 1)  # (images, seeds): the images are the sample
-        against = paired_interval(together, self.single[:, None].expand_as(together))
-        return {"test": [percent(each) for each in right], "minus_single": list(against), **more}
+        return {
+            "test": [percent(each) for each in right],
+            "minus_single": list(against(right, self.single)),
+            **more,
+        }
 
     def averaged(self) -> dict[str, Any]:
         """SWA from the zoo's own start, with the hyper-parameters of its best ingredient."""
@@ -103,6 +113,12 @@ class Live:
             "snapshots": found.snapshots,
             "epochs": found.epochs,
         }
+
+
+def against(right: list[torch.Tensor], other: torch.Tensor) -> tuple[float, float, float]:
+    """Soups of several seeds minus one soup, in points, with the images as the sample."""
+    together = torch.stack(right, 1)  # (images, seeds)
+    return paired_interval(together, other[:, None].expand_as(together))
 
 
 def percent(right: torch.Tensor) -> float:

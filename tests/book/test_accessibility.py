@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import pytest
 
 from browser import DESK, PHONE, pages
 
-AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
-FINDINGS = """async ([hidden, rules]) => {
-    const options = {resultTypes: ["violations"], ...(rules ? {runOnly: rules} : {})};
-    const found = await axe.run({exclude: hidden}, options);
-    return found.violations
-        .filter(v => ["serious", "critical"].includes(v.impact))
-        .flatMap(v => v.nodes.map(n => `${v.id}: ${n.html.slice(0, 120)} (${n.failureSummary})`));
-}"""
 EVERY_PAGE = [*pages(), "search.html?q=soup", "genindex.html"]
 LOOKS = [(viewport, scheme) for viewport in (DESK, PHONE) for scheme in ("light", "dark")]
 # A formula's thousands of parts are MathJax's affair.
@@ -40,14 +30,13 @@ def findings(
     viewport, scheme = look
     reader.tab.set_viewport_size(viewport)
     reader.use_scheme(scheme)
-    found: list[str] = reader.tab.evaluate(FINDINGS, [hidden, rules])
-    return found
+    return reader.axe_findings(hidden, rules)
 
 
 def open_with_axe(visit: Any, server: str, page: str) -> Any:
     reader = visit(server, viewport=DESK)
     reader.read(page)
-    reader.tab.evaluate(AXE)
+    reader.load_axe()
     return reader
 
 
@@ -66,7 +55,7 @@ def test_axe_finds_nothing_serious_in_the_other_looks(visit, server, page):
         assert findings(reader, look, hidden, rules) == [], look
 
 
-@pytest.mark.parametrize("page", ["book/index.html", "notebooks/01_soup_on_digits.html"])
+@pytest.mark.parametrize("page", ["book/index.html", "notebooks/02_soup_on_digits.html"])
 def test_every_rule_holds_in_every_look(visit, server, page):
     reader = open_with_axe(visit, server, page)
     for look in LOOKS:
@@ -75,7 +64,7 @@ def test_every_rule_holds_in_every_look(visit, server, page):
 
 def test_axe_would_find_something(visit, server):
     """The check itself works: a picture without a text and pale grey words on white are found."""
-    reader = open_with_axe(visit, server, "book/paper.html")
+    reader = open_with_axe(visit, server, "book/01_paper.html")
     reader.tab.evaluate("document.querySelector('article p').style.color = '#ddd'")
     reader.tab.evaluate("document.querySelector('article img').removeAttribute('alt')")
     found = "\n".join(findings(reader, LOOKS[0], FORMULAS, None))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import radin
-from radin.checkpoints.architectures import SPEC_FORMS
+from radin.checkpoints.libraries import SPEC_FORMS
 from radin.cli import main
 from radin.data.samples import LABEL_KEYS
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 
 import make
 
 SKELETON = ("The idea in a picture", "What we found", "Pitfalls", "Exercises")
-FEWEST_EXERCISES = {"notebooks/claims": 1}  # two everywhere else
+FEWEST_EXERCISES = {"notebooks/10_claims": 1}  # two everywhere else
 ASSIGNMENTS = "notebooks/assignments/"
 
 BLOCK = re.compile(
@@ -152,7 +153,15 @@ def chapter(request: pytest.FixtureRequest) -> str:
 
 def test_there_are_chapters():
     assert len(NOTEBOOKS) >= 9
-    assert "book/paper" in PAGES
+    assert "book/01_paper" in PAGES
+
+
+def test_files_bear_the_numbers_of_their_chapters():
+    toc = yaml.safe_load((make.ROOT / "_toc.yml").read_text("utf-8"))
+    numbered = [part for part in toc["parts"] if part.get("numbered", toc["defaults"]["numbered"])]
+    files = [Path(each["file"]).name for part in numbered for each in part["chapters"]]
+    assert [name[:3] for name in files] == [f"{number:02}_" for number in range(1, len(files) + 1)]
+    assert {f"notebooks/{name}" for name in files} >= set(NOTEBOOKS)
 
 
 def test_a_chapter_opens_with_what_you_will_learn(chapter):
@@ -165,7 +174,7 @@ def test_a_chapter_opens_with_what_you_will_learn(chapter):
     assert has_tag(second, "parameters")
 
 
-@pytest.mark.parametrize("name", [*NOTEBOOKS, "book/paper"])
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "book/01_paper"])
 def test_sections_are_those_of_every_chapter_in_their_order(name):
     found = headings(text_of(name))
     assert [title for title in found if title in SKELETON] == list(SKELETON)
@@ -186,12 +195,12 @@ def test_the_idea_is_a_figure_with_a_few_words(chapter):
     assert 20 <= len(words) <= 200
 
 
-@pytest.mark.parametrize("name", [*NOTEBOOKS, "book/paper"])
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "book/01_paper"])
 def test_what_was_found_are_numbers_from_cells(name):
     assert section(text_of(name), SKELETON[1]).count("{glue:text}`") >= 3
 
 
-@pytest.mark.parametrize("name", [*NOTEBOOKS, "book/paper"])
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "book/01_paper"])
 def test_pitfalls_are_some(name):
     assert section(text_of(name), SKELETON[2]).count("\n- **") >= 2
 

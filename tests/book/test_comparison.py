@@ -1,4 +1,4 @@
-"""book/tools/comparison.py: runs are paired where they saw the same images; the page says so."""
+"""comparison.py and comparison_page.py of book/tools: runs of the same images are paired."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import comparison
+from comparison_page import write_page
 from kept_runs import Run
 from radin.experiments.intervals import accuracy_interval, paired_interval
 
@@ -136,3 +137,37 @@ def test_the_figure_leaves_no_style_behind(runs, tmp_path):
     assert {key for key, value in matplotlib.rcParams.items() if value != before[key]} <= {
         "backend"
     }
+
+
+def test_the_terminal_shows_paired_differences(runs):
+    text = comparison.short_differences(runs, DECLARED)
+    assert "test: less the run with budget=4, prior=1.0" in text
+    assert "test: radin less" in text
+    wanted = comparison.difference(runs[0], runs[3], "test", "radin")
+    assert "{:+.2f} [{:+.2f}, {:+.2f}]".format(*wanted) in text
+    own = comparison.difference(runs[1], runs[1], "test", "radin", "uniform")
+    assert "{:+.2f} [{:+.2f}, {:+.2f}]".format(*own) in text
+    blocks = text.split("\n\n")
+    assert [len(block.splitlines()) for block in blocks] == [2 + 3, 2 + 4, 1]
+    alone = comparison.short_differences(runs[:1], DECLARED)
+    assert "less the run with" not in alone
+    assert "radin less" in alone
+
+
+def test_a_difference_that_leaves_zero_out_is_marked():
+    assert comparison.points((1.0, 0.5, 1.5), "*") == "*+1.00 [+0.50, +1.50]*"
+    assert comparison.points((1.0, -0.5, 2.5), "*") == "+1.00 [-0.50, +2.50]"
+
+
+def test_the_html_page_stands_on_its_own(runs, source, tmp_path):
+    blocks = comparison.write(source, runs, tmp_path / "comparison.md")
+    page = write_page("Reruns of 04_a", blocks, tmp_path / "comparison.html").read_text("utf-8")
+    assert page.count("<h1>") == 1
+    assert page.count("<img") == 1
+    assert 'src="data:image/png;base64,' in page
+    assert page.count("<table>") == 4  # alone, against one run, against recipes, other numbers
+    assert "{" not in page.partition("</style>")[2].partition("papermill")[0]
+    assert "http" not in page
+    assert "src=" not in page.replace('src="data:image/png', "")
+    found = comparison.accuracy(runs[0], "test", "radin")
+    assert comparison.percent(found) in page

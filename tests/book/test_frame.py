@@ -19,6 +19,7 @@ import radin
 
 TARGETS = [
     "book",
+    "pdf",
     "rerun",
     "test",
     "serve",

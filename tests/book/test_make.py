@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat import v4
 
 import kept_runs
@@ -137,9 +138,30 @@ def test_an_option_that_no_notebook_declares_is_refused(words):
     ],
 )
 def test_links_lead_to_the_clones_own_repository(monkeypatch, remote, name):
-    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    for variable in ("GITHUB_REPOSITORY", "REPOSITORY"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(make, "git", lambda *_: remote)
     assert make.repository_name() == name
+    assert make.known_repository() == (name if "someone" in name else "")
+
+
+def test_a_repository_can_be_named(monkeypatch):
+    monkeypatch.setattr(make, "git", lambda *_: "https://github.com/someone/fork")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "some/workflow")
+    assert make.repository_name() == "some/workflow"
+    monkeypatch.setenv("REPOSITORY", "else/where")
+    assert make.repository_name() == "else/where"
+    monkeypatch.setenv("REPOSITORY", "https://github.com/else/where")
+    with pytest.raises(make.BuildError, match="REPOSITORY must be owner/name"):
+        make.repository_name()
+
+
+def test_issues_are_linked_where_the_repository_is_known(root, tmp_path):
+    config = tmp_path / "_config.yml"
+    shutil.copy(root / "_config.yml", config)
+    assert yaml.safe_load(config.read_text("utf-8"))["html"]["use_issues_button"] is True
+    make.leave_out_issues(tmp_path)
+    assert yaml.safe_load(config.read_text("utf-8"))["html"]["use_issues_button"] is False
 
 
 def test_a_page_in_the_contents_must_exist(small_book):
@@ -240,7 +262,7 @@ def test_build_rerun_and_failures_leave_a_good_book(small_book):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str(out / "html" / "index.html")
     assert len(done.stdout.splitlines()) == 5, (
-        "one line for all notebooks, this notebook, the explorer, the pages, the path"
+        "one line for all notebooks, this notebook, the live parts, the pages, the path"
     )
     assert "spent 8" in page.read_text()
     assert "# Parameters" not in page.read_text()

@@ -28,7 +28,13 @@ WIDER_THAN_THE_SCREEN = """() => {
         .slice(0, 5).map(e => e.outerHTML.slice(0, 80));
 }"""
 UNREADABLE_IN_THE_DARK = """() => [...document.querySelectorAll("article figure img")]
-    .filter(i => getComputedStyle(i).backgroundColor !== "rgb(255, 255, 255)").map(i => i.src)"""
+    .filter(i => /[0-9a-f]{64}\\.png$/.test(i.src) ? !i.src.includes("/_static/night/")
+        : getComputedStyle(i).backgroundColor !== "rgb(255, 255, 255)").map(i => i.src)"""
+# Drawn at 110 dots an inch: 9 points are 14 pixels, of which a phone must show 10.
+TOO_SMALL_ON_A_PHONE = """() => [...document.querySelectorAll("article figure img")]
+    .filter(i => i.getClientRects().length && i.src.endsWith(".png"))
+    .filter(i => i.getBoundingClientRect().width < 0.74 * i.naturalWidth)
+    .map(i => i.src)"""
 
 
 @pytest.fixture(params=pages())
@@ -101,6 +107,21 @@ def test_notebook_pages_say_how_they_were_made(book, notebook_page):
 
 def test_no_page_shows_a_warning_of_some_library(book, page):
     assert not [output.get_text() for output in article(book, page).select(".output.stderr")]
+
+
+RAW_NUMBER = re.compile(r"(?i)^nan$|^-?\d+\.0$|\.\d{6}")
+
+
+def test_tables_show_numbers_as_people_write_them(book, notebook_page):
+    """No 252.0 in a column of whole numbers, no NaN, no -0.326496."""
+    for table in article(book, notebook_page).select("table.dataframe"):
+        rows = [
+            [cell.get_text().strip() for cell in row.select("td")] for row in table.select("tr")
+        ]
+        for column in zip(*[row for row in rows if row], strict=False):
+            raw = [text for text in column if RAW_NUMBER.search(text)]
+            rounded = any(re.search(r"\.[1-9]$", text) for text in column)
+            assert not raw or (rounded and all(text.endswith(".0") for text in raw)), column
 
 
 def test_launch_buttons_are_there(book, notebook_page):
@@ -189,6 +210,9 @@ def test_page_is_whole_without_a_network_and_fits_a_phone_by_day_and_by_night(vi
         reader.use_scheme(scheme)
         assert reader.tab.evaluate(WIDER_THAN_THE_SCREEN) == []
     assert reader.tab.evaluate(UNREADABLE_IN_THE_DARK) == []
+    reader.settle()
+    assert reader.tab.evaluate(IMAGES_THAT_FAILED) == []
+    assert reader.tab.evaluate(TOO_SMALL_ON_A_PHONE) == []
     assert not reader.troubles
 
 

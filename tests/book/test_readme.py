@@ -15,7 +15,7 @@ import pytest
 def blocks(root) -> list[str]:
     text = (root / "README.md").read_text("utf-8")
     found = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    assert len(found) == 2
+    assert len(found) == 3
     return found
 
 
@@ -36,6 +36,16 @@ def test_the_shipped_bench_is_replayed_as_written(blocks, radin_cache, tmp_path)
     said = run(blocks[1], radin_cache, tmp_path)
     assert said.startswith("radin: validation accuracy ")
     assert 0 <= float(said.split("regret on test:")[1]) < 10
+
+
+def test_a_recipe_of_one_s_own_is_compared_as_written(blocks, radin_cache, tmp_path):
+    said = run(blocks[2], radin_cache, tmp_path)
+    assert "minus radin" in said
+    assert re.findall(r"^\d +(\w+) +(\d)", said, re.M)[:3] == [
+        ("radin", "1"),
+        ("mine", "1"),
+        ("greedy", "1"),
+    ]
 
 
 def test_the_example_runs_as_written(blocks, radin_cache, tmp_path):

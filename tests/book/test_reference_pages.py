@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import operator
 import os
 import re
 import subprocess
@@ -17,8 +18,13 @@ import architecture
 import radin
 
 
-def test_every_public_name_is_on_the_api_page(root):
-    page = (root / "book" / "api.md").read_text("utf-8")
+def api_pages(root: Path) -> str:
+    """The text of the pages on the module, one after the other."""
+    return "\n".join(page.read_text("utf-8") for page in sorted((root / "book").glob("api*.md")))
+
+
+def test_every_public_name_is_on_an_api_page(root):
+    page = api_pages(root)
     missing = [name for name in radin.__all__ if not re.search(rf"\bradin\.(\w+\.)?{name}\b", page)]
     assert not missing
 
@@ -32,8 +38,24 @@ def modules(root: Path) -> set[str]:
     return names - {"radin"}
 
 
-def test_every_module_is_on_the_api_page(root):
+def test_the_first_api_page_leads_to_all_others_and_shows_ten_functions(root):
     page = (root / "book" / "api.md").read_text("utf-8")
+    others = {path.name for path in (root / "book").glob("api_*.md")}
+    assert set(re.findall(r"\((api_\w+\.md)\)", page)) == others
+    functions = re.findall(r"^\| \{py:\w+\}`radin\.([\w.]+)(?: <[\w.]+>)?` \|", page, re.M)
+    assert len(functions) == 10
+    assert all(callable(operator.attrgetter(name)(radin)) for name in functions)
+
+
+def test_the_example_of_the_api_page_runs(root, capsys):
+    page = (root / "book" / "api.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(code, {})
+    assert re.search(r"regret: \d\.\d\d points", capsys.readouterr().out)
+
+
+def test_every_module_is_on_an_api_page(root):
+    page = api_pages(root)
     found = modules(root)
     assert len(found) > 70
     missing = {name for name in found if not re.search(rf"\b{re.escape(name)}\b", page)}
@@ -145,10 +167,12 @@ def small_network(num_classes: int) -> torch.nn.Module:
     )
 
 
-def test_the_example_on_own_checkpoints_runs_as_written(root, tmp_path, monkeypatch, capsys):
+def test_the_examples_on_own_checkpoints_and_recipes_run_as_written(
+    root, tmp_path, monkeypatch, capsys
+):
     page = (root / "book" / "rerun.md").read_text("utf-8").split("## Exercises")[0]
     blocks = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "radin." in code]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.models.vit_b_32", small_network)  # 88 million weights less
     for part in ("val", "test"):

@@ -52,10 +52,10 @@ def test_the_command_ends_with_that_sentence_too(former_book):
 
 
 def test_the_page_shows_the_budget_it_was_run_with(book):
-    page = (book / "notebooks" / "01_soup_on_digits.html").read_text("utf-8")
+    page = (book / "notebooks" / "02_soup_on_digits.html").read_text("utf-8")
     text = BeautifulSoup(page, "html.parser").get_text()
     assert "This page was rerun with budget = 3" in text
-    assert "papermill notebooks/01_soup_on_digits.ipynb out.ipynb -p budget 3 " in text
+    assert "papermill notebooks/02_soup_on_digits.ipynb out.ipynb -p budget 3 " in text
 
 
 @pytest.mark.whole
@@ -69,5 +69,5 @@ def test_the_book_made_again_from_nothing_is_the_same(book, tmp_path, monkeypatc
     assert len(pictures) > 5
     for picture in pictures:
         assert (again / picture).read_bytes() == (book / picture).read_bytes(), picture
-    for page in ("notebooks/01_soup_on_digits.html", "book/index.html"):
+    for page in ("notebooks/02_soup_on_digits.html", "book/index.html"):
         assert read_without_time(again / page) == read_without_time(book / page), page

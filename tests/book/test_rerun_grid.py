@@ -36,6 +36,7 @@ record({"radin": soup, "uniform": images < 120}, images % 10)
 glue("tiny_spent", budget)
 glue("tiny_same", 7)
 """
+TEXT = "It spent {glue:text}`tiny_spent:d` of it."
 SLOW = """\
 import time
 from pathlib import Path
@@ -67,11 +68,11 @@ PAGES = {
 }
 
 
-def write_notebook(path: Path, *sources: str) -> None:
+def write_notebook(path: Path, *sources: str, text: str = "") -> None:
     path.parent.mkdir(exist_ok=True)
     first, *others = sources
     cells = [
-        v4.new_markdown_cell("# Tiny", id="cell-00"),
+        v4.new_markdown_cell(f"# Tiny\n\n{text}", id="cell-00"),
         v4.new_code_cell(first, id="cell-01", metadata={"tags": ["parameters"]}),
         *(v4.new_code_cell(source, id=f"cell-{k:02d}") for k, source in enumerate(others, start=2)),
     ]
@@ -85,7 +86,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     (folder / "book" / "tools").mkdir(parents=True)
     for script in (root / "book" / "tools").glob("*.py"):
         shutil.copy(script, folder / "book" / "tools")
-    write_notebook(folder / "notebooks" / "tiny.ipynb", SETUP, WORK)
+    write_notebook(folder / "notebooks" / "tiny.ipynb", SETUP, WORK, text=TEXT)
     write_notebook(folder / "notebooks" / "slow.ipynb", "n = 0\n", SLOW)
     return folder
 
@@ -143,10 +144,14 @@ def test_names_of_files_hold_any_value():
     [
         (["04_cifra10"], "there is no chapter '04_cifra10'; CHAPTER is one of slow, tiny"),
         ([""], "CHAPTER is one of slow, tiny"),
-        (["tiny", "--bugdet", "4"], "tiny has no parameter 'bugdet'; it has quick, budget, prior"),
+        (
+            ["tiny", "--bugdet", "4"],
+            "tiny has no parameter 'bugdet'; did you mean budget? It has quick, budget, prior",
+        ),
+        (["tiny", "--n", "4"], "tiny has no parameter 'n'; it has quick, budget, prior"),
         (
             ["tiny", "--grid", "bugdet=4"],
-            "tiny has no parameter 'bugdet'; it has quick, budget, prior",
+            "did you mean budget? It has quick, budget, prior",
         ),
         (["tiny", "--vary", "budget", "1 2", "--budget", "4"], "budget is given twice"),
         (
@@ -247,8 +252,12 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     assert first.stat().st_mtime_ns == stamp
     assert not (kept / "budget=3,prior=0.0.unfinished.ipynb").exists()
     table = [line.split() for line in done.stdout.splitlines() if line.strip()[:1].isdigit()]
-    assert [line[:2] for line in table] == [["1", "54.00"], ["2", "58.00"], ["3", "62.00"]]
+    assert [line[:2] for line in table][:3] == [["1", "54.00"], ["2", "58.00"], ["3", "62.00"]]
     assert "`make book` puts it into the book" in done.stdout
+    assert "tiny_spent" not in nbformat.read(first, as_version=4).cells[0].source
+    assert "spent 1 of it" in nbformat.read(first, as_version=4).cells[0].source
+    assert "test: less the run with" in done.stdout
+    assert "<table>" in (kept / "comparison.html").read_text("utf-8")
     page = (kept / "comparison.md").read_text("utf-8")
     assert (
         "papermill notebooks/tiny.ipynb out.ipynb -p quick False -p budget 2 -p prior 0.0" in page
@@ -277,7 +286,7 @@ def test_a_grid_runs_fails_resumes_and_becomes_a_page(small):
     assert "a finite number of at least 0" in chapter
     assert "book/times.html" in chapter
 
-    write_notebook(source, SETUP, WORK + "\n")
+    write_notebook(source, SETUP, WORK + "\n", text=TEXT)
     assert read_runs(source, kept) == ([], 3)  # all outdated
 
 

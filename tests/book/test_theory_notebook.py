@@ -15,7 +15,7 @@ import sympy
 
 from conftest import ROOT
 
-NOTEBOOK = ROOT / "notebooks" / "07_taylor_sympy.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "11_taylor_sympy.ipynb"
 LABEL = re.compile(r"^\$\$ \((eq-[\w-]+)\)$", re.MULTILINE)
 
 # A network of two parameters and three classes with curvature of second and third order.

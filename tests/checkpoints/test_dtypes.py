@@ -31,7 +31,7 @@ from radin.checkpoints.dtypes import (
 )
 from radin.errors import CheckpointError, ParameterError
 from radin.inference.forward import images_for_model, move_model
-from radin.recipes.learned import Mixture
+from radin.recipes.mixture import Mixture
 from radin.theory.second_order import single_precision
 from radin.theory.taylor import directions
 from radin.theory.weight_geometry import weight_products
@@ -272,8 +272,8 @@ def test_networks_with_complex_weights_keep_them(spectral_zoo):
     start, other = (single_precision(spectral_zoo[k], torch.device("cpu")) for k in range(2))
     (delta,) = directions(start, [other])
     assert torch.equal(delta["filter"], other["filter"] - start["filter"])
-    mixture = Mixture(spectral_zoo, torch.device("cpu"))
-    mixed = mixture.state(torch.tensor([0.2, 0.3, 0.5]))
+    with Mixture(spectral_zoo, torch.device("cpu")) as mixture:
+        mixed = mixture.load(torch.tensor([0.2, 0.3, 0.5])).state_dict()
     for key, tensor in average(spectral_zoo, [0.2, 0.3, 0.5]).items():
         torch.testing.assert_close(mixed[key], tensor)
 

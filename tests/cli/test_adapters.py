@@ -140,7 +140,7 @@ def test_craft_rank_and_evaluate(files, capsys):
     assert "families" not in printed.err
     with safe_open(open_adapter("adapter").path, "pt") as file:
         header = json.loads(file.metadata()["radin"])
-    assert header["recipe"] == "radin"
+    assert header["recipe"] == "safe"
     check_merged("soup.safetensors", files, [each["weight"] for each in header["ingredients"]])
     assert main(["rank", "runs", *with_base, "--out", "best.yml"]) == 0
     assert "base.safetensors+runs/run_" in Path("best.yml").read_text("utf-8")

@@ -156,12 +156,19 @@ def test_a_label_that_is_missing_is_named_by_its_row(home, bench, capsys):
 # ask and tell ------------------------------------------------------------------------------------
 
 
+def test_an_option_of_another_recipe_is_refused(home, capsys):
+    message = refused(capsys, f"ask ledger.json {BANK} --recipe greedy --prior 0.5")
+    assert "--prior is for --recipe radin, not for greedy" in message
+    assert not Path("ledger.json").exists()
+
+
 @pytest.mark.parametrize("recipe", ["radin", "greedy", "random", "uniform", "best_single"])
 def test_the_command_line_crafts_what_python_crafts(home, bench, capsys, recipe, monkeypatch):
     evaluate = bench.evaluator()
-    expected = radin.craft(bench.val, bench.evaluator(), 3, recipe, prior=0.5)
+    prior = 0.5 * (recipe == "radin")
+    expected = radin.craft(bench.val, bench.evaluator(), 3, recipe, prior=prior)
     out = run(
-        capsys, f"ask ledger.json {BANK} --budget 3 --recipe {recipe} --prior 0.5 --out s.json"
+        capsys, f"ask ledger.json {BANK} --budget 3 --recipe {recipe} --prior {prior} --out s.json"
     )
     (home / "elsewhere").mkdir()
     monkeypatch.chdir(home / "elsewhere")  # the ledger knows where the logits are
@@ -188,7 +195,7 @@ def test_another_metric(home, bench, capsys):
     ranking = radin.rank(bench.val, radin.exhaustive(10), top=2, metric="nll")
     out = run(capsys, f"rank {BANK} --top 2 --metric nll")
     assert f"{ranking.estimates[ranking.order[0]]:.5f}" in out.splitlines()[3]
-    run(capsys, f"ask ledger.json {BANK} --budget 2 --metric nll --out soup.json")
+    run(capsys, f"ask ledger.json {BANK} --recipe radin --budget 2 --metric nll --out soup.json")
     soup = json.loads(Path("soup.json").read_text("utf-8"))
     best = radin.exhaustive(10)[ranking.order[0]]
     assert list(soup["weights"].values()) == best.tolist()
@@ -226,7 +233,7 @@ def test_values_are_told_once(home, capsys):
 
 
 def test_changed_options_and_logits_are_refused(home, capsys):
-    run(capsys, f"ask ledger.json {BANK} --budget 2")
+    run(capsys, f"ask ledger.json {BANK} --recipe radin --budget 2")
     assert "budget was 2 and is 3" in refused(capsys, "ask ledger.json --budget 3")
     assert "recipe was 'radin' and is 'random'" in refused(
         capsys, "ask ledger.json --recipe random"

@@ -29,14 +29,17 @@ from imagenet_tree import TOPS, put
 from local_server import LocalServer
 from packing import cifar_archive
 from radin import SoupBench, Zoo
-from radin.cli import commands, inputs, parser, tables
+from radin.cli import commands, inputs, parser, tables, words
 from radin.cli.parser import main
 from radin.data.download.catalog import DATA_SETS, Archive
 from radin.data.splits import Normalised
 from radin.experiments.intervals import paired_interval, paired_metric_interval
 from radin.experiments.model_soups import ingredients
+from radin.experiments.notebook import load_benchmark
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.ranking.named_metrics import find_metric
+from radin.recipes.rules import RaceRules
+from radin.soup.average import average_by_tensor
 
 NETWORKS = """
 from torch import nn
@@ -243,12 +246,78 @@ def test_every_recipe(home, capsys, recipe):
         sum(row[2].endswith(" *") for row in table(out, "rank" if recipe == "radin" else "trial"))
         == 1
     )
-    assert ("trust in the fast estimate" in out) == (recipe == "radin")
+    assert ("trust in the fast estimate" in out) == (recipe in ("radin", "safe"))
+
+
+MY_DATA = """
+import torch, radin
+from torch.utils.data import DataLoader
+
+def pairs(part):
+    return [pair for pair in radin.load_split("images", part, root=".", size=4)]
+
+def loader(part):
+    return DataLoader(pairs(part), batch_size=7)
+
+def shuffled(part):
+    return DataLoader(pairs(part), shuffle=True)
+
+def grey(part):
+    return [(image.mean(0, keepdim=True), label) for image, label in pairs(part)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "owner"),
+    [
+        ("--prior 0.5", "radin"),
+        ("--free-singles", "radin"),
+        ("--threshold 1", "safe"),
+        ("--granularity block", "learned"),
+        ("--start convex", "learned"),
+        ("--holdout 0.2", "learned"),
+    ],
+)
+def test_an_option_of_another_recipe_is_refused(home, capsys, option, owner):
+    wanted = f"{option.split()[0]} is for --recipe {owner}, not for greedy"
+    assert wanted in refused(capsys, f"craft {PLAIN} --recipe greedy {option}")
+
+
+def test_images_of_a_function_of_one_s_own(home, capsys):
+    (home / "my_data.py").write_text(MY_DATA)
+    own = PLAIN.replace("imagenet-folder:images --size 4", "my_data:{}")
+    wanted = run(capsys, f"rank {PLAIN} --top 3")
+    for name in ("pairs", "loader"):
+        assert run(capsys, f"rank {own.format(name)} --top 3") == wanted
+    assert "make it with shuffle=False" in refused(capsys, f"rank {own.format('shuffled')}")
+    assert "my_data has no function 'loaded'" in refused(capsys, f"rank {own.format('loaded')}")
+    assert "--size is for images" in refused(capsys, f"rank {own.format('pairs')} --size 4")
+    assert "channel" in refused(capsys, f"rank {own.format('grey')}")
+
+
+def test_a_crafted_soup_as_json(home, capsys, tmp_path):
+    out = tmp_path / "soup.safetensors"
+    text = run(
+        capsys, f"craft {PLAIN} --recipe radin --budget 3 --test-part test --json --out {out}"
+    )
+    found = json.loads(text)
+    assert found["recipe"] == "radin"
+    assert found["wrote"] == str(out)
+    assert len(found["trials"]) == found["evaluations"] == 3
+    assert found["value"] == max(trial["value"] for trial in found["trials"])
+    assert [each["part"] for each in found["compared"]] == ["val", "test"]
+    assert [each["chose_the_winner"] for each in found["compared"]] == [True, False]
+    assert found["compared"][0]["value"] == pytest.approx(found["value"])
+    for rival in found["compared"][1]["rivals"]:
+        assert rival["low"] <= rival["winner_less_it"] <= rival["high"]
+    assert found["trust"]["verdict"] in ("yes", "no")
+    val = json.loads(run(capsys, f"evaluate {out} --model my_networks:build {DATA} --json"))
+    assert val["parts"] == [{"part": "val", "images": 60, "value": pytest.approx(found["value"])}]
 
 
 def test_soups_on_a_share_of_the_images(home, crafted, capsys):
     zoo, bank, _ = crafted
-    out = run(capsys, f"craft {PLAIN} --budget 3 --share 0.8 --seed 2")
+    out = run(capsys, f"craft {PLAIN} --recipe radin --budget 3 --share 0.8 --seed 2")
     val = split_of(home, "val")
     evaluate = radin.evaluator(zoo, val, "cpu", bank=bank, share=0.8, seed=2)
     soup = radin.craft(bank, evaluate, budget=3, seed=2)
@@ -268,6 +337,23 @@ def test_soups_on_a_share_of_the_images(home, crafted, capsys):
     assert " ".join(evaluate.partial.report().split()) in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("options", "recipe", "prior"),
+    [("", "safe", 0.0), ("--prior 0.5", "radin", 0.5), ("--prior 0", "radin", 0.0)],
+)
+def test_without_a_name_it_is_safe_or_radin_with_its_options(
+    home, crafted, capsys, options, recipe, prior
+):
+    zoo, bank, _ = crafted
+    found = json.loads(run(capsys, f"craft {PLAIN} --budget 3 --json {options}"))
+    soup = radin.craft(
+        bank, radin.evaluator(zoo, split_of(home, "val"), "cpu"), 3, recipe, prior=prior
+    )
+    assert found["recipe"] == recipe
+    assert found["value"] == pytest.approx(soup.value)
+    assert found["trust"]["verdict"] in ("yes", "no")
+
+
 def test_safe_says_why(home, crafted, capsys):
     zoo, bank, _ = crafted
     out = run(capsys, f"craft {PLAIN} --recipe safe --budget 2 --threshold 50")
@@ -277,6 +363,56 @@ def test_safe_says_why(home, crafted, capsys):
     assert len(soup.members) == 1
     assert soup.note.startswith("kept the best single: the ")
     assert soup.note in " ".join(out.split())
+
+
+def test_a_soup_learned_tensor_by_tensor(home, crafted, capsys, tmp_path):
+    zoo, bank, _ = crafted
+    path = tmp_path / "soup.safetensors"
+    options = "--recipe learned --granularity tensor --start convex --holdout 0.25 --budget 8"
+    out = run(capsys, f"craft {PLAIN} {options} --out {path}")
+    soup = radin.craft(
+        bank,
+        radin.evaluator(zoo, split_of(home, "val"), "cpu"),
+        8,
+        "learned",
+        granularity="tensor",
+        start="convex",
+        holdout=0.25,
+    )
+    assert soup.tensor_weights is not None
+    expected, found = average_by_tensor(zoo, soup.tensor_weights), load_file(path)
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    (winner, *rivals) = table(out, "on val")[1:]
+    assert winner[:2] == ["winner", f"{soup.accuracy:.2f}"]
+    assert len(rivals) == 2  # the winner is neither of them, whatever its mean weights are
+    with safe_open(path, "pt") as file:
+        provenance = json.loads(file.metadata()["radin"])
+    assert [provenance[name] for name in ("granularity", "start", "holdout")] == [
+        "tensor",
+        "convex",
+        0.25,
+    ]
+    assert provenance["tensor_weights"].keys() == soup.tensor_weights.keys()
+
+
+def test_the_seconds_of_stage_2_are_told(home, capsys):
+    line = r"\naveraging, reading and running these soups took \d+\.\d s\n"
+    assert re.search(line, run(capsys, f"craft {PLAIN} --budget 2"))
+    assert not re.search(line, run(capsys, f"craft {PLAIN} --recipe best_single --budget 2"))
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_a_race_chooses_its_images(home, crafted, capsys, share):
+    zoo, bank, _ = crafted
+    option = "" if share is None else f" --share {share}"
+    out = run(capsys, f"craft {PLAIN} --recipe race --budget 3{option}")
+    rules = RaceRules() if share is None else RaceRules(share=share)
+    live = radin.evaluator(zoo, split_of(home, "val"), "cpu")
+    soup = radin.craft(bank, live, 3, "race", race_rules=rules)
+    words = " ".join(out.split())
+    assert f"race: {soup.spent} on" in words
+    assert soup.note in words
+    assert len(table(out, "trial")) == len(soup.trials)
 
 
 def test_a_soup_remembers_how_it_was_made(home, crafted, capsys, tmp_path):
@@ -333,7 +469,7 @@ def test_checkpoints_may_be_files_a_glob_or_a_folder(home, capsys):
     rest = PLAIN.removeprefix("plain ")
     files = " ".join(f"plain/model_{k}.safetensors" for k in range(4))
     answers = {
-        run(capsys, f"craft {given} {rest} --budget 2")
+        re.sub(r"took \d+\.\d s", "", run(capsys, f"craft {given} {rest} --budget 2"))
         for given in (files, "'plain/*.safetensors'", "plain")
     }
     assert len(answers) == 1
@@ -709,6 +845,7 @@ def test_bench(capsys):
         "radin, prior 1",
         "safe",
         "greedy",
+        "top_k",
         "uniform",
         "best_single",
         "random",
@@ -718,9 +855,15 @@ def test_bench(capsys):
     regret = bench.regret(soup.weights)
     numbers = [f"{soup.accuracy:.2f}", f"{bench.oracle[1] - regret:.2f}", f"{regret:.2f}"]
     assert rows["radin, prior 1"] == ["8", str(len(soup.members)), *numbers]
-    assert "Unknown bench 'cifar11': shipped are cifar10, cifar10-wild" in refused(
-        capsys, "bench cifar11"
-    )
+    entry = load_benchmark("live_recipes")["entries"]["cifar10: by tensor, B = 10"]
+    learned = " ".join(out.partition("\n\nlearned ")[2].split())
+    assert f"test {sum(entry['test']) / 2:.2f}, " in learned
+    assert f"{entry['minus_best_subset'][0]:+.2f} (" in learned
+    assert "points from the oracle, for 10 forward-equivalents" in learned
+    assert "learned" not in run(capsys, "bench pacs-photo --budget 2")
+    message = refused(capsys, "bench cifar11")
+    assert "Unknown bench 'cifar11': did you mean cifar10? Shipped are " in message
+    assert "cifar10, cifar10-wild, " in message
     assert "budget must be a whole number of at least 1, not 0" in refused(
         capsys, "bench cifar10 --budget 0"
     )
@@ -739,6 +882,7 @@ def test_bench(capsys):
         ("--share 0", "share must be a number above 0 and at most 1"),
         ("--share 30", "share must be a number above 0 and at most 1"),
         ("--threshold -1", "threshold must be a finite number of at least 0"),
+        ("--holdout 1", "holdout must be a number of at least 0 and below 1"),
         ("--seed -1", "seed must be a whole number of at least 0"),
         ("--device tpu9", "--device tpu9 is not available here"),
         ("--size 0", "size must be a whole number"),
@@ -853,7 +997,31 @@ def test_help_has_an_example_that_parses(capsys, name):
     assert example.startswith(f"radin {name} ")
     assert len(example) <= 120
     options = parser.make_parser().parse_args(shlex.split(example)[1:])
-    assert options.run is parser.COMMANDS[name].run
+    assert options.command == name
+    assert callable(parser.command_function(name))
+
+
+def test_the_advice_names_recipes_and_options_that_exist():
+    named = re.findall(r"^  (\w+)  ", parser.RECIPE_ADVICE, re.M)
+    assert named == ["safe", "learned", "greedy", "radin"]
+    assert set(named) <= set(parser.CRAFT_RECIPES)
+    assert set(re.findall(r"--[\w-]+", parser.RECIPE_ADVICE)) <= set(parser.OPTIONS)
+
+
+def test_the_parser_s_words_are_those_of_the_module():
+    from radin.experiments.model_soups.results import MODEL_SOUPS
+    from radin.recipes.learned import LIVE_RECIPES, STARTS
+    from radin.recipes.mixture import GRANULARITIES
+    from radin.recipes.race import IMAGE_RECIPES
+
+    assert [*words.RECIPE_NAMES, "ensemble"] == list(radin.RECIPES)  # an ensemble is not a soup
+    assert list(words.IMAGE_RECIPE_NAMES) == list(IMAGE_RECIPES)
+    assert list(words.LIVE_RECIPE_NAMES) == list(LIVE_RECIPES)
+    assert words.GRANULARITIES == GRANULARITIES
+    assert words.STARTS == STARTS
+    assert list(words.DATA_SET_NAMES) == list(DATA_SETS)
+    assert list(words.COLOUR_NAMES) == list(inputs.COLOURS)
+    assert words.MODEL_SOUPS == MODEL_SOUPS
 
 
 def test_the_command_has_an_entry_point(root):
@@ -1047,7 +1215,8 @@ def test_craft_by_a_metric(home, crafted, capsys, tmp_path, name):
     val, test = split_of(home, "val"), split_of(home, "test")
     soup = radin.craft(bank, radin.evaluator(zoo, val, "cpu", metric=name), budget=3)
     path = tmp_path / "soup.safetensors"
-    out = run(capsys, f"craft {PLAIN} --budget 3 --metric {name} --test-part test --out {path}")
+    options = f"--recipe radin --budget 3 --metric {name} --test-part test"
+    out = run(capsys, f"craft {PLAIN} {options} --out {path}")
     rows = table(out, "rank")
     assert [row[2].rstrip(" *") for row in rows] == [metric.text(t.value) for t in soup.trials]
     (winner,) = [k for k, row in enumerate(rows) if row[2].endswith("*")]

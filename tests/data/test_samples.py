@@ -27,7 +27,7 @@ import radin
 from helpers import CLASSES, save_states, tiny_split, tiny_zoo
 from radin.data.batches import batches, fingerprint
 from radin.data.network_inputs import map_inputs, split_inputs
-from radin.data.samples import Samples, as_split, subset_of
+from radin.data.samples import OwnSplit, Samples, as_split, subset_of
 from radin.errors import DataError
 from radin.inference.batch_norm import refresh_batch_norm
 from radin.inference.forward import functional_logits
@@ -335,7 +335,6 @@ class ShuffledBatches:
         ),
         (Stream, "no fixed length and order"),
         (lambda: {"train": PAIRS, "validation": PAIRS}, r"dict of train, validation.*one part"),
-        (lambda: (SPLIT.images, SPLIT.labels), "An item of the data is a Tensor"),
         (lambda: SPLIT.images, "A Tensor holds no labelled items"),
         (lambda: "cifar10", "A str holds no labelled items"),
         (lambda: None, "A NoneType has no fixed length"),
@@ -436,3 +435,69 @@ def test_other_processes_read_the_items(tmp_path):
         radin.predict(zoo, each, "cpu", cache=False, progress=False) for each in (loader, SPLIT)
     )
     assert torch.equal(found.logits, expected.logits)
+
+
+# Arrays, and data of the user's own on the command line ------------------------------------------
+
+
+@pytest.mark.parametrize("make", [torch.as_tensor, np.asarray], ids=["tensors", "arrays"])
+def test_two_arrays_are_images_and_labels(make):
+    images, labels = torch.rand(5, 1, 4, 4), torch.tensor([0, 2, 1, 1, 0])
+    split = as_split((make(images), make(labels)))
+    assert len(split) == 5
+    pairs = list(split)
+    assert torch.equal(torch.stack([image for image, _ in pairs]), images)
+    assert [int(label) for _, label in pairs] == labels.tolist()
+    (batch,) = split.batches(8)
+    assert batch[0].dtype == torch.float32
+    double = as_split((images.double().numpy(), labels.numpy()))
+    assert double[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((np.zeros((4, 8, 8), np.uint8), np.zeros(4, int)), "bytes from 0 to 255"),
+        ((np.zeros((4, 1, 8, 8)), np.zeros(3, int)), "one label for each image"),
+        ((np.zeros(()), np.zeros(3, int)), "one label for each image"),
+    ],
+)
+def test_arrays_that_are_no_images_with_labels(data, message):
+    with pytest.raises(DataError, match=message):
+        as_split(data)
+
+
+def test_data_of_one_s_own_have_the_face_of_a_split():
+    images, labels = torch.rand(6, 1, 2, 2), torch.tensor([0, 2, 1, 1, 0, 2])
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+    for data in ((images, labels), loader, list(zip(images, labels.tolist(), strict=True))):
+        split = OwnSplit("mine:load", "val", data)
+        assert (split.name, split.part, len(split)) == ("mine:load", "val", 6)
+        assert split.class_names == ["0", "1", "2"]
+        assert split.num_logits == 3
+        assert torch.equal(split.labels, labels)
+        assert torch.equal(split[1][0], images[1])
+        fewer = split.take(2)
+        assert fewer.labels.tolist() == [int(label) for _, label in as_split(fewer)]
+        assert "2 of 6" in fewer.note
+    digits = radin.load_split("digits", "test")
+    same = OwnSplit("mine:load", "test", digits)
+    assert as_split(same) is digits
+    assert (same.class_names, same.num_classes) == (digits.class_names, 10)
+
+
+def test_classes_may_have_names():
+    data = TensorDataset(torch.rand(2, 3), torch.tensor([0, 1]))
+    data.classes = ["cat", "dog", "eel"]
+    assert OwnSplit("mine", "val", data).class_names == ["cat", "dog", "eel"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(torch.rand(3), "whole numbers from 0"), (torch.tensor([0, -1, 1]), "whole numbers from 0")],
+)
+def test_labels_that_are_no_classes(labels, message):
+    with pytest.raises(DataError, match=message):
+        OwnSplit("mine", "val", (torch.rand(3, 2), labels))
+    with pytest.raises(DataError, match="holds no images"):
+        OwnSplit("mine", "val", (torch.rand(0, 2), torch.zeros(0)))

@@ -16,14 +16,14 @@ from radin import SoupBench, average, exhaustive, load_collection
 from radin.checkpoints.zoo import Zoo
 from radin.errors import DataError, ParameterError
 from radin.experiments.bench import replay
-from radin.experiments.collection import designs, plan, run
+from radin.experiments.collection import designs, passes, plan, run
 from radin.experiments.collection.__main__ import main
 from radin.experiments.collection.data import Sizes, draw_parts, replace_labels
 from radin.experiments.collection.designs import Design, parse_zoo_name, random_seed
 from radin.experiments.collection.make import make_zoo
-from radin.experiments.collection.measure import measure, recipe_choices, top_k, with_fallback
+from radin.experiments.collection.measure import measure, recipe_choices, with_fallback
 from radin.experiments.collection.soups import FlatNetwork, soup_answers
-from radin.experiments.collection.table import TABLES, write_tables
+from radin.experiments.collection.table import VERDICT_TABLES, write_tables
 from radin.experiments.networks import DigitsNet, Mlp
 from radin.experiments.zoos.train import build_seeded, save_checkpoint
 from radin.recipes.craft import craft
@@ -51,9 +51,10 @@ TINY_CLUSTERS = Design(
 @pytest.fixture
 def tiny(monkeypatch):
     """Two designs of tiny zoos in the place of the plan's; two rounds of them."""
-    for module in (designs, plan, run):
+    for module in (designs, plan, passes, run):
         monkeypatch.setattr(module, "DESIGNS", (TINY, TINY_CLUSTERS))
     monkeypatch.setattr(run, "planned_zoos", lambda: plan.planned_zoos(2))
+    monkeypatch.setattr(run, "planned_pass_zoos", lambda: passes.planned_pass_zoos(1))
 
 
 @pytest.mark.parametrize("name", ["digits", "gratings", "clusters"])
@@ -196,7 +197,7 @@ def test_top_k_goes_through_the_best_ingredients():
     order = np.argsort(-bench.val.accuracies().numpy(), kind="stable").tolist()
     val = bench.soups("val").numpy()
     best = val[bench.row_of(order[:1])]
-    for k, row in enumerate(top_k(bench, 12), start=2):
+    for k, row in enumerate(replay.top_k(bench, 12), start=2):
         if k <= len(order):
             best = max(best, val[bench.row_of(order[:k])])
         assert val[row] == best
@@ -264,7 +265,7 @@ def test_the_commands_make_and_ship_a_round(tiny, tmp_path, capsys):
     assert main(["ship", *folder, "--out", str(tmp_path / "tables")]) == 0
     assert "1 complete rounds" in capsys.readouterr().out
     written = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert written == {f"{name}.csv.gz" for name in TABLES}
+    assert written == {f"{name}.csv.gz" for name in VERDICT_TABLES}
     shipped = pd.read_csv(tmp_path / "tables" / "recipes.csv.gz")
     assert set(plan.planned_zoos(1)) < set(shipped.zoo)
 

@@ -276,6 +276,31 @@ def test_the_command_trains_again_and_compares(home, shipped, tmp_path, capsys, 
     assert "needs --out FOLDER" in capsys.readouterr().err
 
 
+def test_a_look_on_validation_is_what_the_bench_says_there(home, shipped, capsys, monkeypatch):
+    parts = []
+
+    def seen(name: str, part: str, size: int | None) -> ArraySplit:
+        parts.append(part)
+        return coloured(name, part, size)
+
+    monkeypatch.setattr(finetuned, "_load_in_memory", seen)
+    finetuned.main(["toy", "--look", "2", "--device", "cpu"])
+    lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["start", "ingredient 0", "ingredient 1", "soup", "ensemble"]
+    assert "test" not in parts
+    row = shipped.row_of([0, 1])
+    assert float(lines["soup"].rstrip("%")) == pytest.approx(
+        shipped.soups("val")[row].item(), abs=0.01
+    )
+    ensembles = shipped.ensembles("val")
+    assert float(lines["ensemble"].rstrip("%")) == pytest.approx(ensembles[row].item(), abs=0.01)
+    for k in (0, 1):
+        alone = float(lines[f"ingredient {k}"].rstrip("%"))
+        assert alone == pytest.approx(shipped.val.accuracies()[k].item(), abs=0.01)
+    with pytest.raises(ParameterError, match="num_models must be a whole number of at least 2"):
+        finetuned.look_on_validation("toy", 1)
+
+
 def test_ingredients_trained_again_are_those_of_the_bench(home, shipped, tmp_path):
     found = finetuned.reproduce(
         "toy", [0, 2], tmp_path / "again", bench=shipped, device="cpu", progress=False

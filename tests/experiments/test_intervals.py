@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from radin.errors import ParameterError
 from radin.experiments.intervals import (
     accuracy_interval,
+    claim_in_words,
+    in_words,
     jackknife_interval,
     paired_interval,
     paired_metric_interval,
+    write_interval,
 )
 from radin.ranking.named_metrics import METRICS, class_weighted_accuracy, find_metric
 from radin.ranking.resampling import bootstrap_difference
@@ -146,6 +149,57 @@ def test_the_jackknife_leaves_each_image_out_once():
     jackknife_interval(statistic, [60, 45], groups=5)
     assert (seen[0] == 5).all()  # four of five groups, and all of them once
     assert (seen[1, :45] == 5).all()
+
+
+def test_images_drawn_with_replacement_lower_a_rank_correlation():
+    """The reason for the jackknife: such draws add noise of their own; leaving out adds little."""
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(3)
+    quality = rng.uniform(0.6, 0.7, (40, 1))
+    first, second = (rng.random((40, 400)) < quality for _ in range(2))
+
+    def correlation(columns: np.ndarray) -> float:
+        return spearmanr(first[:, columns].mean(1), second[:, columns].mean(1)).statistic
+
+    everything = correlation(np.arange(400))
+    drawn = [correlation(rng.integers(400, size=400)) for _ in range(200)]
+    left_out = [correlation(np.arange(400)[np.arange(400) % 20 != k]) for k in range(20)]
+    assert np.mean(drawn) < everything - 0.05
+    assert np.mean(left_out) == pytest.approx(everything, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 2.0, "up"), (-2.0, -0.1, "down"), (-0.1, 0.1, "?"), (0.0, 1.0, "?"), (-1.0, 0.0, "?")],
+)
+def test_the_words_of_an_interval(low, high, said):
+    assert in_words((0.0, low, high), "up", "down", "?") == said
+    claim = {"up": "holds", "down": "does not hold here", "?": "open"}[said]
+    assert claim_in_words((0.0, low, high)) == claim
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.2, 0.2, "holds"),
+        (0.05, 0.2, "holds"),  # apart from zero and still within the margin
+        (-0.1, 0.25, "open"),
+        (-0.3, 0.1, "open"),
+        (0.26, 0.9, "does not hold here"),
+        (-0.9, -0.26, "does not hold here"),
+    ],
+)
+def test_a_claim_that_two_are_equal(low, high, said):
+    assert claim_in_words((0.0, low, high), margin=0.25) == said
+
+
+def test_an_interval_as_text():
+    assert write_interval((0.204, -0.096, 0.5)) == "+0.20 (−0.10 to +0.50)"
+    assert write_interval((81.0, 80.25, 81.75), ".1f") == "81.0 (80.2 to 81.8)"
+    assert write_interval((-0.004, -0.1, -0.0)) == "+0.00 (−0.10 to +0.00)"
+    assert write_interval((-0.4, -1.2, 0.2), ".0f") == "0 (−1 to 0)"
+    assert write_interval((1.0, float("nan"), float("nan"))) == "+1.00 (+nan to +nan)"
 
 
 @pytest.mark.parametrize(("num_images", "groups"), [([10, 30], 20), ([30], 1)])

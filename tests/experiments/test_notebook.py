@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import files_below
+from helpers import files_below, finish, run_python
 from radin.errors import ParameterError
+from radin.experiments import notebook
 from radin.experiments.notebook import (
     RECORD_PREFIX,
     ZOOS,
@@ -203,3 +204,43 @@ def test_what_cannot_be_recorded(answers):
         ParameterError, match="radin: record needs right or wrong for each of the 3 images"
     ):
         record({"radin": answers}, torch.zeros(3, dtype=torch.int64))
+
+
+INJECTED = "# Parameters\nbudgett = 8\nprior = 0.5\n"
+
+
+def test_a_parameter_that_papermill_put_in_is_refused(monkeypatch):
+    assert notebook.injected_names(["import radin", INJECTED]) == ["budgett", "prior"]
+    monkeypatch.setattr(notebook, "_cells_so_far", lambda: ["", INJECTED])
+    message = (
+        "This notebook has no parameter 'budgett'; did you mean budget\\? It has budget, prior\\."
+    )
+    with pytest.raises(ParameterError, match=message):
+        check_parameters(budget=4, prior=1.0)
+    monkeypatch.setattr(notebook, "_cells_so_far", lambda: [INJECTED.replace("tt", "t")])
+    check_parameters(budget=4, prior=1.0)
+
+
+@pytest.mark.parametrize("open_it", [notebook.open_zoo, notebook.open_bench])
+def test_opening_asks_only_for_its_own_parameters(monkeypatch, open_it):
+    # What papermill put in, `budget` for instance, belongs to the notebook and not to this call.
+    monkeypatch.setattr(notebook, "_cells_so_far", lambda: [INJECTED.replace("tt", "t")])
+    monkeypatch.setattr(notebook, "digits_zoo", lambda *args, **kwargs: None)
+    monkeypatch.setattr(notebook.SoupBench, "build", lambda *args, **kwargs: "a bench")
+    assert open_it("digits", quick=True) in (None, "a bench")
+    with pytest.raises(ParameterError, match="zoo must be one of"):
+        open_it("digit")
+
+
+def test_a_kernel_knows_its_cells():
+    code = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_cell("# Parameters\\nbudgett = 8\\n", store_history=True)
+shell.run_cell(
+    "from radin.experiments.notebook import check_parameters\\ncheck_parameters(budget=4)",
+    store_history=True,
+)
+"""
+    assert "did you mean budget?" in finish(run_python(code))
+    assert "did you mean" not in finish(run_python(code.replace("budgett", "budget")))

@@ -186,6 +186,17 @@ def test_every_soup_is_drawn_by_its_size_and_each_recipe_at_its_soup():
     assert is_drawn(figure)
 
 
+def test_cosines_are_shown_in_their_groups_without_the_diagonal():
+    cosines = torch.tensor([[1, 0.5, 0.1], [0.5, 1, 0.2], [0.1, 0.2, 1]], dtype=torch.float64)
+    figure = comparison.grouped_cosines(cosines, ["a", "a", "b"])
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == sorted(2 * ["0.50", "0.10", "0.20"])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b"]
+    assert axes.get_xticks().tolist() == [0.5, 2]
+    assert cosines.diagonal().tolist() == [1, 1, 1], "what was given stays as it was"
+    assert is_drawn(figure)
+
+
 def test_panels_of_intervals_share_their_rows_and_show_a_dash_for_what_is_not_known():
     panels = {
         "a − b": {"noise": (1.0, 0.5, 1.5), "blur": None},

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from radin.experiments.plots import drawing, ideas
+from radin.experiments.zoos.plans import PARADIGMS
 
 DRAWINGS = {
     "two_stages": ideas.two_stages,
@@ -22,6 +23,8 @@ DRAWINGS = {
     "table_of_soups, one": lambda: ideas.table_of_soups(1),
     "left_out": lambda: ideas.left_out(["art painting", "cartoon", "photo", "sketch"]),
     "metric_last": ideas.metric_last,
+    "one_start": lambda: ideas.one_start(PARADIGMS),
+    "one_start, one way": lambda: ideas.one_start(["plain"]),
     "forward_passes": lambda: ideas.forward_passes(
         {"greedy": [(17, drawing.GREEDY), (54, "#BBBBBB")], "radin": [(4, "red")]}
     ),
@@ -142,3 +145,10 @@ def test_the_last_domain_is_the_one_left_out():
     assert set(boxes) == {"a", "b", "unseen", "soup"}
     soup = boxes["soup"].get_position()[0]
     assert boxes["a"].get_position()[0] < soup < boxes["unseen"].get_position()[0]
+
+
+def test_each_way_of_training_leads_from_the_start_to_the_average():
+    (axes,) = ideas.one_start(["a", "b", "c"]).axes
+    boxes = [text.get_text() for text in axes.texts if text.get_bbox_patch() is not None]
+    assert boxes == ["one start", "one\naverage", "a", "b", "c"]
+    assert sum(isinstance(text, Annotation) for text in axes.texts) == 2 * 3

@@ -42,6 +42,29 @@ def test_radin_is_what_craft_returns(bench, budget, prior):
         assert rows[allowed - 1] == bench.row(soup.weights)
 
 
+@given(benches(), st.integers(1, 12), st.sampled_from([0.0, 1.0]))
+def test_radin_with_free_singles_is_what_craft_returns(bench, budget, prior):
+    rows = replay.radin(bench, budget, prior, free_singles=True)
+    paid_for = replay.radin(bench, budget, prior)
+    soups = bench.soups("val").round(decimals=9)
+    for allowed in {1, budget}:
+        soup = craft(bench.val, bench.evaluator(), allowed, prior=prior, free_singles=True)
+        assert rows[allowed - 1] == bench.row(soup.weights)
+        assert soup.evaluations <= allowed
+        assert all(trial.evaluated == (trial.weights.max() < 1) for trial in soup.trials)
+        # It looks at all that RADIN looks at, and may see more.
+        assert soups[rows[allowed - 1]] >= soups[paid_for[allowed - 1]]
+
+
+@given(benches(), st.integers(1, 12), st.integers(1, 20), st.integers(0, 5))
+def test_free_singles_among_monte_carlo_candidates(bench, budget, num_candidates, seed):
+    candidates = monte_carlo(bench.num_models, num_candidates, seed)
+    among = np.array([bench.row(weights) for weights in candidates])
+    soup = craft(bench.val, bench.evaluator(), budget, candidates=candidates, free_singles=True)
+    rows = replay.radin(bench, budget, among=among, free_singles=True)
+    assert rows[-1] == bench.row(soup.weights)
+
+
 @given(benches(), st.integers(1, 12), st.integers(1, 20), st.integers(0, 5))
 def test_radin_on_monte_carlo_candidates(bench, budget, num_candidates, seed):
     among = replay.monte_carlo_rows(bench, num_candidates, seed)
@@ -49,6 +72,19 @@ def test_radin_on_monte_carlo_candidates(bench, budget, num_candidates, seed):
     assert among.tolist() == [bench.row(weights) for weights in candidates]
     soup = craft(bench.val, bench.evaluator(), budget, candidates=candidates)
     assert replay.radin(bench, budget, among=among)[-1] == bench.row(soup.weights)
+
+
+@given(benches(), st.integers(1, 12), st.integers(1, 20), st.integers(0, 5))
+def test_safe_and_random_on_monte_carlo_candidates(bench, budget, num_candidates, seed):
+    candidates = monte_carlo(bench.num_models, num_candidates, seed).unique(dim=0)
+    among = np.array([bench.row(weights) for weights in candidates])
+    for recipe, rows in {
+        "safe": replay.safe(bench, budget, among=among),
+        "random": replay.random(bench, budget, seed, among=among),
+    }.items():
+        options = {"candidates": candidates, "seed": seed}
+        soup = craft(bench.val, bench.evaluator(), budget, recipe, **options)
+        assert rows[-1] == bench.row(soup.weights), recipe
 
 
 @given(benches(), st.integers(1, 12))

@@ -22,16 +22,25 @@ from radin.experiments.zoos.starts import STARTS
 from radin.files import hash_text
 
 NAMES = [
+    "banking77",
+    "banking77-mixed",
     "cifar10",
     "cifar10-wild",
     "imagenet-100",
     "pacs-art_painting",
     "pacs-cartoon",
     "pacs-photo",
+    "pacs-pretrained-art_painting",
+    "pacs-pretrained-cartoon",
+    "pacs-pretrained-photo",
+    "pacs-pretrained-sketch",
     "pacs-sketch",
 ]
-WITH_INGREDIENTS = NAMES[:2]
-OF_SMALL_NETWORKS = [name for name in NAMES if name != "imagenet-100"]
+WITH_INGREDIENTS = ["cifar10", "cifar10-wild"]
+OF_PRETRAINED_NETWORKS = [
+    name for name in NAMES if name.startswith(("banking77", "imagenet-100", "pacs-pretrained-"))
+]
+OF_SMALL_NETWORKS = [name for name in NAMES if name not in OF_PRETRAINED_NETWORKS]
 
 
 @pytest.fixture(scope="module", params=NAMES)

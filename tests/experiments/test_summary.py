@@ -13,15 +13,19 @@ from radin.errors import BankError, ParameterError
 from radin.experiments.bench.shifts import Shift
 from radin.experiments.bench.summary import (
     averaging_gain,
+    ensemble_gap,
+    how_made,
     planned_contrasts,
+    rank_correlation,
     recipe_table,
     shift_contrast,
     shift_table,
     shift_title,
+    sweep_table,
     task_cosines,
     zoo_facts,
 )
-from radin.experiments.intervals import paired_interval
+from radin.experiments.intervals import mean_interval, paired_interval
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,52 @@ def test_the_gain_of_averaging_is_that_of_each_soup_less_its_members(bench, part
 def test_no_soup_no_gain(bench):
     with pytest.raises(ParameterError, match="no soup of 99 ingredients"):
         averaging_gain(bench, "val", size=99)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_the_gap_is_that_of_soups_and_ensembles(bench, part):
+    several = bench.sizes > 1
+    expected = (bench.soups(part) - bench.ensembles(part))[several].mean().item()
+    gap = ensemble_gap(bench, part)
+    assert gap.shape == (bench.bank(part).num_images,)
+    assert mean_interval(gap)[0] == pytest.approx(expected)
+    none_right = torch.zeros(int(several.sum()), len(gap), dtype=torch.bool)
+    lost = ensemble_gap(bench, part, soups=none_right).mean().item()
+    assert lost == pytest.approx(-bench.ensembles(part)[several].mean().item())
+
+
+def test_the_rank_correlation_is_that_of_the_means_and_has_an_interval(bench):
+    several = bench.sizes > 1
+    soups = bench.soups("test")[several]
+    value, low, high = rank_correlation(bench)
+    assert value == pytest.approx(spearmanr(bench.ensembles("val")[several], soups).statistic)
+    assert low < value < high
+    sizes = bench.sizes[:, None].expand(-1, bench.val.num_images)
+    by_size = rank_correlation(bench, sizes)
+    assert by_size[0] == pytest.approx(spearmanr(bench.sizes[several], soups).statistic)
+    truth = bench.soups("test")[:, None].expand(-1, bench.val.num_images)
+    assert rank_correlation(bench, truth)[0] == pytest.approx(1)
+    assert rank_correlation(bench, truth)[2] <= 1
+
+
+def test_how_a_zoo_was_made_is_in_its_manifest():
+    bench = SoupBench.load("imagenet-100")
+    made = how_made(bench)
+    assert made["fine-tuned on"] == bench.manifest["made_with"]["device"]
+    assert made["package"] == bench.manifest["pretraining"]["package"]
+    assert made["minutes for all soups"] == round(bench.manifest["seconds"]["soups"] / 60)
+    assert made["minutes for all ingredients"] > made["minutes for all soups"]
+
+
+def test_the_sweep_has_a_row_for_each_ingredient():
+    bench = SoupBench.load("imagenet-100")
+    table = sweep_table(bench, {"lr": ".4f", "epochs": "d"})
+    assert table.columns.tolist() == ["lr", "epochs", "val (%)", "test (%)"]
+    for k, run in enumerate(bench.manifest["ingredients"]):
+        test = 100 * (bench.test.logits[k].argmax(-1) == bench.test.labels).double().mean()
+        assert table["lr"][k] == f"{run['lr']:.4f}"
+        assert table["epochs"][k] == str(run["epochs"])
+        assert table["test (%)"][k] == f"{test:.2f}"
 
 
 def test_facts_are_those_of_the_tables(bench):

@@ -15,7 +15,7 @@ import radin
 from helpers import random_bank
 from radin import LogitBank, convex, craft, dirichlet, exhaustive, fast_estimate, synthetic_bank
 from radin.errors import ParameterError
-from radin.ranking.convex import convex_candidate, minimise_quadratic
+from radin.ranking.convex import _evaluate, convex_candidate, minimise_quadratic
 from radin.ranking.projection import Projection
 
 
@@ -105,10 +105,64 @@ def test_a_large_bank_is_first_solved_on_a_part(monkeypatch):
     assert whole.passes == int(whole.passes)
     monkeypatch.setattr("radin.ranking.convex._MAX_FIRST_LOGITS", 1000)
     monkeypatch.setattr("radin.ranking.convex._BLOCK_LOGITS", 7 * 60)
+    monkeypatch.setattr("radin.ranking.convex._BLOCK_LOGITS_FOR_SLOPE", 11 * 60)
     started = convex_candidate(bank)
     assert started.nll == pytest.approx(whole.nll, abs=2e-6)
-    assert started.passes % 1 > 0  # some sixteenths
+    assert started.passes % 1 > 0  # of the part
     assert started.passes < whole.passes + 2
+    assert 0 <= started.gap <= 1e-6
+    # What single precision says of the point, in double precision
+    exact = _evaluate(bank, None, started.weights, dtype=torch.float64, with_curvature=True)
+    assert started.gap == pytest.approx(exact.gap, abs=1e-7)
+    assert started.nll == pytest.approx(exact.loss, abs=1e-7)
+    assert started.nll - started.gap - 1e-7 <= whole.nll <= started.nll + whole.gap + 1e-7
+
+
+@given(seed=st.integers(0, 10_000), num_models=st.integers(1, 6), half=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_pass_without_curvature_finds_the_same_slope(seed, num_models, half):
+    bank = noisy_bank(num_models, seed)
+    if half:
+        bank = LogitBank(bank.logits.half(), bank.labels)
+    rng = torch.Generator().manual_seed(seed)
+    weights = torch.rand(num_models, dtype=torch.float64, generator=rng)
+    weights /= weights.sum()
+    images = torch.randperm(bank.num_images, generator=rng)[:17]
+    for part in (None, images):
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            whole, slope_only = (
+                _evaluate(bank, part, weights, dtype=dtype, with_curvature=with_curvature)
+                for with_curvature in (True, False)
+            )
+            assert slope_only.curvature is None
+            assert slope_only.loss == pytest.approx(whole.loss, abs=tolerance)
+            torch.testing.assert_close(slope_only.slope, whole.slope, rtol=0, atol=tolerance)
+            if part is None:
+                expected = loss(bank, weights.numpy())
+                assert whole.loss == pytest.approx(expected, abs=max(tolerance, 1e-10))
+
+
+def test_a_curvature_serves_for_several_steps(monkeypatch):
+    """Near the minimum only the first pass over all images computes one."""
+    bank = synthetic_bank(num_models=6, num_images=8000, num_classes=10, seed=3)
+    monkeypatch.setattr("radin.ranking.convex._MAX_FIRST_LOGITS", 1000)
+    asked = []
+
+    def noted(bank, images, weights, *, dtype, with_curvature):
+        asked.append((images is None, with_curvature))
+        return _evaluate(bank, images, weights, dtype=dtype, with_curvature=with_curvature)
+
+    monkeypatch.setattr("radin.ranking.convex._evaluate", noted)
+    found = convex_candidate(bank)
+    assert found.gap <= 1e-6
+    assert [with_curvature for on_all, with_curvature in asked if on_all].count(True) == 1
+
+
+def test_a_gap_that_single_precision_cannot_show(monkeypatch):
+    bank = synthetic_bank(num_models=4, num_images=2000, num_classes=10, seed=1)
+    monkeypatch.setattr("radin.ranking.convex._MAX_FIRST_LOGITS", 1000)
+    found = convex_candidate(bank, max_gap=1e-12)
+    assert found.gap <= 1e-12
 
 
 def test_equal_ingredients_and_copies():

@@ -33,6 +33,7 @@ from radin import (
     SoupBench,
     Trial,
     Zoo,
+    convex,
     craft,
     evaluator,
     exhaustive,
@@ -43,9 +44,17 @@ from radin import (
 )
 from radin.errors import ParameterError
 from radin.inference.evaluate import LiveEvaluator
-from radin.recipes.learned import BATCH_SIZE, LIVE_RECIPES, learn, training_cost
+from radin.recipes.learned import (
+    BATCH_SIZE,
+    LIVE_RECIPES,
+    learn,
+    steps_within,
+    training_cost,
+)
+from radin.recipes.selection import JUDGED
 from radin.recipes.trust import checks_of_trials
 from radin.recipes.trust_report import Trust
+from radin.soup.average import average_by_tensor
 
 SPENDERS = ("radin", "random", "greedy")
 
@@ -173,6 +182,29 @@ def test_radin_evaluates_the_head_of_the_ranking(bank, prior, budget):
     assert torch.equal(soup.weights, head[head[:, 0].argmax()])  # the better ranked of equals
 
 
+def test_a_single_ingredient_is_free_where_the_bank_answers_for_it():
+    """The first of the ranking is an ingredient, which the paper pays for and the bank holds."""
+    bank = bank_with_accuracies(6, 5)
+    asked = []
+
+    def evaluate(weights):
+        asked.append(weights.tolist())
+        return 60.0
+
+    candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.25, 0.75]])
+    soup = craft(bank, evaluate, 1, candidates=candidates)
+    assert asked == [[1.0, 0.0]]
+    asked.clear()
+    soup = craft(bank, evaluate, 1, candidates=candidates, free_singles=True)
+    assert asked == [[0.25, 0.75]]
+    assert [trial.evaluated for trial in soup.trials] == [False, False, True]
+    assert soup.evaluations == 1
+    assert soup.weights.tolist() == [1.0, 0.0]  # of equals the better ranked one
+    alone = craft(bank, evaluate, 3, candidates=candidates[:2], free_singles=True)
+    assert alone.evaluations == 0
+    assert "needs no evaluation" in alone.note
+
+
 def bank_with_accuracies(*right: int) -> LogitBank:
     """Ten images of class 0; ingredient k has the first right[k] of them right."""
     logits = torch.zeros(len(right), 10, 2)
@@ -282,7 +314,7 @@ def test_impossible_budgets(budget, recipe):
 @pytest.mark.parametrize("recipe", ["Radin", "", None, 3])
 def test_unknown_recipes(recipe):
     with pytest.raises(
-        ParameterError, match="Unknown recipe .* choose one of radin, safe, greedy, uniform"
+        ParameterError, match="Unknown recipe .* choose one of radin, safe, greedy, top_k"
     ):
         craft(random_bank(), never, 1, recipe)
 
@@ -363,6 +395,72 @@ def test_learned_keeps_its_budget(zoo, bank, budget, batch_size, seed):
     assert "too small" not in soup.note
 
 
+@pytest.mark.parametrize("granularity", ["block", "tensor"])
+def test_a_soup_learned_part_by_part(zoo, bank, granularity):
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu")
+    soup = craft(bank, evaluate, 7, "learned", granularity=granularity)
+    assert soup.tensor_weights is not None
+    assert soup.tensor_weights["1.weight"].tolist() != soup.tensor_weights["3.weight"].tolist()
+    same_block = torch.equal(soup.tensor_weights["1.weight"], soup.tensor_weights["1.bias"])
+    assert same_block == (granularity == "block")
+    assert soup.accuracy == evaluate(average_by_tensor(zoo, soup.tensor_weights))
+    parts = {"block": ["1.bias", "3.bias"], "tensor": list(soup.tensor_weights)}[granularity]
+    mean = torch.stack([soup.tensor_weights[key] for key in parts]).mean(0)
+    torch.testing.assert_close(soup.weights, mean)
+    assert soup.forward_equivalents == 7
+    whole = craft(bank, evaluate, 7, "learned")
+    assert whole.tensor_weights is None
+
+
+def test_the_average_by_tensor_needs_weights_for_each(zoo):
+    with pytest.raises(ParameterError, match="no mixing weights for 1.bias, 1.weight"):
+        average_by_tensor(zoo, {"3.weight": torch.ones(3) / 3, "3.bias": torch.ones(3) / 3})
+
+
+def test_learned_starts_from_the_convex_point(zoo, bank):
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu", batch_size=32)
+    (start,) = convex(bank)
+    assert not torch.allclose(start, torch.full((3,), 1 / 3).double(), atol=0.05)
+    soup = craft(bank, evaluate, 1, "learned", start="convex")
+    assert torch.equal(soup.weights, start)
+    assert "so this is the convex soup; 2 is enough" in soup.note
+    stepped = craft(bank, evaluate, 4, "learned", start="convex")
+    found = learn(zoo, evaluate.split, 4, start=start, device="cpu")
+    assert torch.equal(stepped.weights, found.weights)
+
+
+@given(budget=st.integers(1, 12), holdout=st.sampled_from([0.01, 0.2, 0.5]))
+@settings(max_examples=10, deadline=None)
+def test_images_held_out_are_paid_for(zoo, bank, budget, holdout):
+    evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu", batch_size=10)
+    soup = craft(bank, evaluate, budget, "learned", holdout=holdout)
+    held_out = round(holdout * NUM_IMAGES)
+    steps = steps_within(budget - 1, NUM_IMAGES, 10, held_out)
+    if steps == 0:
+        assert soup.forward_equivalents == 1
+        return
+    found = learn(zoo, evaluate.split, steps, holdout=holdout, batch_size=10, device="cpu")
+    assert torch.equal(soup.weights, found.weights)
+    cost = training_cost(len(found.losses), NUM_IMAGES, 10, held_out)
+    assert soup.forward_equivalents == float(1 + cost) <= budget
+    assert ("learning stopped after" in soup.note) == (len(found.losses) < steps)
+
+
+def test_impossible_options_of_learned(bank):
+    for name, value in (("granularity", "layer"), ("start", "greedy"), ("holdout", 1)):
+        with pytest.raises(ParameterError, match=f"{name} must be"):
+            craft(bank, never, 3, **{name: value})
+
+
+def test_the_seconds_of_evaluations(zoo, bank, monkeypatch):
+    """Those of soups that are run together are shared; what the bank answers takes none."""
+    clock = iter([100.0, 106.0])
+    monkeypatch.setattr("radin.recipes.ledger.time.perf_counter", lambda: next(clock))
+    soup = craft(bank, evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu"), 3, "safe")
+    assert [trial.seconds for trial in soup.trials] == [0, 2, 2, 2]
+    assert soup.seconds == 6
+
+
 def test_the_budget_that_a_note_asks_for_is_enough(zoo, bank):
     evaluate = evaluator(zoo, tiny_split(NUM_IMAGES), device="cpu", batch_size=BATCH_SIZE)
     assert "; 2 is enough" in craft(bank, evaluate, 1, "learned").note
@@ -425,14 +523,39 @@ def test_which_evaluators_are_live(zoo):
         assert not isinstance(other, LiveEvaluator)
 
 
+@pytest.mark.parametrize(
+    ("value", "recipe", "message"),
+    [
+        (1.0, "radin", "must be True or False, not 1.0"),
+        ("no", "radin", "must be True or False, not 'no'"),
+        (True, "greedy", "is for the recipe radin, not for greedy"),
+        (True, "safe", "is for the recipe radin, not for safe"),
+    ],
+)
+def test_free_singles_are_true_or_false_and_of_radin(value, recipe, message):
+    with pytest.raises(ParameterError, match=message):
+        craft(random_bank(3), lambda weights: 0.0, 2, recipe, free_singles=value)
+
+
 # Trust --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"radin"}))
+@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - set(JUDGED)))
 def test_who_does_not_rank_needs_no_trust(recipe):
     soup = craft(random_bank(3), lambda weights: 0.0, 2, recipe)
     assert soup.trust is None
     assert "trust" not in str(soup)
+
+
+@pytest.mark.parametrize("recipe", JUDGED)
+def test_who_ranks_is_judged_by_its_evaluated_soups(recipe):
+    bank = random_bank(3)
+    soup = craft(bank, lambda weights: 40.0, 3, recipe)
+    assert soup.trust is not None
+    soups = [trial for trial in soup.trials if (trial.weights > 0).sum() > 1]
+    apart = [trial.estimate - trial.value for trial in soups]
+    (check,) = [each for each in soup.trust.checks if "less accuracy over" in each.name]
+    assert check.value == pytest.approx(sum(apart) / len(apart))
 
 
 def test_learned_needs_no_trust(zoo, bank):
@@ -502,6 +625,7 @@ def test_a_soup_is_a_plain_record():
         "note",
         "trust",
         "metric",
+        "tensor_weights",
     ]
     assert soup.accuracy == soup.value == 50.0
     assert "logits" not in repr(soup)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from radin.checkpoints.zoo import Zoo
 from radin.data.batches import fingerprint
 from radin.data.samples import as_split
-from radin.errors import BankError, OffGridError, ParameterError
+from radin.errors import BankError, OffGridError, ParameterError, did_you_mean
 from radin.experiments.bench.lookup import (
     TableEvaluator,
     bitmask_of,
@@ -30,10 +30,11 @@ from radin.experiments.bench.shipped import (
     INIT_FILE,
     SHIFTS_FILE,
     check_file,
+    collection_benches,
     empty_network,
+    find_bench,
     read_manifest,
     shipped_benches,
-    shipped_root,
 )
 from radin.experiments.bench.storage import (
     BENCH_PARTS,
@@ -490,22 +491,23 @@ class SoupBench:
         """Read a shipped bench by its name, or a file that `save` wrote.
 
         Args:
-            name: one of `radin.experiments.bench.shipped.shipped_benches()`, a folder laid out like
-                theirs, or a file.
+            name: one of `radin.experiments.bench.shipped.shipped_benches()` or of
+                `collection_benches()` there, a folder laid out like theirs, or a file.
             zoo: the ingredients, for a file.
 
         Raises:
             BankError: nothing of that name is there, or a file is damaged or of another version.
         """
-        if str(name) in shipped_benches():
-            return cls._load_folder(shipped_root() / str(name))
+        if (shipped := find_bench(str(name))) is not None:
+            return cls._load_folder(shipped)
         path = expand_path(name)
         if os.path.isdir(path):
             return cls._load_folder(path)
         if path.suffix != ".safetensors" and not os.path.exists(path):
+            known = shipped_benches() + collection_benches()
             raise BankError(
-                f"Unknown bench {str(name)!r}: shipped are "
-                f"{', '.join(shipped_benches()) or 'none'}; or give a file."
+                f"Unknown bench {str(name)!r}: {did_you_mean(str(name), known)}Shipped are "
+                f"{', '.join(known) or 'none'}; or give a file."
             )
         return cls(**read_bench(path), zoo=zoo)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from radin.errors import OffGridError
+from radin.errors import OffGridError, ParameterError
 from radin.inference.partial import PartialEvaluations
+from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import check_weights, from_subsets
 from radin.ranking.metrics import Metric
 from radin.ranking.named_metrics import ACCURACY
@@ -52,10 +53,34 @@ class TableEvaluator:
             return self._values[row].item()
 
         def look_up(_: Sequence[int], images: list[int] | None) -> Tensor:
-            right = self.bench.right(self.part, [row])
-            return 100 * (right if images is None else right[:, images]).double()
+            return self._look_up([row], images)
 
         return self.partial.evaluate([check_weights(weights, self.bench.num_models)], look_up)[0]
+
+    def image_values(
+        self, soups: Sequence[Tensor], images: list[int] | None, *, bank: LogitBank
+    ) -> Tensor:
+        """Whether soups are right on some images, in percent: (M, k) double.
+
+        Args:
+            soups: M of them, mixing weights (N,).
+            images: k indices; all for None.
+            bank: not needed here; an `Evaluator` checks its labels.
+
+        Raises:
+            ParameterError: another metric than accuracy.
+        """
+        if self.metric != ACCURACY:
+            raise ParameterError(
+                f"A bench gives {self.metric} only whole: it holds for single images whether a "
+                "soup is right, and no more. Take accuracy."
+            )
+        self.count += len(soups)
+        return self._look_up([self.bench.row(weights) for weights in soups], images)
+
+    def _look_up(self, rows: list[int], images: list[int] | None) -> Tensor:
+        right = self.bench.right(self.part, rows)
+        return 100 * (right if images is None else right[:, images]).double()
 
     @property
     def standard_error(self) -> float:

@@ -23,9 +23,12 @@ from radin.recipes.rules import (
     GreedyRules,
     Members,
     best_so_far,
+    free_prefix,
     greedy_choices,
     random_order,
     safe_choices,
+    top_k_choices,
+    top_k_members,
 )
 
 
@@ -36,6 +39,7 @@ def radin(
     *,
     scores: np.ndarray | None = None,
     among: np.ndarray | None = None,
+    free_singles: bool = False,
 ) -> np.ndarray:
     """RADIN: evaluate the soups with the best scores first, return the best by validation.
 
@@ -46,29 +50,33 @@ def radin(
         scores: (R,), the larger the better; the fast estimates when not given.
         among: rows of the candidates; all when not given. With fewer candidates than budget the
             last answer stays.
+        free_singles: whether a single ingredient costs no evaluation, as in `radin.craft`.
 
     Returns: (B,) rows.
     """
     budget = check_integer("budget", budget, minimum=1)
-    ranked = order(bench, prior, scores=scores)
-    if among is not None:
-        ranked = ranked[np.isin(ranked, among)]
+    ranked = _only(order(bench, prior, scores=scores), among)
+    if free_singles:
+        is_single = bench.sizes.numpy()[ranked] == 1
+        looks = [free_prefix(is_single, spent) for spent in range(1, budget + 1)]
+        choices = best_so_far(bench.soups("val").numpy()[ranked])
+        return ranked[choices[np.array(looks) - 1]]
     return _best(bench, ranked[:budget], budget)
 
 
-def safe(bench: SoupBench, budget: int, threshold: float = 0.0) -> np.ndarray:
+def safe(
+    bench: SoupBench, budget: int, threshold: float = 0.0, *, among: np.ndarray | None = None
+) -> np.ndarray:
     """Safe: the best ingredient, unless one of the first B soups is better: (B,) rows.
 
     Args:
         bench: where evaluations are looked up.
         budget: B, at least 1.
         threshold: by how many standard errors a soup must lead, as in `radin.craft`.
+        among: rows of the candidates; all when not given.
     """
     budget = check_integer("budget", budget, minimum=1)
-    losses = bench.ensembles("val", NLL).numpy()
-    sizes = bench.sizes.numpy()
-    ranked = np.lexsort(sort_keys(losses, sizes, [np.arange(len(sizes))], metric=NLL))
-    rows = np.array([best_single(bench), *ranked[sizes[ranked] > 1][:budget]])
+    rows = np.array([best_single(bench), *_only(safe_order(bench), among)[:budget]])
     single = bench.val.accuracies().max().item()
     values = [single, *bench.soups("val").numpy()[rows[1:]]]
 
@@ -99,10 +107,33 @@ def order(bench: SoupBench, prior: float = 0.0, *, scores: np.ndarray | None = N
     return np.lexsort(sort_keys(total, sizes, [np.arange(len(sizes))]))
 
 
-def random(bench: SoupBench, budget: int, seed: int = 0) -> np.ndarray:
-    """Evaluate soups drawn at random, without repeats; return the best by validation: (B,) rows."""
+def safe_order(bench: SoupBench) -> np.ndarray:
+    """The rows of all soups but single ingredients, in the order in which safe evaluates them."""
+    losses = bench.ensembles("val", NLL).numpy()
+    sizes = bench.sizes.numpy()
+    ranked = np.lexsort(sort_keys(losses, sizes, [np.arange(len(sizes))], metric=NLL))
+    return ranked[sizes[ranked] > 1]
+
+
+def _only(rows: np.ndarray, among: np.ndarray | None) -> np.ndarray:
+    """Those of some rows that are among the candidates; all of them without candidates."""
+    return rows if among is None else rows[np.isin(rows, among)]
+
+
+def random(
+    bench: SoupBench, budget: int, seed: int = 0, *, among: np.ndarray | None = None
+) -> np.ndarray:
+    """Evaluate soups drawn at random, without repeats; return the best by validation: (B,) rows.
+
+    Args:
+        bench: where evaluations are looked up.
+        budget: B, at least 1.
+        seed: of the draw.
+        among: rows of the candidates, none of them twice; all when not given.
+    """
     budget = check_integer("budget", budget, minimum=1)
-    drawn = random_order(bench.num_soups, seed=seed)
+    rows = np.arange(bench.num_soups) if among is None else np.asarray(among)
+    drawn = rows[random_order(len(rows), seed=seed)]
     return _best(bench, drawn[:budget], budget)
 
 
@@ -132,6 +163,18 @@ def greedy(bench: SoupBench, budget: int, *, rules: GreedyRules | None = None) -
     found = list(islice(choices, budget + rules.free_choices))
     # A free choice is made before any evaluation; a zoo of one ingredient has no other.
     return _extend(np.array(rows)[found[rules.free_choices :] or found], budget)
+
+
+def top_k(bench: SoupBench, budget: int) -> np.ndarray:
+    """The best soup of the k best ingredients, k = 2, 3, ..., or the best one alone: (B,) rows."""
+    budget = check_integer("budget", budget, minimum=1)
+    singles = bench.val.accuracies()
+    looks = top_k_members(singles)[: budget + 1]
+    rows = np.array([bench.row_of(members) for members in looks])
+    values = [singles.max().item(), *bench.soups("val").numpy()[rows[1:]]]
+    choices = top_k_choices(values)
+    # The first choice is made before any evaluation; a zoo of one ingredient has no other.
+    return _extend(rows[choices[1:] or choices], budget)
 
 
 def best_single(bench: SoupBench) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from radin.errors import BankError
 from radin.experiments.networks import SmallResNet
-from radin.files import hash_file
+from radin.files import atomic_path, hash_file
 
 BENCH_FORMAT = "radin-bench-2"
 BENCH_FILE = "bench.safetensors"
@@ -22,6 +24,8 @@ INIT_FILE = "init.safetensors"
 SHIFTS_FILE = "shifts.safetensors"
 # Beside the benches' folders: the network that all their zoos were trained from.
 PRETRAINED_FILE = "pretrained.safetensors"
+# Among the benches' folders: one that holds whole zoos of the collection, a folder each.
+COLLECTION_FOLDER = "collection"
 
 
 def shipped_root() -> Path:
@@ -43,6 +47,61 @@ def shipped_benches(network: str | None = None) -> list[str]:
         for name in names
         if read_manifest(shipped_root() / name).get("network", SMALL_NETWORK) == network
     ]
+
+
+def collection_benches() -> list[str]:
+    """The names of the zoos of the collection that come whole, not only as rows of its tables."""
+    folder = shipped_root() / COLLECTION_FOLDER
+    return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_FILE}"))
+
+
+def find_bench(name: str) -> Path | None:
+    """The folder of a bench that comes with the module; None where none has this name."""
+    if name in shipped_benches():
+        return shipped_root() / name
+    if name in collection_benches():
+        return shipped_root() / COLLECTION_FOLDER / name
+    return None
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Any], files: list[Path]) -> None:
+    """Write the manifest of a bench, last of all: a folder that has one is complete.
+
+    Args:
+        folder: of the bench.
+        entries: of the manifest, without its format and its files.
+        files: that belong to the bench; others in the folder are removed.
+    """
+    manifest = {
+        "format": BENCH_FORMAT,
+        **entries,
+        "files": {path.name: hash_file(path) for path in files},
+    }
+    for path in folder.iterdir():  # files of an earlier, larger zoo
+        if path not in files and path.is_file():
+            path.unlink()
+    with atomic_path(folder / MANIFEST_FILE) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
+def made_with(device: torch.device) -> dict[str, str]:
+    """The manifest's entry on the software and the hardware."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": str(device),
+        "processor": _processor_name(),
+    }
+
+
+def _processor_name() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from radin.errors import BankError, OffGridError, ParameterError
 from radin.experiments.bench import replay
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shifts import Shift
-from radin.experiments.intervals import Interval, paired_interval
+from radin.experiments.intervals import Interval, jackknife_interval, paired_interval
+from radin.ranking.rank import ensemble_answers
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 BUDGETS = (1, 4)  # of the planned contrasts
 
@@ -120,6 +123,98 @@ def averaging_gain(bench: SoupBench, part: str, *, size: int | None = None) -> T
     soups = bench.right(part, rows).double().mean(0)
     singles = (bench.bank(part).logits.argmax(-1) == bench.bank(part).labels).double()
     return 100 * (soups - bench.candidates[rows].double().mean(0) @ singles)
+
+
+def ensemble_gap(bench: SoupBench, part: str = "test", *, soups: Tensor | None = None) -> Tensor:
+    """How far soups are from their ensembles on each image: soup less ensemble.
+
+    Args:
+        bench: the zoo.
+        part: "val" or "test".
+        soups: (S, n) whether the soups of two or more ingredients are right, where this was found
+            in another way; as the bench knows it when not given.
+
+    Returns:
+        (n,) in percentage points: the mean over the soups of two or more ingredients of whether the
+        soup is right, less the same of their ensembles.
+    """
+    rows = (bench.sizes > 1).nonzero().flatten().tolist()
+    if soups is None:
+        soups = bench.right(part, rows)
+    ensembles, _ = ensemble_answers(bench.bank(part), bench.candidates[rows])
+    return 100 * (soups.double() - ensembles.double()).mean(0)
+
+
+def rank_correlation(bench: SoupBench, answers: Tensor | None = None) -> Interval:
+    """How well a free number ranks the soups of two or more ingredients by their test accuracy.
+
+    Args:
+        bench: the zoo.
+        answers: (R, n), a number for each soup and each validation image. Their mean over the
+            images ranks the soups. When not given they are the ensembles' answers, right or wrong,
+            so that the fast estimate ranks.
+
+    Returns:
+        (rank correlation, low, high) with a 95% interval over the images of both parts, inside -1
+        to 1.
+
+    Source: Spearman 1904; the delete-a-group jackknife.
+    """
+    from scipy.stats import spearmanr
+
+    if answers is None:
+        answers, _ = ensemble_answers(bench.val, bench.candidates)
+    several = bench.sizes > 1
+    guess = answers[several].numpy().astype("f4")
+    truth = bench.right("test", several.nonzero().flatten().tolist()).numpy().astype("f4")
+
+    def correlation(val: NDArray[np.bool_], test: NDArray[np.bool_]) -> float:
+        estimates, accuracies = guess @ val.astype("f4"), truth @ test.astype("f4")
+        return float(spearmanr(estimates, accuracies).statistic)
+
+    num_images = (bench.val.num_images, bench.test.num_images)
+    value, low, high = jackknife_interval(correlation, num_images)
+    return value, max(low, -1.0), min(high, 1.0)
+
+
+def how_made(bench: SoupBench) -> dict[str, str | int]:
+    """What the manifest of a zoo with pretrained weights says about how it was made.
+
+    Returns:
+        Title to the package of the weights, its version and licence, the pretraining, the device
+        and the processor beside it, and the minutes for all ingredients and for all soups.
+    """
+    manifest = bench.manifest
+    pretraining, made, seconds = (manifest[key] for key in ("pretraining", "made_with", "seconds"))
+    return {
+        "package": pretraining["package"],
+        "its version": pretraining["version"],
+        "its licence": pretraining["licence"],
+        "pretraining": pretraining["pretraining"],
+        "fine-tuned on": made["device"],
+        "processor": made["processor"],
+        "minutes for all ingredients": round(sum(seconds["ingredients"]) / 60),
+        "minutes for all soups": round(seconds["soups"] / 60),
+    }
+
+
+def sweep_table(bench: SoupBench, formats: Mapping[str, str]) -> pd.DataFrame:
+    """The ingredients of a zoo: how each was trained, by the manifest, and its accuracies.
+
+    Args:
+        bench: the zoo.
+        formats: key of a hyper-parameter to the format of its column, such as ".4f".
+
+    Returns:
+        A row of words for each ingredient: its hyper-parameters, "val (%)" and "test (%)".
+    """
+    import pandas as pd
+
+    runs = bench.manifest["ingredients"]
+    columns = {key: [format(run[key], form) for run in runs] for key, form in formats.items()}
+    for title, bank in (("val (%)", bench.val), ("test (%)", bench.test)):
+        columns[title] = [f"{accuracy:.2f}" for accuracy in bank.accuracies().tolist()]
+    return pd.DataFrame(columns)
 
 
 def task_cosines(bench: SoupBench) -> Tensor:

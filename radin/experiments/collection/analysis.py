@@ -26,7 +26,7 @@ from radin.experiments.collection.plan import (
     SPEARMAN_TITLE,
     Contrast,
 )
-from radin.experiments.intervals import Interval
+from radin.experiments.intervals import Interval, in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,11 +100,12 @@ def mean_interval(values: np.ndarray) -> Interval:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, math.nan, math.nan
-    half = float(t.ppf(0.975, len(values) - 1)) * _standard_error(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * standard_error(values)
     return mean, mean - half, mean + half
 
 
-def _standard_error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
+    """The standard error of the mean of at least two values, as of a sample of zoos."""
     return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
@@ -207,9 +208,8 @@ def verdict(low: float, high: float, *, margin: float = MARGIN_POINTS) -> str:
         "open".
     """
     small = low > -margin and high < margin
-    if low > 0 or high < 0:
-        return ("holds" if low > 0 else "turned round") + (", within the margin" if small else "")
-    return "equal" if small else "open"
+    word = in_words((math.nan, low, high), "holds", "turned round", "equal" if small else "open")
+    return f"{word}, within the margin" if small and word != "equal" else word
 
 
 def ledger(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from radin.checkpoints.zoo import Zoo
 from radin.data.splits import ArraySplit
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.tabulate import pack_bits
 from radin.experiments.collection.data import draw_parts
 from radin.experiments.collection.designs import Design, draw_runs, parse_zoo_name, random_seed
 from radin.experiments.collection.soups import FlatNetwork, soup_answers
-from radin.experiments.zoos.train import Hyperparameters, build_seeded, train
+from radin.experiments.zoos.train import Hyperparameters, build_seeded, save_checkpoint, train
 from radin.inference.devices import single_thread
 from radin.ranking.bank import LogitBank
 from radin.ranking.candidates import exhaustive
@@ -66,6 +68,7 @@ class MadeZoo:
         val: all validation images; recipes see the first `design.num_val`.
         test: the test part.
         shifted: the blurred test part; None where inputs are not images.
+        splits: the images of "val", the first `design.num_val`, and of "test".
     """
 
     name: str
@@ -76,6 +79,7 @@ class MadeZoo:
     val: Answers
     test: Answers
     shifted: ArraySplit | None
+    splits: dict[str, ArraySplit]
 
     def bench(self, num_val: int | None = None) -> SoupBench:
         """The soup bench, with the design's validation images or the first `num_val`."""
@@ -92,6 +96,43 @@ class MadeZoo:
                 "distances": (moves.norm(dim=1) / self.start.double().norm()).tolist(),
             },
         )
+
+    def accuracies(self, weights: Tensor) -> Tensor:
+        """The accuracy in percent of soups with any mixing weights (M, N), on val and test: (M, 2).
+
+        The validation images are those that the recipes see.
+        """
+        network = FlatNetwork(self.design.build)
+        found = []
+        with single_thread():
+            for part in ("val", "test"):
+                split = self.splits[part]
+                right, _ = soup_answers(
+                    network, self.ingredients, weights, split.images, split.labels
+                )
+                found.append(right.double().mean(1) * 100)
+        return torch.stack(found, 1)
+
+    def open(self, folder: Path) -> Zoo:
+        """The ingredients as a zoo of files, which are written into a folder."""
+        network = FlatNetwork(self.design.build)
+        paths = []
+        for k, vector in enumerate(self.ingredients):
+            network.vector.copy_(vector)
+            path = folder / f"ingredient_{k:02d}.safetensors"
+            save_checkpoint(network.model, path, self.runs[k])
+            paths.append(path)
+        return Zoo.open(paths, build=self.design.build, progress=False)
+
+    def accuracies_of(self, state: Mapping[str, Tensor]) -> tuple[float, float]:
+        """The accuracy in percent of a network of the zoo's architecture, on val and test."""
+        network = FlatNetwork(self.design.build)
+        vector = network.flatten([state])[0]
+        val, test = (
+            100 * (network.logits(vector, split.images).argmax(1) == split.labels).double().mean()
+            for split in (self.splits["val"], self.splits["test"])
+        )
+        return val.item(), test.item()
 
     def shifted_accuracies(self, rows: Sequence[int]) -> Tensor:
         """The accuracy of some soups on the shifted part, in percent: (len(rows),).
@@ -146,6 +187,7 @@ def make_zoo(name: str) -> MadeZoo:
         val=val,
         test=test,
         shifted=parts.shifted,
+        splits={"val": parts.val.subset(list(range(design.num_val))), "test": parts.test},
     )
 
 

@@ -43,7 +43,7 @@ def recipe_choices(bench: SoupBench, budget: int) -> dict[str, np.ndarray]:
     }
     for name in ("radin", "radin_prior1", "radin_nll"):
         choices[name.replace("radin", "radin_fallback", 1)] = with_fallback(bench, choices[name])
-    choices["top_k"] = top_k(bench, budget)
+    choices["top_k"] = replay.top_k(bench, budget)
     for name, rules in GREEDY_CONVENTIONS.items():
         choices[name] = replay.greedy(bench, budget, rules=rules)
     fixed = {
@@ -62,16 +62,6 @@ def with_fallback(bench: SoupBench, rows: np.ndarray) -> np.ndarray:
     single = replay.best_single(bench)
     val = comparable(bench.soups("val").numpy())
     return np.where(val[rows] >= val[single], rows, single)
-
-
-def top_k(bench: SoupBench, budget: int) -> np.ndarray:
-    """The best soup of the k best ingredients, k = 2, 3, ..., or the best one alone: (B,) rows."""
-    order = np.argsort(-comparable(bench.val.accuracies()), kind="stable").tolist()
-    rows = [bench.row_of(order[:k]) for k in range(2, len(order) + 1)][:budget]
-    rows = rows or [bench.row_of(order[:1])]
-    best = np.array(rows)[best_so_far(bench.soups("val").numpy()[rows])]
-    missing = budget - len(best)
-    return with_fallback(bench, np.concatenate([best, np.full(missing, best[-1])]))
 
 
 def _chosen_by_nll(bench: SoupBench, order: np.ndarray, budget: int) -> np.ndarray:

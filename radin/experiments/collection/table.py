@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -14,7 +15,9 @@ from radin.files import atomic_path
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("recipes", "facts", "validation_sizes")
+VERDICT_TABLES = ("recipes", "facts", "validation_sizes")
+PASS_TABLES = ("passes", "partial")
+TABLES = VERDICT_TABLES + PASS_TABLES
 
 
 def tables_root() -> Path:
@@ -34,6 +37,12 @@ def load_collection(table: str = "recipes") -> pd.DataFrame:
             `radin.experiments.collection.measure.fact_row`.
             "validation_sizes" has one row for each zoo, recipe, budget and number of validation
             images: "val", "test" and "regret".
+            "passes" has one row for each zoo, recipe and "budget" in forward passes over the
+            validation images: accuracies "val" and "test" in percent, "size", and "spent", the
+            passes that were needed. `radin.experiments.collection.passes.PASS_RECIPES` says what
+            each recipe is, and its zoos are others than those of the tables above.
+            "partial" compares soups on a share of the images with the same soups on all of them;
+            see `radin.experiments.collection.measure_passes.partial_facts`.
 
     Returns:
         The table. Benches that the module ships whole have the design "shipped".
@@ -60,6 +69,18 @@ def load_collection(table: str = "recipes") -> pd.DataFrame:
         raise DataError(
             f"{path}: no such table; make it with python -m radin.experiments.collection."
         ) from error
+
+
+def table_rows(table: str, folder: Path) -> list[dict[str, str]]:
+    """The rows of a table that `write_tables` wrote, as text, so that they are written unchanged.
+
+    Args:
+        table: one of `TABLES`.
+        folder: where it is.
+    """
+    path = folder / f"{table}.csv.gz"
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from radin.experiments.collection.analysis import ELSEWHERE, HERE
+from radin.experiments.intervals import in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,8 @@ def forest(summary: pd.DataFrame, label: str) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + INCHES_PER_ROW * len(summary)))
     for row, (name, values) in enumerate(summary.iterrows()):
-        colour = "#009E73" if values.low > 0 else "#D55E00" if values.high < 0 else "#767676"
+        interval = (values.effect, values.low, values.high)
+        colour = in_words(interval, "#009E73", "#D55E00", "#767676")
         axes.plot([values.low, values.high], [row, row], color=colour, linewidth=2.4)
         marker = "D" if name in (HERE, ELSEWHERE) else "o"
         axes.plot(values.effect, row, marker, color=colour, markersize=7)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from radin.experiments.intervals import in_words
 from radin.experiments.plots.style import RECIPE_STYLES
 
 # One marker for each recipe that returns a soup, where recipes are dots and not lines.
@@ -89,7 +90,7 @@ def _draw_intervals(axes: Axes, rows: Mapping[str, tuple[float, float, float] | 
             axes.text(0, row, "–", ha="center", va="center", color="#767676", fontsize=14)
             continue
         middle, low, high = interval
-        color = "#009E73" if low > 0 else "#D55E00" if high < 0 else "#767676"
+        color = in_words(interval, "#009E73", "#D55E00", "#767676")
         axes.plot([low, high], [row, row], color=color, linewidth=2.4, solid_capstyle="butt")
         axes.plot(middle, row, "o", color=color, markersize=7)
     axes.axvline(0, color="#222222", linewidth=1)
@@ -99,7 +100,7 @@ def _draw_intervals(axes: Axes, rows: Mapping[str, tuple[float, float, float] | 
 
 
 def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
-    """Digits chapter: the differences over many zoos, a row of dots and a mean for each comparison.
+    """Digits, many zoos, sentences: differences as rows of dots, each row with its mean.
 
     Args:
         differences: title to (number of zoos,) in percentage points.
@@ -122,7 +123,7 @@ def outcomes(differences: Mapping[str, Tensor], label: str) -> Figure:
 def soups_by_size(
     sizes: Tensor, accuracies: Tensor, chosen: Mapping[str, int], *, ensemble: float, label: str
 ) -> Figure:
-    """ImageNet chapter: every soup by its size, and what each recipe returns among them.
+    """ImageNet and sentences: every soup by its size, and what each recipe returns among them.
 
     Args:
         sizes: (R,) numbers of ingredients.
@@ -152,5 +153,42 @@ def soups_by_size(
     axes.set(xlabel="ingredients in the soup", ylabel=label)
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3, frameon=False, fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def grouped_cosines(cosines: Tensor, groups: Sequence[str]) -> Figure:
+    """Chapter on sentences: cosines of task vectors as a heat map, group beside group.
+
+    Args:
+        cosines: (N, N).
+        groups: (N,) the group of each; those of one group stand side by side.
+    """
+    figure, axes = plt.subplots(figsize=(6.6, 5.2))
+    apart = cosines[~torch.eye(len(cosines), dtype=torch.bool)]
+    # The diagonal is 1 by definition; were it in the scale, the others would look alike.
+    shown = cosines.clone().fill_diagonal_(float("nan"))
+    image = axes.imshow(
+        shown.numpy(), cmap="viridis", vmin=apart.min().item(), vmax=apart.max().item()
+    )
+    middle = (apart.min() + apart.max()).item() / 2
+    for (row, column), value in np.ndenumerate(shown.numpy()):
+        if row != column:
+            color = "white" if value < middle else "black"
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=10
+            )
+    names = list(dict.fromkeys(groups))
+    first = [groups.index(name) for name in names]
+    centres = [
+        start + (groups.count(name) - 1) / 2 for start, name in zip(first, names, strict=True)
+    ]
+    for start in first[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=3)
+        axes.axvline(start - 0.5, color="white", linewidth=3)
+    axes.set_xticks(centres, names, rotation=30, ha="right")
+    axes.set_yticks(centres, names)
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes).set_label("cosine of two task vectors")
     figure.tight_layout()
     return figure

@@ -158,3 +158,16 @@ def metric_last() -> Figure:
     label(axes, 3.1, 2.75, "all images at once", ENSEMBLE)
     label(axes, 1.75, 0.25, "not: the mean of three metrics")
     return figure
+
+
+def one_start(ways: Sequence[str]) -> Figure:
+    """Chapter on sentences: one start, ingredients trained in different ways, and one average."""
+    figure, axes = canvas()
+    start = box(axes, 0.85, 1.5, "one start", ENSEMBLE, size=14)
+    soup = box(axes, 6.2, 1.5, "one\naverage", SOUP, size=14)
+    spacing = 2.3 / max(1, len(ways) - 1)
+    for k, way in enumerate(ways):
+        trained = box(axes, 3.55, 2.65 - k * spacing, way)
+        arrow(axes, start, trained, ENSEMBLE)
+        arrow(axes, trained, soup, SOUP)
+    return figure

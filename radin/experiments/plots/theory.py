@@ -36,7 +36,7 @@ def slopes(
     scales: Sequence[float], errors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
 ) -> Figure:
     """Chapter of questions: errors against a scale on log-log axes, with the slope of each line."""
-    figure, axes = plt.subplots(figsize=(6.8, 4.6))
+    figure, axes = plt.subplots(figsize=(6.8, 3.8))
     colors = sns.color_palette("colorblind")
     for (name, values), color, marker in zip(errors.items(), colors, _MARKERS, strict=False):
         title = f"{name}: slope {fitted_slope(scales, values):.2f}"

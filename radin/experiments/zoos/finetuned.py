@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +31,13 @@ from radin.experiments.bench.shifts import (
 )
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
-    BENCH_FORMAT,
     INIT_FILE,
     MANIFEST_FILE,
     PRETRAINED_FILE,
     SHIFTS_FILE,
+    made_with,
     shipped_root,
+    write_manifest,
 )
 from radin.experiments.splits import load_experiment_split
 from radin.experiments.zoos.paradigms import few_examples, teacher_targets, warm_start
@@ -50,10 +50,11 @@ from radin.experiments.zoos.train import (
     save_checkpoint,
     train_checkpoint,
 )
-from radin.files import atomic_path, cache_root, expand_path, hash_file, hash_text
+from radin.files import atomic_path, cache_root, expand_path, hash_text
 from radin.inference.devices import pick_device, single_thread
 from radin.inference.evaluate import Evaluator
 from radin.inference.predict import predict
+from radin.ranking.rank import fast_estimate
 from radin.theory.weight_geometry import gram_matrix
 
 # Processes on a CPU, one for each core (-1). Each has one thread, which together get more done than
@@ -352,8 +353,7 @@ def ship(
     if plan.ships_ingredients:
         for path in (zoo.paths[0].parent / INIT_FILE, *zoo.paths):
             written.append(_copy(path, folder / path.name))
-    manifest = {
-        "format": BENCH_FORMAT,
+    entries = {
         "name": name,
         "data": _describe_data(plan, val, test),
         "class_names": val.class_names,
@@ -364,12 +364,7 @@ def ship(
         "pretraining": STARTS[plan.network].describe(),
         "start": plan.start,
         "ingredients": [read_hyperparameters(path) for path in zoo.paths],
-        "made_with": {
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": str(chosen),
-            "processor": _processor_name(),
-        },
+        "made_with": made_with(chosen),
         "seconds": {
             "ingredients": [
                 read_seconds(_seconds_file(path, json.dumps(read_hyperparameters(path))))
@@ -379,13 +374,8 @@ def ship(
         },
         "task_vectors": gram_matrix(zoo).tolist(),
         "distances": zoo.distances.tolist() if zoo.distances is not None else None,
-        "files": {path.name: hash_file(path) for path in written},
     }
-    for path in folder.iterdir():  # files of an earlier, larger zoo
-        if path not in written and path.is_file():
-            path.unlink()
-    with atomic_path(folder / MANIFEST_FILE) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    write_manifest(folder, entries, written)
     return bench
 
 
@@ -444,6 +434,42 @@ def _prepared(split: ArraySplit, prepare: Callable[[Tensor], Tensor] | None) -> 
         split.class_names,
         fingerprint=hash_text(split.fingerprint, "passed on by the frozen part"),
     )
+
+
+def look_on_validation(
+    name: str, num_models: int, *, device: str = "auto", progress: bool = True
+) -> dict[str, float]:
+    """Train the first ingredients of a plan, and evaluate them on validation alone.
+
+    A sweep is worth its hours only if fine-tuning improves on the start and a soup is not worse
+    than all of its ingredients. The test part plays no role. `ship` goes on from what was trained.
+
+    Args:
+        name: a key of `PLANS`.
+        num_models: how many ingredients, two or more.
+        device: "auto", "cpu" or "cuda".
+        progress: whether to show progress bars.
+
+    Returns:
+        Validation accuracy in percent of "start", "ingredient 0" and so on, "soup" and "ensemble".
+
+    Raises:
+        DataError: the data set or the package with the pretrained weights is missing.
+        ParameterError: an unknown name, or fewer than two ingredients.
+    """
+    plan = _find_plan(name)
+    num_models = check_integer("num_models", num_models, minimum=2)
+    zoo = finetuned_zoo(name, num_models, device=device, progress=progress)
+    val = _load_in_memory(plan.data, plan.val_part, plan.size)
+    init = zoo.paths[0].parent / INIT_FILE
+    start = Zoo.open([init], build=zoo.build, progress=False)
+    bank = predict(zoo, val, device=device, progress=progress)
+    found = {"start": Evaluator(start, val, device=device)([1.0])}
+    found |= {f"ingredient {k}": value for k, value in enumerate(bank.accuracies().tolist())}
+    uniform = torch.full((num_models,), 1 / num_models)
+    found["soup"] = Evaluator(zoo, val, device=device)(uniform)
+    found["ensemble"] = fast_estimate(bank, uniform[None]).item()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -532,16 +558,6 @@ def _seconds_file(path: Path, *made_from: str) -> Path:
     return path.with_name(f"{path.stem}-{hash_text(*made_from)[:8]}.seconds")
 
 
-def _processor_name() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()
-
-
 def _ship_pretrained(target: Path, device: torch.device, *, progress: bool) -> None:
     """Put the small pretrained network beside the benches, where `pretrained_checkpoint` looks."""
     pretrained = pretrained_checkpoint(device, progress=progress)
@@ -600,9 +616,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="do not ship anything; train these ingredients again, such as 0,3, into --out, and "
         "compare them and their soup with the shipped bench",
     )
+    parser.add_argument(
+        "--look",
+        type=int,
+        metavar="N",
+        help="do not ship anything; train the first N ingredients, 2 or more, and print how "
+        "they, their soup and their ensemble do on validation",
+    )
     options = parser.parse_args(arguments)
     try:
         for name in PLANS if "all" in options.names else options.names:
+            if options.look is not None:
+                number = check_integer("--look", options.look, minimum=2)
+                found = look_on_validation(name, number, device=options.device)
+                print(*(f"{what}: {value:.2f}%" for what, value in found.items()), sep="\n")
+                continue
             if options.again is not None:
                 _print_reproduction(name, options)
                 continue

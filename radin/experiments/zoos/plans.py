@@ -140,6 +140,18 @@ def pretrained_sweep(
     ]
 
 
+def plain_label_sweep(
+    num_models: int, seed: int, *, rates: tuple[float, float], epochs: tuple[int, int]
+) -> list[Hyperparameters]:
+    """`pretrained_sweep` without mixup and label smoothing, for a data set of few steps an epoch.
+
+    On PACS, runs with mixup were worse on validation than the probe that they started from, and
+    runs with label smoothing hardly better.
+    """
+    runs = pretrained_sweep(num_models, seed, rates=rates, epochs=epochs)
+    return [{**run, "mixup": 0.0, "label_smoothing": 0.0} for run in runs]
+
+
 def text_sweep(
     num_models: int, seed: int, *, rates: tuple[float, float], epochs: tuple[int, int]
 ) -> list[Hyperparameters]:
@@ -170,7 +182,7 @@ def text_sweep(
     ]
 
 
-PARADIGMS = ("plain", "adversarial", "distilled", "warm start", "few-shot")
+PARADIGMS = ("plain", "adversarial", "distilled", "few-shot", "warm start")
 
 
 def mixed_sweep(
@@ -191,9 +203,9 @@ def mixed_sweep(
         "plain": {},
         "adversarial": {"adversarial": 0.1},
         "distilled": {"teachers": 2, "temperature": 2.0, "label_smoothing": 0.0},
-        "warm start": {"warm_epochs": 1, "warm_drop_words": 0.2},
         # About a quarter of the examples, so each is seen more often.
         "few-shot": {"shots": 30, "epochs": 8},
+        "warm start": {"warm_epochs": 1, "warm_drop_words": 0.2},
     }
     runs = text_sweep(num_models, seed, rates=rates, epochs=epochs)
     return [{**run, **changes[PARADIGMS[k // 2 % len(PARADIGMS)]]} for k, run in enumerate(runs)]
@@ -263,7 +275,7 @@ IMAGENETTE = ZooPlan(
     test_part="val/report",
     start=None,
     sweep=partial(pretrained_sweep, rates=(4e-4, 4e-3), epochs=(2, 4)),
-    num_models=13,
+    num_models=10,
     seed=6,
     size=64,
     ships_ingredients=False,
@@ -275,17 +287,18 @@ IMAGENETTE = ZooPlan(
 def _pretrained_without(domain: str) -> ZooPlan:
     """PACS again, from a network with real pretrained weights and with larger images.
 
-    The whole network is trained. With its first five stages frozen, most ingredients were worse on
-    validation than the probe that they start from, and their soups worse than all of them.
+    The whole network is trained, from a short probe. `book/plans.md` tells what was tried before.
     """
     return dataclasses.replace(
         _without(domain),
         data="pacs-128",
-        sweep=partial(pretrained_sweep, rates=(4e-4, 2e-3), epochs=(2, 3)),
+        sweep=partial(plain_label_sweep, rates=(2e-4, 4e-4), epochs=(3, 4)),
+        num_models=5,
         seed=4,
         size=96,
         network="efficientnet-lite0",
         batch_size=64,
+        probe_steps=20,
     )
 
 
@@ -335,22 +348,23 @@ PLANS = {
     "imagenet-100": IMAGENET_100,
     # What refreshing the statistics of batch norm is worth on a real network.
     "imagenet-100-moving": dataclasses.replace(
-        IMAGENET_100, network="efficientnet-lite0-moving", num_models=4
+        IMAGENET_100, network="efficientnet-lite0-moving", num_models=4, shifts=()
     ),
     **{
         f"pacs-pretrained-{domain}": _pretrained_without(domain)
         for domain in DATA_SETS["pacs"].domains
     },
     "banking77": BANKING77,
-    # The paper's second next check: ingredients that were not all trained in one way.
+    # Ingredients that were not all trained in one way, but in the first four of
+    # `PARADIGMS`. The paper
+    # does not do so; a public summary of it names this as a next check.
     "banking77-mixed": dataclasses.replace(
         BANKING77,
         sweep=partial(mixed_sweep, rates=(1.5e-4, 3.5e-4), epochs=(2, 3)),
-        num_models=10,
         seed=7,
     ),
     # Many ingredients of a small part of a network, so that many soups can be evaluated: all of
-    # the first thirteen, and a sample of all 32.
-    "imagenette-13": IMAGENETTE,
-    "imagenette-32": dataclasses.replace(IMAGENETTE, num_models=32, num_random=2000),
+    # the first ten, and a sample of all 24.
+    "imagenette-10": IMAGENETTE,
+    "imagenette-24": dataclasses.replace(IMAGENETTE, num_models=24, num_random=1000),
 }
