@@ -78,7 +78,7 @@ def wrap(name: str, folder: str, command: list[str]) -> list[str]:
 
 
 def sandbox_environment() -> dict[str, str]:
-    """The environment variables of `main`: what programs in the sandbox may read."""
+    """The environment variables of `main`: where the sandbox is, and what programs in it may read."""
     import radin
     from radin.files import cache_root
 
@@ -91,6 +91,8 @@ def sandbox_environment() -> dict[str, str]:
         READABLE_VARIABLE: os.pathsep.join(dict.fromkeys(map(str, paths))),
         "RADIN_CACHE": str(cache),
         "PYTHONPATH": str(room.parent),
+        # Worker processes that are used again have the PATH of the time they started.
+        "PATH": os.environ["PATH"],
     }
 
 
