@@ -26,7 +26,8 @@ from notebook_page import describe_execution, finish_notebook
 from parameters import BuildError, Parameters, declared_parameters
 from pictures import save_glued_pictures
 
-LONG_CHAPTERS = ("13_when_it_breaks", "02_soup_on_digits", "14_questions")  # they start first
+# They start first.
+LONG_CHAPTERS = ("13_when_it_breaks", "02_soup_on_digits", "14_questions", "15_more_questions")
 
 
 @dataclass(frozen=True)

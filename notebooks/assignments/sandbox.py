@@ -78,7 +78,7 @@ def wrap(name: str, folder: str, command: list[str]) -> list[str]:
 
 
 def sandbox_environment() -> dict[str, str]:
-    """The environment variables of `main`: where the sandbox is, and what programs in it may read."""
+    """What `main` needs in its environment: PATH, and what programs in the sandbox may read."""
     import radin
     from radin.files import cache_root
 

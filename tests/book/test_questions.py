@@ -17,13 +17,14 @@ from radin.recipes.learned import LIVE_RECIPES
 from radin.recipes.race import IMAGE_RECIPES
 
 PAGES = ("cheatsheet", "decide")
+PAGES_OF_QUESTIONS = ("14_questions", "15_more_questions")
 
 
 def page(root: Path, name: str) -> str:
     return (root / "book" / f"{name}.md").read_text("utf-8")
 
 
-def chapter(root: Path, name: str = "14_questions") -> str:
+def chapter(root: Path, name: str) -> str:
     cells = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4).cells
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
@@ -43,7 +44,8 @@ def commands(text: str) -> list[str]:
 
 
 def test_all_questions_are_asked_in_their_order_and_answered_with_numbers(root):
-    parts = re.split(r"^## ", chapter(root), flags=re.M)
+    pages = [chapter(root, name) for name in PAGES_OF_QUESTIONS]
+    parts = [part for text in pages for part in re.split(r"^## ", text, flags=re.M)]
     numbered = {int(part.split(".")[0]): part for part in parts if part[0].isdigit()}
     assert list(numbered) == list(range(1, 11))
     for part in (*numbered.values(), *(part for part in parts if part.startswith("More models"))):
@@ -53,7 +55,7 @@ def test_all_questions_are_asked_in_their_order_and_answered_with_numbers(root):
 
 
 def test_the_three_checks_are_asked_and_answered_with_numbers(root):
-    parts = re.split(r"^## ", chapter(root, "15_next_checks"), flags=re.M)
+    parts = re.split(r"^## ", chapter(root, "16_next_checks"), flags=re.M)
     checks = [part for part in parts if re.match(r".*\n\n\*[^*]+\*", part)]
     assert len(checks) == 3
     assert all("{glue:text}" in check for check in checks)
@@ -61,7 +63,8 @@ def test_the_three_checks_are_asked_and_answered_with_numbers(root):
 
 def test_every_open_question_is_named(root):
     for number in ("first", "second", "third"):
-        assert re.search(rf"[Tt]he {number} open question", chapter(root)), number
+        texts = (chapter(root, name) for name in PAGES_OF_QUESTIONS)
+        assert any(re.search(rf"[Tt]he {number} open question", text) for text in texts), number
 
 
 # ---------------------------------------------------------------- cheat sheet and decision guide

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
 from radin import SoupBench, craft
 from radin.errors import BankError, ParameterError
+from radin.experiments.bench import replay
 from radin.experiments.bench.shifts import Shift
 from radin.experiments.bench.summary import (
     averaging_gain,
     ensemble_gap,
+    held_out_regret,
     how_made,
     planned_contrasts,
     rank_correlation,
     recipe_table,
+    row_contrast,
     shift_contrast,
     shift_table,
     shift_title,
@@ -225,3 +229,46 @@ def test_contrasts_on_shifts_are_paired_over_images():
     assert shift_contrast([one, other], soup, ensemble) == both
     assert shift_contrast([one, other], soup, (1, False)) is None
     assert shift_contrast([], soup, ensemble) is None
+
+
+def test_a_contrast_of_rows_is_the_paired_interval_of_their_answers(bench):
+    first, second = [3, 5, 9], [4, 4, 0]
+    by_hand = paired_interval(bench.right("val", first).T, bench.right("val", second).T)
+    assert row_contrast(bench, first, second, "val") == by_hand
+    accuracies = bench.soups("test")
+    middle = row_contrast(bench, first, second)[0]
+    assert math.isclose(
+        middle, (accuracies[first] - accuracies[second]).mean().item(), abs_tol=1e-4
+    )
+
+
+def test_the_held_out_regret_is_that_of_a_plain_loop(bench):
+    zoos = replay.sub_zoos(bench, 3, most=6, seed=1)
+    returned = [int(rows[replay.uniform(zoo)]) for zoo, rows in zoos]
+    found = held_out_regret(bench, zoos, returned, halvings=3, seed=5)
+    chance = np.random.default_rng(5)
+    images = bench.test.num_images
+    right = bench.right("test", range(bench.num_soups)).numpy()
+    regrets = []
+    for _ in range(3):
+        order = chance.permutation(images)
+        parts = order[: images // 2], order[images // 2 :]
+        for chooses, measures in (parts, parts[::-1]):
+            for (_, rows), row in zip(zoos, returned, strict=True):
+                oracle = max(rows, key=lambda each: right[each, chooses].sum())
+                gain = right[oracle, measures].mean() - right[row, measures].mean()
+                regrets.append((len(regrets) // len(zoos), 100 * gain))
+    by_half = [np.mean([g for k, g in regrets if k == half]) for half in range(6)]
+    assert math.isclose(found, np.mean(by_half), abs_tol=1e-9)
+
+
+def test_some_sub_zoos_are_a_sample_of_all(bench):
+    everything = [rows.tolist() for _, rows in replay.sub_zoos(bench, 3)]
+    some = replay.sub_zoos(bench, 3, most=4, seed=2)
+    places = [everything.index(rows.tolist()) for _, rows in some]
+    assert places == sorted(set(places))
+    assert len(places) == 4
+    for smaller, rows in some:
+        assert torch.equal(smaller.soups("test"), bench.soups("test")[rows])
+    again = replay.sub_zoos(bench, 3, most=4, seed=2)
+    assert [rows.tolist() for _, rows in again] == [rows.tolist() for _, rows in some]

@@ -207,6 +207,28 @@ def member_means(bench: SoupBench, part: str = "val") -> np.ndarray:
     return members @ bench.bank(part).accuracies().numpy() / members.sum(1)
 
 
+def sub_zoos(
+    bench: SoupBench, size: int, *, most: int | None = None, seed: int = 0
+) -> list[tuple[SoupBench, np.ndarray]]:
+    """The zoos that are choices of `size` ingredients of a bench.
+
+    Args:
+        bench: the bench of the whole zoo.
+        size: how many ingredients a sub-zoo has.
+        most: how many sub-zoos at most, a random sample of them; all when not given.
+        seed: of the sample.
+
+    Returns: for each sub-zoo its bench, and for each row of it the row of the whole `bench`, in the
+    order of `combinations`.
+    """
+    size = check_integer("size", size, minimum=1)
+    chosen = list(combinations(range(bench.num_models), size))
+    if most is not None and len(chosen) > most:
+        kept = np.random.default_rng(seed).permutation(len(chosen))[:most]
+        chosen = [chosen[k] for k in sorted(kept)]
+    return [(bench.subset(members), bench.rows_of_subset(members).numpy()) for members in chosen]
+
+
 def over_sub_zoos(
     bench: SoupBench, size: int, recipes: Mapping[str, Callable[[SoupBench], int]]
 ) -> dict[str, np.ndarray]:
@@ -223,10 +245,7 @@ def over_sub_zoos(
     `combinations`.
     """
     found: dict[str, list[int]] = {name: [] for name in recipes}
-    size = check_integer("size", size, minimum=1)
-    for members in combinations(range(bench.num_models), size):
-        smaller = bench.subset(members)
-        rows = bench.rows_of_subset(members)
+    for smaller, rows in sub_zoos(bench, size):
         for name, recipe in recipes.items():
             found[name].append(int(rows[recipe(smaller)]))
     return {name: np.array(rows) for name, rows in found.items()}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from radin.experiments.intervals import Interval, jackknife_interval, paired_int
 from radin.ranking.rank import ensemble_answers
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -97,6 +97,60 @@ def planned_contrasts(bench: SoupBench) -> dict[str, Interval]:
                 chosen, bench.right("test", [row])[0]
             )
     return contrasts
+
+
+def row_contrast(
+    bench: SoupBench, first: Sequence[int], second: Sequence[int], part: str = "test"
+) -> Interval:
+    """The accuracy of some soups less that of others, with the images as the sample.
+
+    Args:
+        bench: the zoo.
+        first: S rows of the bench.
+        second: as many others; the two are compared in pairs.
+        part: "val" or "test".
+
+    Returns:
+        (mean difference, low, high) in percentage points, with a 95% interval.
+    """
+    return paired_interval(bench.right(part, first).T, bench.right(part, second).T)
+
+
+def held_out_regret(
+    bench: SoupBench,
+    zoos: Sequence[tuple[SoupBench, NDArray[np.intp]]],
+    returned: Sequence[int],
+    *,
+    halvings: int,
+    seed: int,
+) -> float:
+    """The mean regret where other test images have chosen the oracle than those that measure it.
+
+    One half of the test images chooses the best soup of each zoo, and the other half measures it
+    and the returned soup. The luck of the oracle on its own images is not in the result.
+
+    Args:
+        bench: the whole zoo.
+        zoos: Z sub-zoos, as `replay.sub_zoos` gives them.
+        returned: for each the row of the whole bench that a recipe returned.
+        halvings: how often the images are divided at random; both halves take both parts.
+        seed: of the halvings.
+
+    Returns:
+        Percentage points.
+    """
+    right = bench.right("test", list(range(bench.num_soups))).numpy()
+    rng = np.random.default_rng(seed)
+    regrets = []
+    for _ in range(halvings):
+        order = rng.permutation(right.shape[1])
+        first = np.isin(np.arange(len(order)), order[: len(order) // 2])
+        for half in (first, ~first):
+            chooses = right[:, half].mean(1)
+            measures = 100 * right[:, ~half].mean(1)
+            best = [rows[chooses[rows].argmax()] for _, rows in zoos]
+            regrets.append((measures[best] - measures[list(returned)]).mean())
+    return float(np.mean(regrets))
 
 
 def averaging_gain(bench: SoupBench, part: str, *, size: int | None = None) -> Tensor:
