@@ -58,12 +58,12 @@ def main() -> None:
     test = load_experiment_split(plan.data, plan.test_part, size=plan.size)
     entries = Entries(options.out, "-".join(zoo.fingerprints))
     candidates = radin.exhaustive(len(zoo))
-    for row, weights in enumerate(candidates):
-        work = partial(right_after_refresh, zoo, weights, train, MANY, test)
-        entries.measure(f"soup {row}", work)
-    for count in COUNTS:
-        work = partial(right_after_refresh, zoo, candidates[-1], train, count, test)
-        entries.measure(f"soup of all, {count} images", work)
+    of_all = len(candidates) - 1
+    tasks = [(row, MANY) for row in range(len(candidates))]
+    tasks += [(of_all, count) for count in COUNTS if count != MANY]
+    for row, count in tasks:
+        work = partial(right_after_refresh, zoo, candidates[row], train, count, test)
+        entries.measure(f"soup {row}, {count} images", work)
 
 
 if __name__ == "__main__":
