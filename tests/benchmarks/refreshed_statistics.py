@@ -26,6 +26,7 @@ from radin.data.splits import ArraySplit
 from radin.experiments.splits import load_experiment_split
 from radin.experiments.zoos.finetuned import finetuned_zoo
 from radin.experiments.zoos.plans import PLANS
+from radin.inference.batch_norm import refresh_batch_norm
 
 NAME = "imagenet-100-moving"
 OUT = Path(radin.__file__).parent / "experiments" / "results" / "refreshed_statistics.json"
@@ -43,7 +44,7 @@ def right_after_refresh(
     zoo: radin.Zoo, weights: torch.Tensor, train: ArraySplit, count: int, test: ArraySplit
 ) -> str:
     """Whether the refreshed soup is right on each test image, as bits in hexadecimal digits."""
-    state = radin.refresh_batch_norm(zoo, weights, some_of(train, count))
+    state = refresh_batch_norm(zoo, weights, some_of(train, count))
     logits, labels = radin.soup_logits(zoo, state, test)
     return np.packbits((logits.argmax(1) == labels).numpy()).tobytes().hex()
 
