@@ -33,19 +33,22 @@ def shipped_root() -> Path:
     return Path(str(resources.files("radin.experiments"))) / "benches"
 
 
-def shipped_benches(network: str | None = None) -> list[str]:
+def shipped_benches(network: str | None = None, *, complete: bool = False) -> list[str]:
     """The names of the benches that come with the module.
 
     Args:
         network: only those whose zoos start from it (see `radin.experiments.zoos.starts`).
+        complete: only those that hold all soups of their zoo, not a sample of them.
     """
     names = sorted(path.parent.name for path in shipped_root().glob(f"*/{MANIFEST_FILE}"))
-    if network is None:
+    if network is None and not complete:
         return names
+    manifests = {name: read_manifest(shipped_root() / name) for name in names}
     return [
         name
-        for name in names
-        if read_manifest(shipped_root() / name).get("network", SMALL_NETWORK) == network
+        for name, manifest in manifests.items()
+        if network in (None, manifest.get("network", SMALL_NETWORK))
+        and not (complete and manifest.get("sampled", False))
     ]
 
 

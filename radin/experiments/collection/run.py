@@ -137,7 +137,7 @@ def collect(folder: Path, study: Study = VERDICTS) -> tuple[Tables, list[str]]:
             notes.append(f"{name} has no rows: {content['failed']}")
             continue
         _extend(tables, content["tables"])
-    for name in shipped_benches():
+    for name in shipped_benches(complete=True):
         _extend(tables, study.measure_shipped(name))
     return tables, notes
 
@@ -155,7 +155,7 @@ def with_new_benches(folder: Path, study: Study = VERDICTS) -> tuple[Tables, lis
     tables: Tables = {name: list(table_rows(name, folder)) for name in study.tables}
     rows = tables[study.tables[0]]
     known = {row["zoo"] for row in rows if row["design"] == SHIPPED_DESIGN}
-    benches = shipped_benches()
+    benches = shipped_benches(complete=True)
     added = [bench for bench in benches if bench not in known]
     for bench in added:
         _extend(tables, study.measure_shipped(bench))

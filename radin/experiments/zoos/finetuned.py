@@ -363,6 +363,7 @@ def ship(
         "seed": plan.seed,
         "pretraining": STARTS[plan.network].describe(),
         "start": plan.start,
+        "sampled": plan.num_random is not None,
         "ingredients": [read_hyperparameters(path) for path in zoo.paths],
         "made_with": made_with(chosen),
         "seconds": {

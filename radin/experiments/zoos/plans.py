@@ -267,6 +267,7 @@ IMAGENET_100 = ZooPlan(
 )
 
 
+# Ten classes, and a network whose lower part is frozen. `book/plans.md` tells what was tried.
 IMAGENETTE = ZooPlan(
     data="imagenette-96",
     start_part="train",
@@ -274,13 +275,14 @@ IMAGENETTE = ZooPlan(
     val_part="val/choose",
     test_part="val/report",
     start=None,
-    sweep=partial(pretrained_sweep, rates=(4e-4, 4e-3), epochs=(2, 4)),
+    sweep=partial(plain_label_sweep, rates=(2e-4, 6e-4), epochs=(3, 4)),
     num_models=10,
     seed=6,
     size=64,
     ships_ingredients=False,
     network="efficientnet-lite0-upper",
     batch_size=64,
+    probe_steps=20,
 )
 
 
