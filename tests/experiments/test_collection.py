@@ -270,6 +270,25 @@ def test_the_commands_make_and_ship_a_round(tiny, tmp_path, capsys):
     assert set(plan.planned_zoos(1)) < set(shipped.zoo)
 
 
+def test_a_longer_run_goes_on_from_shipped_tables(tiny, tmp_path, capsys):
+    rows, tables = tmp_path / "rows", tmp_path / "tables"
+    names = plan.planned_zoos(2)
+    run.run(rows, names=names[:2], workers=1, progress=False)
+    assert main(["ship", "--folder", str(rows), "--out", str(tables)]) == 0
+    command = ["--folder", str(tmp_path / "again"), "--tables", str(tables)]
+    assert main(["unpack", *command]) == 0
+    assert "2 zoos written to" in capsys.readouterr().out
+    assert main(["unpack", *command]) == 0
+    assert "0 zoos written to" in capsys.readouterr().out
+    again = ["--folder", str(tmp_path / "again"), "--out", str(tmp_path / "same")]
+    assert main(["ship", *again]) == 0
+    for name in VERDICT_TABLES:
+        first, second = (tmp_path / each / f"{name}.csv.gz" for each in ("tables", "same"))
+        assert first.read_bytes() == second.read_bytes()
+    run.run(tmp_path / "again", names=names, workers=1, progress=False)
+    assert len(list((tmp_path / "again").iterdir())) == len(names)
+
+
 def test_another_table_is_refused():
     with pytest.raises(ParameterError, match="table must be one of recipes, facts"):
         load_collection("sideways")

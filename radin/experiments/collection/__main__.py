@@ -16,6 +16,7 @@ from radin.experiments.collection.run import (
     collect,
     rounds,
     run,
+    unpack,
     with_new_benches,
 )
 from radin.experiments.collection.table import tables_root, write_tables
@@ -56,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--rounds", type=int, help="zoos of each design (all planned)")
     make.add_argument("--workers", type=int, default=2, help="processes")
     make.set_defaults(command=_run)
+    unpacked = commands.add_parser(
+        "unpack",
+        parents=[folder],
+        help="write the rows of the module's tables as `run` does, to make only further zoos",
+    )
+    unpacked.add_argument("--tables", type=Path, default=tables_root(), help="a folder")
+    unpacked.set_defaults(command=_unpack)
     ship = commands.add_parser("ship", parents=[folder], help="write the tables of the module")
     ship.add_argument("--out", type=Path, default=tables_root(), help="a folder")
     ship.set_defaults(command=_ship)
@@ -79,6 +87,11 @@ def _run(options: argparse.Namespace) -> None:
     study = STUDIES[options.study]
     names = [name for names in islice(rounds(study), options.rounds) for name in names]
     run(_folder(options), study, names=names, workers=options.workers)
+
+
+def _unpack(options: argparse.Namespace) -> None:
+    new = unpack(_folder(options), options.tables, STUDIES[options.study])
+    print(f"{len(new)} zoos written to {_folder(options)}")
 
 
 def _ship(options: argparse.Namespace) -> None:

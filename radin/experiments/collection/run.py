@@ -100,9 +100,13 @@ def write_rows(name: str, folder: Path, study: str = VERDICTS.name) -> str:
         content["tables"] = STUDIES[study].measure(zoo, seconds=time.process_time() - started)
     except DataError as error:
         content["failed"] = str(error)
-    with atomic_path(row_path(folder, name)) as temporary:
-        Path(temporary).write_text(json.dumps(content), "utf-8")
+    _write(row_path(folder, name), content)
     return name
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(content), "utf-8")
 
 
 def row_path(folder: Path, name: str) -> Path:
@@ -163,6 +167,29 @@ def with_new_benches(folder: Path, study: Study = VERDICTS) -> tuple[Tables, lis
     for rows in tables.values():
         rows.sort(key=lambda row: place.get(row["zoo"], -1))  # stable: zoos stay in front
     return tables, added
+
+
+def unpack(folder: Path, tables: Path, study: Study = VERDICTS) -> list[str]:
+    """Write the rows of tables as one file for each zoo, so that `run` makes only further zoos.
+
+    Args:
+        folder: of the files, as for `run`. A zoo that has a file is left alone.
+        tables: the folder of the tables.
+        study: whose tables they are.
+
+    Returns:
+        The names of the zoos that got a file.
+    """
+    by_zoo: dict[str, Tables] = {}
+    for name in study.tables:
+        for row in table_rows(name, tables):
+            if row["design"] != SHIPPED_DESIGN:
+                by_zoo.setdefault(row["zoo"], {each: [] for each in study.tables})[name].append(row)
+    folder.mkdir(parents=True, exist_ok=True)
+    new = [name for name in by_zoo if not row_path(folder, name).exists()]
+    for name in new:
+        _write(row_path(folder, name), {"format": _FORMAT, "zoo": name, "tables": by_zoo[name]})
+    return new
 
 
 def read_rows(path: Path) -> dict[str, Any]:
