@@ -112,6 +112,14 @@ class Ledger:
     _looks: list[_Look] = field(default_factory=list, repr=False)
     metric: Metric = ACCURACY
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "budget" and "budget" in vars(self):
+            raise BudgetError(
+                f"A recipe cannot change its budget of {self.budget} evaluations; "
+                "give craft another one."
+            )
+        super().__setattr__(name, value)
+
     @property
     def trials(self) -> list[Trial]:
         """All looks so far, in order; the bank is read once for the estimates that are missing."""

@@ -132,6 +132,8 @@ def test_functions_are_run_by_the_same_rules(data, both, budget, seed):
                 ledger.look(p)
             else:
                 ledger.spend(p)
+        if dice.random() < 0.1:
+            ledger.budget = 99
         assert ledger.left + ledger.spent == ledger.budget
         answers = [rows[dice.integers(len(rows))], [0.5] * N, None]
         return answers[dice.choice(3, p=[0.8, 0.1, 0.1])]

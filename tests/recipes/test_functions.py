@@ -82,6 +82,11 @@ def unseen(bank, ledger):
     ("function", "error", "message"),
     [
         (overspend, BudgetError, "is spent"),
+        (
+            lambda bank, ledger: setattr(ledger, "budget", 9),
+            BudgetError,
+            "cannot change its budget",
+        ),
         (unseen, ParameterError, "unseen returned a soup that it did not evaluate"),
         (lambda bank, ledger: None, ParameterError, "must return mixing weights.*not None"),
         (lambda bank, ledger: "best", ParameterError, "must return mixing weights.*'best'"),

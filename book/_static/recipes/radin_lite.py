@@ -237,6 +237,14 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     _looks: list[tuple[Array, float | None, float | None]] = field(default_factory=list, repr=False)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "budget" and "budget" in vars(self):
+            raise BudgetError(
+                f"A recipe cannot change its budget of {self.budget} evaluations; "
+                "give craft another one."
+            )
+        super().__setattr__(name, value)
+
     @property
     def trials(self) -> list[Trial]:
         """All looks so far, in order."""
