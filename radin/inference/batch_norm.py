@@ -34,6 +34,8 @@ def refresh_batch_norm(
     The average of the ingredients' running statistics does not fit the averaged network, so a soup
     with batch norm is measured fairly only after this pass. It costs one forward pass over `split`,
     in training mode, and is not part of the budget. Labels are not used, parameters do not change.
+    A single ingredient can gain as much, where its statistics were measured on augmented images:
+    refresh it too before the two are compared.
 
     Args:
         soup: (N,) mixing weights, or the state dict of a soup that no mixing weights describe.

@@ -22,6 +22,7 @@ DRAWINGS = {
     "table_of_soups, large": lambda: ideas.table_of_soups(500),
     "table_of_soups, one": lambda: ideas.table_of_soups(1),
     "left_out": lambda: ideas.left_out(["art painting", "cartoon", "photo", "sketch"]),
+    "stages_and_questions": lambda: ideas.stages_and_questions({1, 10}),
     "metric_last": ideas.metric_last,
     "one_start": lambda: ideas.one_start(PARADIGMS),
     "one_start, one way": lambda: ideas.one_start(["plain"]),

@@ -27,6 +27,9 @@ NAMES = [
     "cifar10",
     "cifar10-wild",
     "imagenet-100",
+    "imagenet-100-moving",
+    "imagenette-10",
+    "imagenette-24",
     "pacs-art_painting",
     "pacs-cartoon",
     "pacs-photo",
@@ -36,9 +39,10 @@ NAMES = [
     "pacs-pretrained-sketch",
     "pacs-sketch",
 ]
+SAMPLED = ["imagenette-24"]
 WITH_INGREDIENTS = ["cifar10", "cifar10-wild"]
 OF_PRETRAINED_NETWORKS = [
-    name for name in NAMES if name.startswith(("banking77", "imagenet-100", "pacs-pretrained-"))
+    name for name in NAMES if name.startswith(("banking77", "imagenet", "pacs-pretrained-"))
 ]
 OF_SMALL_NETWORKS = [name for name in NAMES if name not in OF_PRETRAINED_NETWORKS]
 
@@ -51,6 +55,7 @@ def bench(request) -> SoupBench:
 def test_all_are_there(root):
     assert shipped_benches() == NAMES
     assert shipped_benches(SMALL_NETWORK) == OF_SMALL_NETWORKS
+    assert shipped_benches(complete=True) == [name for name in NAMES if name not in SAMPLED]
     files = [
         path for path in (root / "radin" / "experiments" / "benches").rglob("*") if path.is_file()
     ]
@@ -73,11 +78,19 @@ def test_loading_takes_less_than_importing_torch(capsys):
     assert loaded < imported
 
 
+def known_candidates(bench: SoupBench) -> torch.Tensor | None:
+    """The evaluated soups where these are a sample; None for all subsets."""
+    return bench.candidates if bench.manifest["name"] in SAMPLED else None
+
+
 def test_a_replay_is_what_craft_returns(bench):
+    candidates = known_candidates(bench)
     for prior in (0.0, 1.0):
         rows = replay.radin(bench, 8, prior)
         for budget in (1, 3, 8):
-            soup = radin.craft(bench.val, bench.evaluator(), budget, prior=prior)
+            soup = radin.craft(
+                bench.val, bench.evaluator(), budget, prior=prior, candidates=candidates
+            )
             assert rows[budget - 1] == bench.row(soup.weights)
     rows = replay.greedy(bench, bench.num_models)
     for budget in range(1, bench.num_models + 1):
@@ -101,7 +114,7 @@ def test_tables_agree_with_themselves(bench):
         again = fast_estimate(bench.bank(part), bench.candidates[some], "nll").double()
         assert torch.allclose(bench.ensembles(part, "nll")[some], again)
         # A single ingredient is its own soup; its logits in the bank are rounded to half precision.
-        singles = bench.soups(part)[[2**k - 1 for k in range(bench.num_models)]]
+        singles = bench.soups(part)[[bench.row_of([k]) for k in range(bench.num_models)]]
         assert (singles - bench.bank(part).accuracies()).abs().max() <= 0.25
 
 
@@ -168,8 +181,32 @@ def test_soups_off_the_grid_and_the_count(bench):
     weights[:2] = torch.tensor([0.3, 0.7])
     with pytest.raises(OffGridError):
         evaluate(weights)
-    soup = radin.craft(bench.val, evaluate, 3)
+    soup = radin.craft(bench.val, evaluate, 3, candidates=known_candidates(bench))
     assert evaluate.count == soup.evaluations == 3
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_sample_holds_what_the_recipes_ask_for(name):
+    bench = SoupBench.load(name)
+    plan = PLANS[name]
+    assert bench.num_soups < 2**bench.num_models - 1
+    candidates = radin.monte_carlo(bench.num_models, 20_000, seed=plan.seed)
+    for prior in (0.0, 1.0):
+        soup = radin.craft(bench.val, bench.evaluator(), 64, prior=prior, candidates=candidates)
+        assert soup.evaluations == 64
+    soup = radin.craft(bench.val, bench.evaluator(), bench.num_models, "greedy")
+    assert soup.accuracy >= bench.val.accuracies().max() - 0.1
+    with pytest.raises(OffGridError, match="evaluate it live"):
+        radin.craft(bench.val, bench.evaluator(), 64, "random", seed=12345)
+
+
+def test_a_longer_sweep_begins_with_the_shorter_one():
+    ten, many = (SoupBench.load(name) for name in ("imagenette-10", "imagenette-24"))
+    assert torch.equal(many.test.logits[:10], ten.test.logits)
+    both = [row for row in range(many.num_soups) if not (many.candidates[row, 10:] > 0).any()]
+    for row in both:
+        same = ten.row(many.candidates[row, :10])
+        assert torch.equal(many.right("test", [row]), ten.right("test", [same]))
 
 
 @pytest.mark.parametrize("name", WITH_INGREDIENTS)

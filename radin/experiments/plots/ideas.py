@@ -146,7 +146,7 @@ def forward_passes(spent: Mapping[str, Sequence[tuple[int, str]]]) -> Figure:
 
 def stages_and_questions(here: Collection[int]) -> Figure:
     """Pages of ten questions: about which stage each is, those of this page in colour."""
-    figure, axes = canvas(7.0, 2.3)
+    figure, axes = canvas()
     stages = {
         "zoo": (0.6, (9,)),
         "logit\nbank": (1.75, (4, 7)),
@@ -154,15 +154,15 @@ def stages_and_questions(here: Collection[int]) -> Figure:
         "fast\nestimates": (4.85, (1, 3, 10)),
         "$B$ soups\nrun": (6.3, (5, 8)),
     }
-    boxes = [box(axes, x, 1.55, stage) for stage, (x, _) in stages.items()]
+    boxes = [box(axes, x, 2.1, stage) for stage, (x, _) in stages.items()]
     for one, next_one in pairwise(boxes):
         arrow(axes, one, next_one)
     for x, questions in stages.values():
         for place, number in enumerate(questions):
             shift = 0.42 * (place - (len(questions) - 1) / 2)
             color = SOUP if number in here else INK
-            label(axes, x + shift, 0.6, str(number), color, size=15)
-    label(axes, 3.5, 0.2, "questions about each stage")
+            label(axes, x + shift, 1.05, str(number), color, size=15)
+    label(axes, 3.5, 0.45, "questions about each stage")
     return figure
 
 
