@@ -390,17 +390,28 @@ def bench_command(options: argparse.Namespace) -> None:
     oracle = int(metric.comparable(values).argmax())
     best = values[oracle].item()
     size = int(bench.sizes[oracle])
-    rows = [["oracle", "", str(size), "", metric.text(best), metric.text(0.0)]]
+    title = "oracle" if bench.is_complete else "best of the sample"
+    rows = [[title, "", str(size), "", metric.text(best), metric.text(0.0)]]
     recipes: list[tuple[str | RecipeFunction, float]] = [
         ("radin", 0.0),
         *([("radin", 1.0)] if metric.is_percentage else []),
         *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble")),
         *([] if options.recipe in (None, *RECIPES) else [(find_own_recipe(options.recipe), 0.0)]),
     ]
+    # A bench that holds a sample of the soups knows no others.
+    candidates = None if bench.is_complete else bench.candidates
     found = []
     for name, prior in recipes:
         evaluate = bench.evaluator("val", metric=metric)
-        soup = craft(bench.val, evaluate, budget, name, prior=prior, seed=options.seed)
+        soup = craft(
+            bench.val,
+            evaluate,
+            budget,
+            name,
+            candidates=candidates,
+            prior=prior,
+            seed=options.seed,
+        )
         value = values[bench.row(soup.weights)].item()
         regret = metric.gain(best, value)
         label = f"radin, prior {prior:g}" if name == "radin" else soup.recipe
@@ -427,7 +438,9 @@ def bench_command(options: argparse.Namespace) -> None:
         return
     named = "" if metric == ACCURACY else f", {metric}"
     print(
-        f"{options.name}: {bench.num_models} ingredients, budget {budget}, "
+        f"{options.name}: {bench.num_models} ingredients, "
+        f"{'' if bench.is_complete else f'a sample of {bench.num_soups:,} soups, '}"
+        f"budget {budget}, "
         f"{bench.test.num_images} test images{named}\n"
     )
     print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)

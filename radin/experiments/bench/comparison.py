@@ -52,7 +52,8 @@ def compare(
     """Run recipes on soup benches and say how far each is ahead of one of them, with intervals.
 
     Args:
-        benches: one bench, or several; a name such as "cifar10" or a file is loaded.
+        benches: one bench, or several; a name such as "cifar10" or a file is loaded. Where a bench
+            holds a sample of the soups, these are the candidates, unless a recipe brings its own.
         recipes: by the names of the table: a recipe of `radin.craft` by its name, a function of
             your own (see `radin.recipes.functions`), or a dictionary of options of `radin.craft`,
             such as {"recipe": "radin", "prior": 1.0}. Or a list of names and functions.
@@ -174,12 +175,10 @@ def _run(
     """One recipe on the zoo of some ingredients of a bench."""
     is_whole = len(members) == whole.num_models
     bench = whole if is_whole else whole.subset(members)
-    soup = craft(
-        bench.val,
-        bench.evaluator("val"),
-        budget,
-        **({"seed": seed % (MAX_SEED + 1)} | options),
-    )
+    defaults: dict[str, Any] = {"seed": seed % (MAX_SEED + 1)}
+    if not bench.is_complete:
+        defaults["candidates"] = bench.candidates
+    soup = craft(bench.val, bench.evaluator("val"), budget, **(defaults | options))
     row = bench.row(soup.weights)
     done()
     return _Result(

@@ -27,15 +27,15 @@ def sample_subsets(
     """Subsets of a zoo too large to evaluate them all, so that recipes find what they ask for.
 
     They are all single ingredients, the uniform soup, random subsets, the soups that RADIN
-    evaluates with each of `PRIORS`, and those that greedy evaluates.
+    evaluates with each of `PRIORS`, and those that "safe", greedy and "top_k" evaluate.
 
     Args:
         bank: the ingredients' logits on validation.
         evaluate: from mixing weights (N,) to validation accuracy in percent. It is called for the
             paths of the recipes; each soup once.
         num_random: random subsets.
-        budget: evaluations of RADIN; greedy goes through all ingredients.
-        num_candidates: Monte Carlo candidates that RADIN ranks.
+        budget: evaluations of RADIN and "safe"; the others go through all ingredients.
+        num_candidates: Monte Carlo candidates that RADIN and "safe" rank.
         seed: of the random subsets and of the candidates.
 
     Returns:
@@ -54,7 +54,9 @@ def sample_subsets(
     candidates = monte_carlo(num_models, num_candidates, seed=seed)
     for prior in PRIORS:
         craft(bank, remember, budget, "radin", candidates=candidates, prior=prior, seed=seed)
-    craft(bank, remember, num_models, "greedy")
+    craft(bank, remember, budget, "safe", candidates=candidates, seed=seed)
+    for recipe in ("greedy", "top_k"):
+        craft(bank, remember, num_models, recipe)
     drawn = monte_carlo(num_models, num_random, seed=seed + 1)
     found = {bitmask_of(members_of_weights(weights, num_models)) for weights in drawn}
     found |= {1 << k for k in range(num_models)} | {2**num_models - 1} | set(accuracies)
