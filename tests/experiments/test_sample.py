@@ -60,7 +60,10 @@ def test_the_recipes_find_what_they_ask_for(whole, some, subsets):
         options = {"candidates": candidates, "prior": prior, "seed": 3}
         soups = [craft(bench.val, bench.evaluator(), 4, **options) for bench in (some, whole)]
         assert torch.equal(soups[0].weights, soups[1].weights)
-    for recipe in ("greedy", "uniform", "best_single"):
+    options = {"candidates": candidates, "seed": 3}
+    soups = [craft(bench.val, bench.evaluator(), 4, "safe", **options) for bench in (some, whole)]
+    assert torch.equal(soups[0].weights, soups[1].weights)
+    for recipe in ("greedy", "top_k", "uniform", "best_single"):
         soups = [craft(bench.val, bench.evaluator(), N, recipe) for bench in (some, whole)]
         assert torch.equal(soups[0].weights, soups[1].weights)
         assert soups[0].accuracy == soups[1].accuracy

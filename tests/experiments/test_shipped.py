@@ -194,8 +194,11 @@ def test_a_sample_holds_what_the_recipes_ask_for(name):
     for prior in (0.0, 1.0):
         soup = radin.craft(bench.val, bench.evaluator(), 64, prior=prior, candidates=candidates)
         assert soup.evaluations == 64
-    soup = radin.craft(bench.val, bench.evaluator(), bench.num_models, "greedy")
-    assert soup.accuracy >= bench.val.accuracies().max() - 0.1
+    soup = radin.craft(bench.val, bench.evaluator(), 64, "safe", candidates=candidates)
+    assert soup.evaluations == 64
+    for recipe in ("greedy", "top_k"):
+        soup = radin.craft(bench.val, bench.evaluator(), bench.num_models, recipe)
+        assert soup.accuracy >= bench.val.accuracies().max() - 0.1
     with pytest.raises(OffGridError, match="evaluate it live"):
         radin.craft(bench.val, bench.evaluator(), 64, "random", seed=12345)
 
