@@ -55,7 +55,7 @@ from radin.cli.tables import (
 from radin.cli.wording import in_options
 from radin.data.download.catalog import fetch
 from radin.data.splits import Split
-from radin.errors import CheckpointError, ParameterError, check_integer, counted
+from radin.errors import CheckpointError, OffGridError, ParameterError, check_integer, counted
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.intervals import paired_metric_interval, standard_error, write_interval
 from radin.experiments.model_soups.ingredients import fetch_ingredients, ingredient_ids
@@ -72,7 +72,7 @@ from radin.ranking.named_metrics import ACCURACY, find_metric
 from radin.ranking.rank import Ranking, check_prior, rank, single_values
 from radin.ranking.resampling import NUM_RESAMPLES
 from radin.recipes.craft import Soup, craft
-from radin.recipes.functions import RecipeFunction
+from radin.recipes.functions import RecipeFunction, name_of
 from radin.recipes.race import IMAGE_RECIPES
 from radin.recipes.rules import RaceRules
 from radin.recipes.selection import JUDGED, RECIPES, default_candidates
@@ -400,18 +400,24 @@ def bench_command(options: argparse.Namespace) -> None:
     ]
     # A bench that holds a sample of the soups knows no others.
     candidates = None if bench.is_complete else bench.candidates
-    found = []
+    found, outside = [], []
     for name, prior in recipes:
         evaluate = bench.evaluator("val", metric=metric)
-        soup = craft(
-            bench.val,
-            evaluate,
-            budget,
-            name,
-            candidates=candidates,
-            prior=prior,
-            seed=options.seed,
-        )
+        try:
+            soup = craft(
+                bench.val,
+                evaluate,
+                budget,
+                name,
+                candidates=candidates,
+                prior=prior,
+                seed=options.seed,
+            )
+        except OffGridError:
+            if bench.is_complete:
+                raise
+            outside.append(name if isinstance(name, str) else name_of(name))
+            continue
         value = values[bench.row(soup.weights)].item()
         regret = metric.gain(best, value)
         label = f"radin, prior {prior:g}" if name == "radin" else soup.recipe
@@ -433,6 +439,7 @@ def bench_command(options: argparse.Namespace) -> None:
                 "oracle": {"ingredients": size, "test": best},
                 "recipes": found,
             }
+            | ({"outside_sample": outside} if outside else {})
             | ({"measured": measured} if measured else {})
         )
         return
@@ -444,6 +451,14 @@ def bench_command(options: argparse.Namespace) -> None:
         f"{bench.test.num_images} test images{named}\n"
     )
     print_table(["recipe", "evaluations", "ingredients", "val", "test", "regret"], rows)
+    if outside:
+        print(
+            "\n"
+            + wrap(
+                f"without {', '.join(dict.fromkeys(outside))}: at this budget they ask for a soup "
+                "that the sample does not hold."
+            )
+        )
     for title, known in measured.items():
         print(
             "\n"

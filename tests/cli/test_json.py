@@ -88,3 +88,23 @@ def test_a_soup_as_json_is_whole_and_holds_no_nan():
 def test_a_function_that_is_not_there(folder, capsys, spec, message):
     assert main(["bench", "pacs-photo", "--recipe", spec]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_bench_with_a_sample_of_soups(capsys):
+    assert main(["bench", "imagenette-24", "--budget", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "24 ingredients, a sample of 1," in printed
+    assert "best of the sample" in printed
+    for recipe in ("radin, prior 0", "safe", "greedy", "top_k", "random", "uniform"):
+        assert f"\n{recipe} " in printed, recipe
+    assert "without" not in printed
+
+
+def test_what_a_sample_does_not_hold_is_named(capsys):
+    """Greedy by another metric walks another path."""
+    found = content(capsys, "bench", "imagenette-24", "--budget", "4", "--metric", "nll")
+    named = {each["recipe"] for each in found["recipes"]}
+    assert "radin" in named
+    assert set(found["outside_sample"]) & named == set()
+    assert set(found["outside_sample"]) <= {"greedy", "top_k"}
+    assert found["outside_sample"]
