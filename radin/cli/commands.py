@@ -398,8 +398,6 @@ def bench_command(options: argparse.Namespace) -> None:
         *((name, 0.0) for name in RECIPES if name not in ("radin", "ensemble")),
         *([] if options.recipe in (None, *RECIPES) else [(find_own_recipe(options.recipe), 0.0)]),
     ]
-    # A bench that holds a sample of the soups knows no others.
-    candidates = None if bench.is_complete else bench.candidates
     found, outside = [], []
     for name, prior in recipes:
         evaluate = bench.evaluator("val", metric=metric)
@@ -409,7 +407,7 @@ def bench_command(options: argparse.Namespace) -> None:
                 evaluate,
                 budget,
                 name,
-                candidates=candidates,
+                candidates=bench.candidates_for(name),
                 prior=prior,
                 seed=options.seed,
             )

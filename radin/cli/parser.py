@@ -456,7 +456,7 @@ COMMANDS = {
     "bench": Command(
         home="commands",
         options="name --budget --recipe --metric --seed --json",
-        about="Replay the recipes on a zoo whose soups have all been evaluated; needs no images.",
+        about="Replay the recipes on a zoo whose soups have been evaluated; needs no images.",
         example="cifar10 --budget 8",
     ),
     "fetch": Command(

@@ -49,7 +49,7 @@ from radin.files import expand_path, store_folder
 from radin.inference.partial import MAX_NOISE_RATIO, PartialEvaluations
 from radin.inference.predict import predict
 from radin.ranking.bank import LogitBank
-from radin.ranking.candidates import exhaustive
+from radin.ranking.candidates import exhaustive, monte_carlo
 from radin.ranking.metrics import ClassCounts, Metric
 from radin.ranking.named_metrics import ACCURACY, NLL, MetricLike, find_metric
 from radin.ranking.rank import fast_estimate
@@ -235,11 +235,46 @@ class SoupBench:
         """
         return self.row_of(members_of_weights(weights, self.num_models))
 
+    def candidates_for(self, recipe: object = "radin") -> Tensor | None:
+        """The candidates of a recipe whose soups this bench holds.
+
+        Args:
+            recipe: as `craft` takes it.
+
+        Returns:
+            None where the bench is complete: the recipe then lists the subsets itself. For a
+            shipped sample the (M, N) candidates that it was made for, which are random subsets for
+            "random", and for the other recipes what "radin" and "safe" rank. For another sample
+            all its soups.
+
+        >>> import radin
+        >>> bench = radin.SoupBench.load("imagenette-24")
+        >>> candidates = bench.candidates_for("radin")
+        >>> soup = radin.craft(bench.val, bench.evaluator(), 4, candidates=candidates)
+        >>> soup.evaluations
+        4
+        """
+        if self.is_complete:
+            return None
+        sample = self.manifest.get("sampled")
+        if not sample:
+            return self.candidates
+        if recipe == "random":
+            return monte_carlo(self.num_models, sample["num_random"], seed=sample["seed"] + 1)
+        return monte_carlo(self.num_models, sample["num_candidates"], seed=sample["seed"])
+
     def row_of(self, members: Sequence[int]) -> int:
         """The row of the soup of some ingredients.
 
-        Raises OffGridError for one that this bench does not hold.
+        Raises:
+            ParameterError: no ingredient, or a number that none has.
+            OffGridError: a soup that this bench does not hold.
         """
+        if not members or not set(members) <= set(range(self.num_models)):
+            raise ParameterError(
+                f"Ingredients are numbers from 0 to {self.num_models - 1}, one or more of them, "
+                f"not {list(members)}."
+            )
         bitmask = bitmask_of(members)
         if self.bitmasks is None:
             return bitmask - 1
@@ -328,6 +363,7 @@ class SoupBench:
         for key in ("ingredients", "distances"):
             if manifest.get(key) is not None:
                 manifest[key] = [manifest[key][k] for k in chosen]
+        manifest.pop("sampled", None)  # those candidates are of the whole zoo
         if manifest.get("task_vectors") is not None:
             gram = manifest["task_vectors"]
             manifest["task_vectors"] = [[gram[j][k] for k in chosen] for j in chosen]

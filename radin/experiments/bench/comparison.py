@@ -53,7 +53,8 @@ def compare(
 
     Args:
         benches: one bench, or several; a name such as "cifar10" or a file is loaded. Where a bench
-            holds a sample of the soups, these are the candidates, unless a recipe brings its own.
+            holds a sample of the soups, a recipe has the candidates of
+            `SoupBench.candidates_for`, unless it brings its own.
         recipes: by the names of the table: a recipe of `radin.craft` by its name, a function of
             your own (see `radin.recipes.functions`), or a dictionary of options of `radin.craft`,
             such as {"recipe": "radin", "prior": 1.0}. Or a list of names and functions.
@@ -156,6 +157,8 @@ def _zoos_of(bench: SoupBench, size: int | None) -> Iterator[tuple[int, ...]]:
         yield tuple(range(bench.num_models))
         return
     check_integer("sub_zoos", size, minimum=1)
+    if not bench.is_complete:
+        raise ParameterError(f"sub_zoos needs a bench that holds all soups, not {bench!r}.")
     if size > bench.num_models:
         raise ParameterError(
             f"sub_zoos must be at most {bench.num_models}, the ingredients of {bench!r}, "
@@ -176,8 +179,7 @@ def _run(
     is_whole = len(members) == whole.num_models
     bench = whole if is_whole else whole.subset(members)
     defaults: dict[str, Any] = {"seed": seed % (MAX_SEED + 1)}
-    if not bench.is_complete:
-        defaults["candidates"] = bench.candidates
+    defaults["candidates"] = bench.candidates_for(options.get("recipe", "radin"))
     soup = craft(bench.val, bench.evaluator("val"), budget, **(defaults | options))
     row = bench.row(soup.weights)
     done()

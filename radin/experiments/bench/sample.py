@@ -13,6 +13,7 @@ from radin.ranking.candidates import monte_carlo
 from radin.recipes.craft import craft
 
 PRIORS = (0.0, 1.0)  # of the paths of RADIN
+NUM_CANDIDATES = 20_000
 
 
 def sample_subsets(
@@ -21,7 +22,7 @@ def sample_subsets(
     *,
     num_random: int = 2000,
     budget: int = 64,
-    num_candidates: int = 20_000,
+    num_candidates: int = NUM_CANDIDATES,
     seed: int = 0,
 ) -> Tensor:
     """Subsets of a zoo too large to evaluate them all, so that recipes find what they ask for.

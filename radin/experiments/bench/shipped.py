@@ -48,7 +48,7 @@ def shipped_benches(network: str | None = None, *, complete: bool = False) -> li
         name
         for name, manifest in manifests.items()
         if network in (None, manifest.get("network", SMALL_NETWORK))
-        and not (complete and manifest.get("sampled", False))
+        and not (complete and manifest.get("sampled"))
     ]
 
 

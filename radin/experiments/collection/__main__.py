@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         parents=[folder],
         help="write the rows of the module's tables as `run` does, to make only further zoos",
     )
-    unpacked.add_argument("--tables", type=Path, default=tables_root(), help="a folder")
+    unpacked.add_argument(
+        "--tables", type=Path, default=tables_root(), help="their folder (default: in the module)"
+    )
     unpacked.set_defaults(command=_unpack)
     ship = commands.add_parser("ship", parents=[folder], help="write the tables of the module")
     ship.add_argument("--out", type=Path, default=tables_root(), help="a folder")

@@ -77,10 +77,16 @@ def table_rows(table: str, folder: Path) -> list[dict[str, str]]:
     Args:
         table: one of `TABLES`.
         folder: where it is.
+
+    Raises:
+        DataError: there is no such table, or it is damaged.
     """
     path = folder / f"{table}.csv.gz"
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no readable table of the collection ({error}).") from error
 
 
 def write_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:

@@ -21,7 +21,7 @@ from radin.checkpoints.zoo import Zoo
 from radin.data.splits import ArraySplit
 from radin.errors import ParameterError, RadinError, check_integer, check_seed
 from radin.experiments.bench.bench import SoupBench
-from radin.experiments.bench.sample import sample_subsets
+from radin.experiments.bench.sample import NUM_CANDIDATES, sample_subsets
 from radin.experiments.bench.shifts import (
     Shift,
     chosen_rows,
@@ -363,7 +363,7 @@ def ship(
         "seed": plan.seed,
         "pretraining": STARTS[plan.network].describe(),
         "start": plan.start,
-        "sampled": plan.num_random is not None,
+        "sampled": _describe_sample(plan),
         "ingredients": [read_hyperparameters(path) for path in zoo.paths],
         "made_with": made_with(chosen),
         "seconds": {
@@ -389,6 +389,13 @@ def _subsets(
     bank = predict(zoo, val, device=device, dtype=torch.float16, progress=progress)
     evaluate = Evaluator(zoo, val, device=device)
     return sample_subsets(bank, evaluate, num_random=plan.num_random, seed=plan.seed)
+
+
+def _describe_sample(plan: ZooPlan) -> dict[str, int] | None:
+    """What `SoupBench.candidates_for` must know of a sample of soups."""
+    if plan.num_random is None:
+        return None
+    return {"num_random": plan.num_random, "num_candidates": NUM_CANDIDATES, "seed": plan.seed}
 
 
 def _evaluate_shifts(
