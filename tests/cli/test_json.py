@@ -90,6 +90,7 @@ def test_a_function_that_is_not_there(folder, capsys, spec, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_a_bench_with_a_sample_of_soups(capsys):
     assert main(["bench", "imagenette-24", "--budget", "4"]) == 0
     printed = capsys.readouterr().out
@@ -100,6 +101,7 @@ def test_a_bench_with_a_sample_of_soups(capsys):
     assert "without" not in printed
 
 
+@pytest.mark.whole
 def test_what_a_sample_does_not_hold_is_named(capsys):
     """Greedy by another metric walks another path."""
     found = content(capsys, "bench", "imagenette-24", "--budget", "4", "--metric", "nll")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import tiny_split, tiny_zoo
-from radin import SoupBench, Zoo, craft, evaluator, monte_carlo, predict
-from radin.errors import BankError, OffGridError
+from radin import SoupBench, Zoo, compare, craft, evaluator, monte_carlo, predict
+from radin.errors import BankError, OffGridError, ParameterError
 from radin.experiments.bench import replay
 from radin.experiments.bench.lookup import bitmask_of, weights_of
 from radin.experiments.bench.sample import PRIORS, sample_subsets
@@ -151,3 +151,24 @@ def test_smaller_zoos_of_a_sampled_bench(whole, masks, order, size):
 def test_bitmasks_that_are_none(whole, wrong):
     with pytest.raises(BankError, match="ascending bitmasks of 6 ingredients"):
         SoupBench(whole.val, whole.test, {}, subsets=torch.tensor(wrong, dtype=torch.int64))
+
+
+def test_the_candidates_of_a_sample(whole, some, tmp_path):
+    assert whole.candidates_for("radin") is None
+    assert torch.equal(some.candidates_for("radin"), some.candidates)
+    sample = {"num_random": 12, "num_candidates": 60, "seed": 3}
+    told = SoupBench.load(some.save(tmp_path / "some.safetensors"))
+    told.manifest["sampled"] = sample
+    assert torch.equal(told.candidates_for("safe"), monte_carlo(N, 60, seed=3))
+    drawn = told.candidates_for("random")
+    craft(told.val, told.evaluator(), 12, "random", candidates=drawn)
+    assert "sampled" not in told.subset(range(N - 1)).manifest
+    with pytest.raises(ParameterError, match="sub_zoos needs a bench that holds all soups"):
+        compare(told, ["greedy"], 2, sub_zoos=3)
+
+
+@pytest.mark.parametrize("members", [[], [N], [-1], [0, 30]])
+def test_what_is_no_ingredient_is_refused(whole, some, members):
+    for bench in (whole, some):
+        with pytest.raises(ParameterError, match="Ingredients are numbers from 0 to 5"):
+            bench.row_of(members)
