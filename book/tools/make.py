@@ -62,6 +62,8 @@ REPOSITORY = "radin-companion/radin-companion"  # owner/name as the sources writ
 OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 GITHUB_REMOTE = re.compile(r"(?:^|[/@])github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+NEGATIVE_FROM_A_CELL = re.compile(r'(<span class="pasted-text">)-(?=[\d.])')
+ZERO_FROM_A_CELL = re.compile(r'(<span class="pasted-text">)-(0(?:\.0+)?</span>)')
 SPHINX_COMPLAINT = re.compile(r"WARNING|ERROR|CRITICAL|[Ee]xception|[a-z] error:")
 WHAT = "Run the notebooks and build the book."
 
@@ -234,7 +236,16 @@ def build_pages(stage: Path, log: Path) -> Path:
         raise BuildError(
             f"the pages have the warnings above, and each is an error here (whole log: {log})"
         )
-    return stage / "_build" / "html"
+    pages = stage / "_build" / "html"
+    for page in pages.rglob("*.html"):
+        page.write_text(with_minus_signs(page.read_text("utf-8")), "utf-8")
+    return pages
+
+
+def with_minus_signs(html: str) -> str:
+    """A page whose numbers from cells have the sign that print has; zero has none."""
+    html = ZERO_FROM_A_CELL.sub(r"\1\2", html)
+    return NEGATIVE_FROM_A_CELL.sub(r"\1−", html)
 
 
 def replace_folder(new: Path, target: Path) -> None:

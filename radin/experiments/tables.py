@@ -31,16 +31,21 @@ def decimals_of(values: np.ndarray) -> int | None:
 
 
 def number_text(value: float, decimals: int | None) -> str:
-    """One number: with the decimals of its column, or with those that its size needs."""
+    """One number: with the decimals of its column, or with those that its size needs.
+
+    What rounds to zero has no sign.
+    """
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if decimals is not None:
-        return f"{value:,.{decimals}f}"
-    if value and abs(value) < 0.01:
-        return f"{value:.1e}"
-    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3f}"
+        size = f"{abs(value):,.{decimals}f}"
+    elif value and abs(value) < 0.01:
+        size = f"{abs(value):.1e}"
+    else:
+        size = f"{abs(value):,.2f}" if abs(value) >= 1 else f"{abs(value):.3f}"
+    return f"−{size}" if value < 0 and size.strip("0.") else size
 
 
 def as_texts(frame: DataFrame) -> DataFrame:

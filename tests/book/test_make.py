@@ -422,3 +422,13 @@ def test_papermill_gets_back_the_value_that_was_given(value, flag):
         command.partition("out.ipynb")[0] + command.partition("out.ipynb")[2]
     )[1:]
     assert (text if mark == "-r" else _resolve_type(text)) == value
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [("-0.26", "−0.26"), ("-0.00", "0.00"), ("+0.10", "+0.10"), ("12", "12"), ("-0.05", "−0.05")],
+)
+def test_numbers_from_cells_have_the_minus_of_print(number, shown):
+    before = f'<p>B-2 <span class="pasted-text">{number}</span> - or <code>-1</code></p>'
+    after = make.with_minus_signs(before)
+    assert after == before.replace(f">{number}<", f">{shown}<")

@@ -30,7 +30,7 @@ def test_counts_accuracies_and_what_is_missing():
     assert texts(frame) == {
         "ingredients": ["252", "1,023", "4"],
         "test (%)": ["82.30", "81.25", "–"],
-        "free": ["-0.326", "1.2e-04", "12.35"],
+        "free": ["−0.326", "1.2e-04", "12.35"],
         "rate": ["0.00012", "0.00030", "0.00100"],
         "sure": ["True", "False", "True"],
     }

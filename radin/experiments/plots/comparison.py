@@ -75,7 +75,9 @@ def interval_panels(
     """
     num_rows = max(map(len, panels.values()))
     size = (7.5, 1.5 + 0.34 * num_rows)
-    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
     for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         _draw_intervals(axes, rows)
         axes.set_title(title, fontsize=12)
