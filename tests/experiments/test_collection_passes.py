@@ -183,7 +183,7 @@ def test_the_commands_make_and_ship_the_study(tmp_path, capsys, monkeypatch):
     for module in (designs, passes, run):
         monkeypatch.setattr(module, "DESIGNS", (TINY,))
     monkeypatch.setattr(run, "planned_pass_zoos", lambda: planned_pass_zoos(2))
-    monkeypatch.setattr(run, "shipped_benches", lambda: ["pacs-sketch"])
+    monkeypatch.setattr(run, "shipped_benches", lambda **_: ["pacs-sketch"])
     folder = ["--study", "passes", "--folder", str(tmp_path / "rows")]
     assert main(["run", *folder, "--rounds", "1", "--workers", "1"]) == 0
     assert main(["ship", *folder, "--out", str(tmp_path / "tables")]) == 0

@@ -121,7 +121,9 @@ def test_a_recipe_by_a_metric_is_the_recipe_by_its_negative(shape, recipe, name,
     if evaluated and recipe in ("radin", "random"):
         assert one.value == (max if metric.higher_is_better else min)(evaluated)
     for trial in one.trials:
-        assert trial.estimate == fast_estimate(bank, trial.weights[None], metric).item()
+        # Sums over one row and over many are added in another order: the last digit may differ.
+        alone = fast_estimate(bank, trial.weights[None], metric).item()
+        assert trial.estimate == pytest.approx(alone, rel=1e-12, abs=1e-12)
 
 
 def test_the_first_trials_are_the_first_of_the_ranking():
