@@ -172,7 +172,9 @@ def write_number(value: float, form: str = "+.2f") -> str:
     ('−0.50', '+0.00')
     """
     text = format(value, form)
-    return format(0.0, form) if float(text) == 0 else text.replace("-", "−")
+    if float(text.replace(",", "")) == 0:
+        return format(0.0, form)
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def accuracy_interval(correct: Tensor) -> Interval:

@@ -24,7 +24,7 @@ from radin.data.load import load_split
 from radin.errors import MAX_SEED, ParameterError, check_integer, check_seed, did_you_mean
 from radin.experiments.bench.bench import SoupBench
 from radin.experiments.bench.shipped import shipped_benches
-from radin.experiments.intervals import Interval, in_words
+from radin.experiments.intervals import Interval, in_words, write_interval
 from radin.experiments.model_soups.ingredients import ingredient_ids
 from radin.experiments.zoos.digits import digits_zoo
 from radin.files import expand_path, update_hash
@@ -267,9 +267,25 @@ def glue_interval(name: str, interval: Interval) -> None:
             (see `radin.experiments.intervals.in_words`) has the name NAME_verdict.
         interval: (difference, low, high).
     """
+    _glue_numbers(name, interval)
+    glue(f"{name}_verdict", in_words(interval))
+
+
+def glue_interval_text(name: str, interval: Interval) -> None:
+    """Give a difference and its interval names, each number alone and all as one text.
+
+    Args:
+        name: of the difference. Its interval has the names NAME_low and NAME_high, and the text
+            (see `radin.experiments.intervals.write_interval`) has the name NAME_text.
+        interval: (difference, low, high).
+    """
+    _glue_numbers(name, interval)
+    glue(f"{name}_text", write_interval(interval))
+
+
+def _glue_numbers(name: str, interval: Interval) -> None:
     for suffix, value in zip(("", "_low", "_high"), interval, strict=True):
         glue(f"{name}{suffix}", value)
-    glue(f"{name}_verdict", in_words(interval))
 
 
 def record(right: Mapping[str, Tensor], labels: Tensor, part: str = "test") -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from radin.experiments.intervals import write_number
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
@@ -31,21 +33,16 @@ def decimals_of(values: np.ndarray) -> int | None:
 
 
 def number_text(value: float, decimals: int | None) -> str:
-    """One number: with the decimals of its column, or with those that its size needs.
-
-    What rounds to zero has no sign.
-    """
+    """One number: with the decimals of its column, or with those that its size needs."""
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if decimals is not None:
-        size = f"{abs(value):,.{decimals}f}"
-    elif value and abs(value) < 0.01:
-        size = f"{abs(value):.1e}"
-    else:
-        size = f"{abs(value):,.2f}" if abs(value) >= 1 else f"{abs(value):.3f}"
-    return f"−{size}" if value < 0 and size.strip("0.") else size
+        return write_number(value, f",.{decimals}f")
+    if value and abs(value) < 0.01:
+        return write_number(value, ".1e")
+    return write_number(value, ",.2f" if abs(value) >= 1 else ".3f")
 
 
 def as_texts(frame: DataFrame) -> DataFrame:

@@ -101,6 +101,8 @@ def main() -> None:
     for row, count in tasks:
         entries.measure(f"soup {row}, {count} images", partial(refreshed.soup, row, count))
     for row in rows:
+        if (refreshed.candidates[row] > 0).sum() < 2:
+            continue  # an ingredient alone is its own ensemble
         entries.measure(f"ensemble {row}, {MANY} images", partial(refreshed.ensemble, row))
     for k in range(len(zoo)):
         work = partial(refreshed.ingredient_on_augmented, k)

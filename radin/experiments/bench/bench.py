@@ -24,6 +24,7 @@ from radin.experiments.bench.lookup import (
     members_of_weights,
     weights_of,
 )
+from radin.experiments.bench.sample import random_subsets
 from radin.experiments.bench.shifts import Shift, read_shifts
 from radin.experiments.bench.shipped import (
     BENCH_FILE,
@@ -260,7 +261,7 @@ class SoupBench:
         if not sample:
             return self.candidates
         if recipe == "random":
-            return monte_carlo(self.num_models, sample["num_random"], seed=sample["seed"] + 1)
+            return random_subsets(self.num_models, sample["num_random"], sample["seed"])
         return monte_carlo(self.num_models, sample["num_candidates"], seed=sample["seed"])
 
     def row_of(self, members: Sequence[int]) -> int:

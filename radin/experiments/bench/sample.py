@@ -16,6 +16,11 @@ PRIORS = (0.0, 1.0)  # of the paths of RADIN
 NUM_CANDIDATES = 20_000
 
 
+def random_subsets(num_models: int, num_random: int, seed: int) -> Tensor:
+    """The random part of a sample: (num_random, N), with a seed of its own."""
+    return monte_carlo(num_models, num_random, seed=seed + 1)
+
+
 def sample_subsets(
     bank: LogitBank,
     evaluate: LiveEvaluator,
@@ -58,7 +63,7 @@ def sample_subsets(
     craft(bank, remember, budget, "safe", candidates=candidates, seed=seed)
     for recipe in ("greedy", "top_k"):
         craft(bank, remember, num_models, recipe)
-    drawn = monte_carlo(num_models, num_random, seed=seed + 1)
+    drawn = random_subsets(num_models, num_random, seed)
     found = {bitmask_of(members_of_weights(weights, num_models)) for weights in drawn}
     found |= {1 << k for k in range(num_models)} | {2**num_models - 1} | set(accuracies)
     return torch.tensor(sorted(found), dtype=torch.int64)
